@@ -1,0 +1,1 @@
+"""Costs, accuracies, thresholds and the choice among sub-models: numpy in, numbers out."""

@@ -1,0 +1,263 @@
+"""Accuracy and cost of exits, ensembles and progressive inference, as arithmetic on stored logits.
+
+Logits are ``(K, N, C)`` float32, shallow exits first and ``main`` last; labels are ``(N,)``.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.floating]
+IntArray = npt.NDArray[np.integer]
+BoolArray = npt.NDArray[np.bool_]
+
+SWEEP_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+"""The common thresholds that `sweep` tries, unless told otherwise."""
+
+NO_PREDICTION = -1
+"""The class of a row whose logits are not finite: it equals no label, so the row counts as wrong."""
+
+CHUNK_VALUES = 1 << 22
+"""Logits looked at together: 16 MiB of float32, whatever the number of classes."""
+
+
+@dataclass(frozen=True)
+class CascadeCost:
+    """MACs of the parts of a cascade, for one image."""
+
+    group_macs: tuple[int, ...]
+    """Of every group, ``(K,)``."""
+    critic_macs: tuple[int, ...]
+    """Of every critic, ``(K - 1,)``: main has none."""
+
+    def __post_init__(self) -> None:
+        """Refuse counts that fit no network.
+
+        Raises:
+            ValueError: If the two do not belong to one cascade, or a count is negative.
+        """
+        if not self.group_macs or len(self.critic_macs) != len(self.group_macs) - 1:
+            raise ValueError(f"{len(self.group_macs)} groups do not go with {len(self.critic_macs)} critics")
+        if min(self.group_macs + self.critic_macs) < 0:
+            raise ValueError(f"MACs cannot be negative: {self}")
+
+    @property
+    def main_macs(self) -> int:
+        """MACs of main alone: all groups, no critic."""
+        return sum(self.group_macs)
+
+    def exit_macs(self, kept: Sequence[int] | None = None) -> tuple[int, ...]:
+        """MACs paid by a row that leaves at each kept early exit, and last by one that goes on to main.
+
+        Args:
+            kept: ``exit_index`` of the early exits in the cascade, ascending; the others' critics are not
+                computed. None keeps all.
+
+        Raises:
+            ValueError: If ``kept`` is not ascending or names no early exit.
+        """
+        kept = range(len(self.critic_macs)) if kept is None else kept
+        check_exits(kept, len(self.group_macs))
+        through_group = list(accumulate(self.group_macs))
+        critics = [0, *accumulate(self.critic_macs[k] for k in kept)]
+        at_exits = (through_group[k] + paid for k, paid in zip(kept, critics[1:], strict=True))
+        return (*at_exits, self.main_macs + critics[-1])
+
+
+@dataclass(frozen=True)
+class ProgressiveResult:
+    """What progressive inference does to a data set at fixed thresholds."""
+
+    thresholds: tuple[float, ...]
+    """One per early exit."""
+    accuracy_pct: float
+    mean_macs: float
+    """Mean over the rows, critics included."""
+    macs_ratio: float
+    """``mean_macs`` to those of main without critics."""
+    exit_fractions: tuple[float, ...]
+    """Share of the rows that leave at each early exit, and last at main."""
+
+
+def check_exits(exits: Sequence[int], n_exits: int) -> None:
+    """Refuse what is not an ascending choice among the early exits of a network with ``n_exits`` exits.
+
+    Raises:
+        ValueError: If ``exits`` repeats, descends, or leaves 0 to ``n_exits - 2``.
+    """
+    if list(exits) != sorted(set(exits)) or not set(exits) <= set(range(n_exits - 1)):
+        raise ValueError(f"exits {list(exits)} are not an ascending choice from {list(range(n_exits - 1))}")
+
+
+def softmax_confidence(logits: FloatArray) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Largest softmax probability and its class, ``(K, N)`` each, in float32 as onnxruntime computes them.
+
+    A row with a logit that is not finite has confidence NaN and the class `NO_PREDICTION`.
+
+    Raises:
+        ValueError: If ``logits`` is not ``(K, N, C)`` with something in it.
+    """
+    if logits.ndim != 3 or 0 in logits.shape:
+        raise ValueError(f"logits are {logits.shape}, not (K, N, C) with K, N, C > 0")
+    confidences = np.empty(logits.shape[:2], dtype=np.float32)
+    predictions = np.empty(logits.shape[:2], dtype=np.int64)
+    for exit_index, of_exit in enumerate(logits):
+        for rows in _chunks(*of_exit.shape):
+            confidence, prediction = _softmax_rows(of_exit[rows].astype(np.float32, copy=False))
+            confidences[exit_index, rows], predictions[exit_index, rows] = confidence, prediction
+    return confidences, predictions
+
+
+def accuracies_pct(logits: FloatArray, labels: IntArray) -> tuple[float, ...]:
+    """Accuracy of every exit, shallow first.
+
+    Raises:
+        ValueError: If the shapes do not fit each other.
+    """
+    correct = correct_rows(softmax_confidence(logits)[1], labels)
+    return tuple(_percent(of_exit) for of_exit in correct)
+
+
+def correct_rows(predictions: IntArray, labels: IntArray) -> BoolArray:
+    """Whether each prediction ``(K, N)`` is the label ``(N,)``.
+
+    Raises:
+        ValueError: If the shapes do not fit each other (numpy would broadcast them).
+    """
+    if labels.shape != predictions.shape[-1:]:
+        raise ValueError(f"labels are {labels.shape} but predictions are {predictions.shape}")
+    return np.equal(predictions, labels)
+
+
+def drop_pct(reference_correct: BoolArray, candidate_correct: BoolArray) -> float:
+    """Points that the candidate ``(N,)`` is below the reference ``(N,)``, to 6 digits; from counts, so exactly."""
+    lost = int(np.count_nonzero(reference_correct)) - int(np.count_nonzero(candidate_correct))
+    return round(100 * lost / reference_correct.size, 6)
+
+
+def within(value: float, limit: float) -> bool:
+    """Whether a budget is met, to 6 digits: met exactly is met, though in floats 50.02 - 49.72 is over 0.3."""
+    return round(value, 6) <= round(limit, 6)
+
+
+def ensembles(logits: FloatArray, labels: IntArray) -> dict[str, float]:
+    """Accuracy in percent of summed outputs: of all sub-models ("1+2+3") and of all exits ("1+2+3+main").
+
+    Source: Lee et al. 2021, Figure 4(b). A sum of one exit alone is no ensemble and is left out.
+    """
+    submodels = [str(k) for k in range(1, len(logits))]
+    members = {"+".join([*submodels, "main"][:size]): size for size in (len(logits) - 1, len(logits)) if size > 1}
+    return {name: _ensemble_pct(logits[:size], labels) for name, size in members.items()}
+
+
+def leave_at(confidences: FloatArray, thresholds: Sequence[float]) -> npt.NDArray[np.int64]:
+    """Where each row leaves, ``(N,)``: the first early exit that is confident enough, else the last exit.
+
+    Args:
+        confidences: ``(K, N)`` or ``(K - 1, N)``, in [0, 1]. NaN is never confident enough.
+        thresholds: One per early exit, ``(K - 1,)``. Compared in float32, as in the exported graph.
+
+    Raises:
+        ValueError: If there is no threshold for every early exit.
+    """
+    if len(confidences) - len(thresholds) not in (0, 1):
+        raise ValueError(f"{len(thresholds)} thresholds do not go with confidences {confidences.shape}")
+    limits = np.asarray(thresholds, dtype=np.float32)[:, None]
+    early = confidences[: len(thresholds)].astype(np.float32, copy=False) >= limits  # (K - 1, N)
+    last = np.ones((1, confidences.shape[1]), dtype=bool)
+    return np.argmax(np.concatenate([early, last]), axis=0)
+
+
+def progressive(
+    logits: FloatArray, labels: IntArray, thresholds: Sequence[float], exit_macs: Sequence[int], main_macs: int
+) -> ProgressiveResult:
+    """Accuracy and mean MACs when every row leaves at the first exit that is confident enough.
+
+    Args:
+        logits: Of the exits in the cascade, main last, ``(K, N, C)``.
+        labels: ``(N,)``.
+        thresholds: One per early exit, ``(K - 1,)``.
+        exit_macs: Paid by a row that leaves at each exit, ``(K,)``: `CascadeCost.exit_macs`.
+        main_macs: Of main without critics, which ``macs_ratio`` is measured by.
+    """
+    confidences, predictions = softmax_confidence(logits)
+    return cascade(confidences, correct_rows(predictions, labels), thresholds, exit_macs, main_macs)
+
+
+def sweep(
+    logits: FloatArray,
+    labels: IntArray,
+    exit_macs: Sequence[int],
+    main_macs: int,
+    thresholds: Sequence[float] = SWEEP_THRESHOLDS,
+) -> tuple[ProgressiveResult, ...]:
+    """`progressive` for each of ``thresholds``, the same one at every early exit."""
+    confidences, predictions = softmax_confidence(logits)
+    correct = correct_rows(predictions, labels)
+    common = ([threshold] * (len(logits) - 1) for threshold in thresholds)
+    return tuple(cascade(confidences, correct, per_exit, exit_macs, main_macs) for per_exit in common)
+
+
+def cascade(
+    confidences: FloatArray,
+    correct: BoolArray,
+    thresholds: Sequence[float],
+    exit_macs: Sequence[int],
+    main_macs: int,
+) -> ProgressiveResult:
+    """`progressive` on what the logits say: confidences and correctness of every exit, ``(K, N)`` each.
+
+    Raises:
+        ValueError: If the exits of the arguments do not agree in number.
+    """
+    if not len(confidences) == len(correct) == len(exit_macs) == len(thresholds) + 1:
+        raise ValueError(
+            f"{len(confidences)} confidences, {len(correct)} correct, {len(exit_macs)} exit_macs and "
+            f"{len(thresholds)} thresholds are not of one cascade"
+        )
+    left_at = leave_at(confidences, thresholds)
+    counts = np.bincount(left_at, minlength=len(exit_macs))
+    mean_macs = float(counts @ np.asarray(exit_macs, dtype=np.float64)) / len(left_at)
+    return ProgressiveResult(
+        thresholds=tuple(float(threshold) for threshold in thresholds),
+        accuracy_pct=_percent(np.take_along_axis(correct, left_at[None], axis=0)),
+        mean_macs=mean_macs,
+        macs_ratio=mean_macs / main_macs,
+        exit_fractions=tuple((counts / len(left_at)).tolist()),
+    )
+
+
+def _percent(correct: BoolArray) -> float:
+    return 100 * int(np.count_nonzero(correct)) / correct.size
+
+
+def _chunks(rows: int, classes: int) -> Iterator[slice]:
+    step = max(1, CHUNK_VALUES // classes)
+    return (slice(start, start + step) for start in range(0, rows, step))
+
+
+def _softmax_rows(
+    logits: npt.NDArray[np.float32],
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Confidence and class of ``(n, C)``, each ``(n,)``."""
+    finite = np.isfinite(logits).all(axis=1)
+    clean = np.where(finite[:, None], logits, np.float32(0))
+    with np.errstate(over="ignore"):  # logits as far apart as float32 goes: -inf, whose exp is 0
+        exponentials = np.exp(clean - clean.max(axis=1, keepdims=True))
+    confidence = exponentials.max(axis=1) / exponentials.sum(axis=1)
+    return np.where(finite, confidence, np.float32(np.nan)), np.where(finite, clean.argmax(axis=1), NO_PREDICTION)
+
+
+def _ensemble_pct(logits: FloatArray, labels: IntArray) -> float:
+    """Accuracy of the sum over the exits of ``(k, N, C)``, some rows at a time to spare memory."""
+    n_correct = 0
+    for rows in _chunks(*logits.shape[1:]):
+        with np.errstate(
+            over="ignore", invalid="ignore"
+        ):  # what is not finite has no prediction, and that is dealt with
+            summed = logits[:, rows].sum(axis=0, dtype=np.float32)
+        n_correct += int(np.count_nonzero(correct_rows(_softmax_rows(summed)[1], labels[rows])))
+    return 100 * n_correct / logits.shape[1]

@@ -1,0 +1,125 @@
+"""Cost of a network: multiply-adds and parameters, counted by fvcore for one image in eval mode."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from lcprune.errors import ProfileError
+from lcprune.models import Network
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)  # fvcore calls torch.jit.script while it is imported
+    from fvcore.nn import FlopCountAnalysis
+
+MAC_OPS = frozenset({"conv", "linear", "addmm", "mm", "bmm", "matmul", "einsum"})
+"""Operators whose work is counted, by fvcore's names. It counts normalisation and resizing too; those are left out."""
+
+FREE_OPS = frozenset(
+    f"aten::{name}{suffix}"
+    for name in (
+        *("add", "sub", "mul", "div", "neg", "rsub", "pow", "sqrt", "rsqrt", "exp", "log", "abs", "sum", "mean"),
+        *("sigmoid", "tanh", "gelu", "silu", "elu", "leaky_relu", "hardtanh", "hardswish", "hardsigmoid", "mish"),
+        *("softmax", "log_softmax", "max_pool2d", "avg_pool2d", "adaptive_max_pool2d", "feature_dropout", "clone"),
+        *("pad", "repeat", "repeat_interleave", "pixel_shuffle", "channel_shuffle", "alias", "expand_as", "flip"),
+    )
+    for suffix in ("", "_")
+)
+"""Operators that fvcore does not know and that have no multiply-adds: element by element, pooling, moving memory."""
+
+
+@dataclass(frozen=True)
+class ExitCost:
+    """Cost of one sub-model that stands alone."""
+
+    name: str
+    exit_index: int
+    macs: int
+    """For one image."""
+    params: int
+
+
+@dataclass(frozen=True)
+class NetworkCost:
+    """Cost of a network, of its parts and of every sub-model."""
+
+    exits: tuple[ExitCost, ...]
+    """All K, shallow first; main is the last."""
+    group_macs: tuple[int, ...]
+    """Of each of the K layer groups, for one image."""
+    critic_macs: tuple[int, ...]
+    """Of each of the K - 1 critics, for one image."""
+    cascade_macs: int
+    """Of an image that passes all groups and all critics."""
+
+
+def count_macs(module: nn.Module, image_shape: tuple[int, int, int]) -> int:
+    """Multiply-adds for one image of ``(C, H, W)``: convolutions, linear layers and matrix products.
+
+    Half of the total of ``torch.utils.flop_counter``. The module's training mode is left as it was.
+
+    Raises:
+        ProfileError: If the module runs an operator whose cost is not known.
+    """
+    return _macs_by_module(module, image_shape)[""]
+
+
+def count_params(module: nn.Module) -> int:
+    """Trained numbers; one that is used in several places counts once."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def profile(network: Network, image_shape: tuple[int, int, int]) -> NetworkCost:
+    """Cost of every part and every sub-model, for one image of ``(C, H, W)``.
+
+    Raises:
+        ProfileError: If the network runs an operator whose cost is not known.
+    """
+    macs = _macs_by_module(network, image_shape)
+    group_macs = tuple(macs[f"groups.{index}"] for index in range(len(network.groups)))
+    critic_macs = tuple(macs[f"critics.{index}"] for index in range(len(network.critics)))
+    exits = tuple(
+        ExitCost(
+            name=name,
+            exit_index=index,
+            macs=sum(group_macs[: index + 1]) + sum(critic_macs[index : index + 1]),  # main has no critic
+            params=count_params(network.submodel(index + 1)),
+        )
+        for index, name in enumerate(network.exit_names)
+    )
+    return NetworkCost(exits, group_macs, critic_macs, sum(group_macs) + sum(critic_macs))
+
+
+def _macs_by_module(module: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, int]:
+    """Multiply-adds of the module (under the empty name) and of everything inside it, by its dotted name."""
+    parameter = next(module.parameters(), torch.empty(0))
+    image = torch.zeros(1, *image_shape, device=parameter.device, dtype=parameter.dtype)
+    analysis = FlopCountAnalysis(module, image).ancestor_mode("caller")
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+    with _eval_mode(module), torch.no_grad():
+        try:
+            counts = analysis.by_module_and_operator()
+        except AssertionError as error:  # fvcore checks operands so, such as a matrix product with a vector
+            raise ProfileError(
+                f"fvcore cannot count this network: {error}", "write it with nn.Linear instead"
+            ) from None
+    if uncounted := sorted(set(analysis.unsupported_ops()) - FREE_OPS):
+        raise ProfileError(
+            f"the multiply-adds of {', '.join(uncounted)} cannot be counted",
+            "build the network from convolutions, linear layers and matrix products",
+        )
+    return {name: int(sum(ops[op] for op in MAC_OPS)) for name, ops in counts.items()}
+
+
+@contextmanager
+def _eval_mode(module: nn.Module) -> Iterator[None]:
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training

@@ -1,0 +1,78 @@
+"""From a recipe to a network."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import nn
+
+from lcprune.errors import ModelError
+from lcprune.models.critics import build_critic
+from lcprune.models.network import Network, Normalize
+from lcprune.models.vgg import build_vgg
+from lcprune.recipe import Recipe
+
+
+def build(
+    recipe: Recipe,
+    classes: int,
+    image_shape: tuple[int, int, int],
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Network:
+    """The network of a recipe, with initial weights drawn from the recipe's seed.
+
+    ``method: backprop`` trains no critics, so its network has none and one exit.
+
+    Args:
+        recipe: Says trunk, critics, initial weights and seed.
+        classes: What the data has.
+        image_shape: ``(C, H, W)``.
+        mean: Per channel, of images in 0..1.
+        std: Per channel, of images in 0..1.
+
+    Raises:
+        ModelError: If the recipe's parts do not fit together or do not fit the data.
+    """
+    if recipe.model.classes not in (None, classes):
+        raise ModelError(
+            f"model.classes is {recipe.model.classes} but the data has {classes} classes",
+            f"set model.classes: {classes}, or leave it out",
+        )
+    config = recipe.critics
+    after = () if recipe.train.method == "backprop" else config.after
+    if recipe.train.method == "local_critic" and not after:
+        raise ModelError(
+            "local_critic needs a critic, but critics.after is empty", "write places such as after: [2, 5, 8]"
+        )
+    groups, shapes = build_vgg(
+        image_shape, classes, width=recipe.model.width, downsample=recipe.model.downsample, cuts=after
+    )
+    critics = [
+        build_critic(
+            shape,
+            classes,
+            depth=depth,
+            channels=config.channels,
+            batch_norm=config.batch_norm,
+            pool_to=config.pool_to if config.head == "pooled" else None,
+        )
+        for shape, depth in zip(shapes, config.depths if after else (), strict=True)
+    ]
+    network = Network(Normalize(mean, std), groups, critics)
+    initialize(network, recipe.train.init, recipe.train.seed)
+    return network
+
+
+def initialize(network: nn.Module, scheme: Literal["xavier", "kaiming"], seed: int) -> None:
+    """Draws the weights of all convolutions and linear layers; biases become 0. The global generator is left alone."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if not isinstance(module, nn.Conv2d | nn.Linear):
+            continue
+        if scheme == "xavier" or isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight, generator=generator)
+        else:
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

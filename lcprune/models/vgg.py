@@ -1,0 +1,72 @@
+"""The paper's trunk: a VGG-like network of eleven convolutions (Figure 2a, rebuilt from Table 5)."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+from torch import nn
+
+from lcprune.errors import ModelError
+
+STAGES = ((64, 2), (128, 3), (256, 3), (512, 3))
+"""Channels and number of convolutions of each stage; the size halves before every stage but the first."""
+CONVOLUTIONS = sum(count for _, count in STAGES)
+
+
+def build_vgg(
+    image_shape: tuple[int, int, int],
+    classes: int,
+    *,
+    width: float,
+    downsample: Literal["max_pool", "stride"],
+    cuts: Sequence[int],
+) -> tuple[list[nn.Sequential], list[tuple[int, int, int]]]:
+    """The layer groups, and the shape ``(C, H, W)`` at each cut.
+
+    Args:
+        image_shape: ``(C, H, W)`` of an image.
+        classes: Number of logits.
+        width: Factor on the channels of every layer.
+        downsample: A 2x2 max pool before a stage, or a stride of 2 in its first convolution.
+        cuts: Convolutions, counted from 1, after which a group ends.
+
+    Raises:
+        ModelError: If a cut is not inside the network, or the image is too small to be halved three times.
+    """
+    if outside := [cut for cut in cuts if not 0 < cut < CONVOLUTIONS]:
+        raise ModelError(
+            f"critics.after: {outside} is not inside the trunk, which has {CONVOLUTIONS} convolutions",
+            f"write places from 1 to {CONVOLUTIONS - 1}",
+        )
+    halvings = len(STAGES) - 1
+    if min(image_shape[1:]) >> halvings == 0:
+        raise ModelError(
+            f"an image of {image_shape[1]}x{image_shape[2]} cannot be halved {halvings} times",
+            f"the vgg trunk needs at least {1 << halvings}x{1 << halvings} pixels: raise data.image_size",
+        )
+    channels, height, wide = image_shape
+    layers: list[list[nn.Module]] = []
+    shapes = []
+    for stage, (full_channels, count) in enumerate(STAGES):
+        out_channels = max(1, round(full_channels * width))
+        for position in range(count):
+            halve = stage > 0 and position == 0
+            if halve:
+                # A convolution of stride 2 keeps the odd row that a max pool drops.
+                height, wide = (
+                    ((height + 1) // 2, (wide + 1) // 2) if downsample == "stride" else (height // 2, wide // 2)
+                )
+            layers.append(_layer(channels, out_channels, halve, downsample))
+            channels = out_channels
+            shapes.append((channels, height, wide))
+    layers[-1] += [nn.Flatten(), nn.Linear(channels * height * wide, classes)]
+    edges = pairwise([0, *cuts, CONVOLUTIONS])
+    groups = [nn.Sequential(*(module for layer in layers[start:end] for module in layer)) for start, end in edges]
+    return groups, [shapes[cut - 1] for cut in cuts]
+
+
+def _layer(in_channels: int, out_channels: int, halve: bool, downsample: str) -> list[nn.Module]:
+    pool: list[nn.Module] = [nn.MaxPool2d(2)] if halve and downsample == "max_pool" else []
+    stride = 2 if halve and downsample == "stride" else 1
+    convolution = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+    return [*pool, convolution, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]

@@ -1,0 +1,1 @@
+"""The commands' work: each stage reads what the one before wrote into the run folder."""

@@ -1,0 +1,91 @@
+"""What a run folder holds, as objects: the network, and what is known of its data."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from lcprune import models, runs
+from lcprune.data.sources import Dataset
+from lcprune.errors import RunError
+from lcprune.models import Network
+from lcprune.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What a trained network needs to know of its data."""
+
+    classes: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    """``(C, H, W)``."""
+    mean: tuple[float, ...]
+    """Per channel, over the training images in 0..1."""
+    std: tuple[float, ...]
+    val_indices: tuple[int, ...]
+    """Which of the training images were held out for validation."""
+    data_root: str
+    """Where the images were found."""
+
+
+def facts_of(dataset: Dataset, data_root: Path) -> DataFacts:
+    """The facts of a dataset that was just read."""
+    return DataFacts(
+        classes=dataset.classes,
+        image_shape=dataset.image_shape,
+        mean=dataset.mean,
+        std=dataset.std,
+        val_indices=tuple(int(index) for index in dataset.val_indices),
+        data_root=str(data_root),
+    )
+
+
+def write_facts(folder: Path, facts: DataFacts) -> None:
+    """Writes ``dataset.json``."""
+    runs.write_text(folder / runs.DATASET, json.dumps(asdict(facts)) + "\n")
+    runs.record(folder, runs.DATASET)
+
+
+def read_facts(folder: Path) -> DataFacts:
+    """Reads ``dataset.json``.
+
+    Raises:
+        RunError: If it is missing or damaged.
+    """
+    path = runs.require(folder, runs.DATASET, f"lcprune resume {folder}")
+    content = runs.read_json(path)
+    try:
+        return DataFacts(**{key: tuple(value) if isinstance(value, list) else value for key, value in content.items()})
+    except TypeError as error:
+        raise RunError(f"{path} is damaged ({error})", "train again") from None
+
+
+def build_network(recipe: Recipe, facts: DataFacts) -> Network:
+    """The recipe's network with initial weights."""
+    return models.build(recipe, len(facts.classes), facts.image_shape, facts.mean, facts.std)
+
+
+def write_weights(folder: Path, network: Network) -> None:
+    """Writes ``weights.safetensors``."""
+    with runs.atomic_write(folder / runs.WEIGHTS) as part:
+        save_file({name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}, part)
+    runs.record(folder, runs.WEIGHTS)
+
+
+def load_network(folder: Path, recipe: Recipe) -> tuple[Network, DataFacts]:
+    """The trained network of a run, in eval mode on the CPU.
+
+    Raises:
+        RunError: If the run is not finished, or its files are damaged.
+    """
+    path = runs.require(folder, runs.WEIGHTS, f"lcprune resume {folder}")
+    facts = read_facts(folder)
+    network = build_network(recipe, facts)
+    try:
+        network.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RunError(f"{path} does not hold this network ({reason})", "train again") from None
+    return network.eval(), facts

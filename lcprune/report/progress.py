@@ -1,0 +1,103 @@
+"""The progress bar of a training run, and the hint where it would take many hours."""
+
+import sys
+import time
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lcprune.training.loop import Evaluation, LoggedStep
+
+LONG_RUN_S = 3 * 3600
+WARM_UP_STEPS, TIMED_STEPS = 3, 10
+
+
+class TrainingProgress:
+    """Shows steps, the loss of every exit, images/s and the time left on stderr; a plain line now and then off a terminal."""
+
+    def __init__(
+        self, iterations: int, start: int, exit_names: tuple[str, ...], *, quiet: bool, hint: str | None
+    ) -> None:
+        """How to show a run.
+
+        Args:
+            iterations: Steps of the whole run.
+            start: Steps that are done already.
+            exit_names: ``sub-model 1`` .. ``main``.
+            quiet: Show nothing.
+            hint: What to say where the run would take hours, such as a smaller recipe; None says nothing.
+        """
+        self._iterations = iterations
+        self._first = start
+        self._hint = hint
+        self._console = Console(file=sys.stderr, quiet=quiet, highlight=False)
+        self._names = ["main" if name == "main" else name.removeprefix("sub-model ") for name in exit_names]
+        self._progress = Progress(
+            TextColumn("training"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[loss]}"),
+            TextColumn("{task.fields[speed]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=quiet or not self._console.is_terminal,
+        )
+        self._task = self._progress.add_task("train", total=iterations, completed=start, loss="", speed="")
+        self._next_line_s = 0.0
+        self._timed_from = 0.0
+
+    def __enter__(self) -> "TrainingProgress":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def stepped(self, step: int, logged: LoggedStep | None) -> None:
+        """See `Listener`."""
+        self._progress.update(self._task, completed=step)
+        self._estimate(step - self._first)
+        if logged is None:
+            return
+        loss = "loss " + " ".join(f"{name} {value:.3f}" for name, value in zip(self._names, logged.loss, strict=True))
+        speed = f"{logged.images_per_s:.0f} images/s"
+        self._progress.update(self._task, loss=loss, speed=speed)
+        now = time.monotonic()
+        if not self._console.is_terminal and now >= self._next_line_s:
+            self._next_line_s = now + 10
+            left_s = (self._iterations - step) * self._batch_seconds(logged)
+            self._console.print(f"step {step}/{self._iterations}  {loss}  {speed}  {duration(left_s)} left")
+
+    def evaluated(self, evaluation: Evaluation) -> None:
+        """See `Listener`."""
+        accuracies = " ".join(f"{n} {a:.2f}" for n, a in zip(self._names, evaluation.accuracy_pct, strict=True))
+        self._console.print(f"step {evaluation.step}: {evaluation.split} accuracy % {accuracies}")
+
+    def _batch_seconds(self, logged: LoggedStep) -> float:
+        steps = max(logged.step - self._first, 1)
+        return (time.monotonic() - self._timed_from) / max(steps - WARM_UP_STEPS, 1)
+
+    def _estimate(self, steps: int) -> None:
+        if steps == WARM_UP_STEPS:
+            self._timed_from = time.monotonic()
+        if steps != WARM_UP_STEPS + TIMED_STEPS:
+            return
+        total_s = (time.monotonic() - self._timed_from) / TIMED_STEPS * (self._iterations - self._first)
+        if total_s > 60:
+            self._console.print(f"this run will take about {duration(total_s)}")
+        if total_s > LONG_RUN_S and self._hint:
+            self._console.print(self._hint)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: ``42 s``, ``25 min``, ``3.5 h``, ``2.1 days``."""
+    steps: list[tuple[float, Callable[[float], str]]] = [
+        (90, lambda s: f"{s:.0f} s"),
+        (90 * 60, lambda s: f"{s / 60:.0f} min"),
+        (48 * 3600, lambda s: f"{s / 3600:.1f} h"),
+    ]
+    for limit, text in steps:
+        if seconds < limit:
+            return text(seconds)
+    return f"{seconds / 86400:.1f} days"

@@ -1,0 +1,212 @@
+"""Tables for the terminal."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
+
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+NOT_KNOWN = "-"
+
+
+def print_table(table: RenderableType, file: TextIO) -> None:
+    """Prints a table or a text; off a terminal it is as wide as it needs to be."""
+    console = Console(file=file, highlight=False)
+    if not console.is_terminal:
+        console = Console(file=file, highlight=False, width=160)
+    console.print(table)
+
+
+def trained_table(result: Any) -> RenderableType:
+    """Accuracy of every exit of a finished run, and what to do next."""
+    splits = {"val accuracy %": result.val_accuracy_pct, "test accuracy %": result.test_accuracy_pct}
+    shown = {name: values for name, values in splits.items() if values}
+    table = _table("exit", *shown)
+    for index, name in enumerate(result.exit_names):
+        table.add_row(name, *(f"{values[index]:.2f}" for values in shown.values()))
+    if len(result.exit_names) > 1:
+        steps = "next: lcprune select --max-drop 2.0, then lcprune export --format onnx --progressive"
+    else:
+        steps = "next: lcprune export --format onnx --exit main"
+    return Group(table, f"run: {escape(str(result.run))}", steps)
+
+
+def dry_run_table(result: Mapping[str, Any]) -> RenderableType:
+    """Costs of the sub-models of an untrained network."""
+    table = _table("sub-model", "MACs", "of main", "parameters")
+    for candidate in result["candidates"]:
+        table.add_row(
+            candidate["name"], millions(candidate["macs"]), share(candidate["macs_ratio"]), millions(candidate["params"])
+        )
+    ratio = result["cascade_macs"] / result["candidates"][-1]["macs"]
+    return Group(table, f"all exits in cascade: {millions(result['cascade_macs'])} MACs, {share(ratio)} of main")
+
+
+def profile_table(result: Mapping[str, Any]) -> RenderableType:
+    """Cost of every sub-model and of the cascade."""
+    table = _table("sub-model", "MACs", "of main", "parameters", "file", "latency")
+    for exit_cost in result["exits"]:
+        table.add_row(
+            exit_cost["name"],
+            millions(exit_cost["macs"]),
+            share(exit_cost["macs_ratio"]),
+            millions(exit_cost["params"]),
+            kilobytes(exit_cost["size_bytes"]),
+            milliseconds(exit_cost["latency_ms"]),
+        )
+    macs = result["cascade_macs"]
+    text = f"all exits in cascade: {millions(macs)} MACs, {share(macs / result['exits'][-1]['macs'])} of main"
+    return Group(table, text, "latency: onnxruntime on this machine's CPU, batch 1, one thread, median")
+
+
+def selection_table(chosen: Any) -> RenderableType:
+    """All candidates, the choice marked, and why the others were not taken."""
+    bounded = any(candidate.drop_upper_pct is not None for candidate in chosen.candidates)
+    columns = ["", "sub-model", "MACs", "of main", "parameters", "latency", "val %", "test %", "drop"]
+    table = _table(*columns, *(["at most"] if bounded else []), "verdict")
+    for candidate in chosen.candidates:
+        mark = ">" if candidate == chosen.selected else ""
+        upper = [points(candidate.drop_upper_pct)] if bounded else []
+        table.add_row(
+            mark,
+            candidate.name,
+            millions(candidate.macs),
+            share(candidate.macs_ratio),
+            millions(candidate.params),
+            milliseconds(candidate.latency_ms),
+            percent(candidate.val_accuracy_pct),
+            percent(candidate.test_accuracy_pct),
+            points(candidate.drop_pct),
+            *upper,
+            chosen.verdicts[candidate.name],
+            style="bold" if mark else None,
+        )
+    return Group(table, *(escape(line) for line in chosen.remarks))
+
+
+def export_table(result: Mapping[str, Any]) -> RenderableType:
+    """What was written, how well it agrees with torch, and what it costs."""
+    parity = result["parity"]
+    lines = [
+        f"wrote {escape(str(result['path']))} ({result['kind']}, {result['precision']}, {kilobytes(result['size_bytes'])})",
+        f"agrees with torch on {parity['samples']} images: logits within {parity['max_abs_diff']:.1e}"
+        + (", the same exits" if result["kind"] == "progressive" else ""),
+    ]
+    if result["test_accuracy_pct"] is not None:
+        lines.append(
+            f"test accuracy {result['test_accuracy_pct']:.2f} % (main {result['main_test_accuracy_pct']:.2f} %) "
+            f"for {millions(result['mean_macs'])} MACs a mean image, {share(result['macs_ratio'])} of main"
+        )
+    if result["kind"] != "progressive":
+        return Group(*lines)
+    table = _table("exit", "threshold", "leave here")
+    thresholds = [*(f"{value:.4f}" for value in result["thresholds"]), NOT_KNOWN]
+    for name, threshold, fraction in zip(result["exits"], thresholds, result["exit_fractions"], strict=True):
+        table.add_row(name, threshold, share(fraction))
+    return Group(*lines, table)
+
+
+def evaluation_table(result: Mapping[str, Any]) -> RenderableType:
+    """Exits, ensembles, and progressive inference."""
+    parts: list[RenderableType] = []
+    if result["exits"]:
+        table = _table("exit", "accuracy %")
+        for row in result["exits"]:
+            table.add_row(row["name"], percent(row["accuracy_pct"]))
+        for name, accuracy in result["ensembles"].items():
+            table.add_row(f"ensemble {name}", percent(accuracy))
+        parts.append(table)
+    table = _table("threshold", "accuracy %", "MACs", "of main", "leave at each exit")
+    for row in result["progressive"]:
+        threshold = row["threshold"]
+        table.add_row(
+            ", ".join(f"{t:.4f}" for t in threshold) if isinstance(threshold, list) else f"{threshold:.2f}",
+            percent(row["accuracy_pct"]),
+            millions(row["mean_macs"]),
+            share(row["macs_ratio"]),
+            "  ".join(share(fraction) for fraction in row["exit_fractions"]),
+        )
+    if result["progressive"]:
+        parts.append(table)
+    return Group(*parts, f"{result['split']}: {result['samples']} images")
+
+
+def prediction_table(result: Mapping[str, Any]) -> RenderableType:
+    """A line for each image."""
+    progressive = result["kind"] == "progressive"
+    table = _table("image", "class", "confidence", *(["exit", "MACs of main"] if progressive else []))
+    for row in result["images"]:
+        extra = [row["exit"], share(row["macs_ratio"])] if progressive else []
+        table.add_row(escape(row["image"]), escape(row["class"]), f"{row['confidence']:.4f}", *extra)
+    return table
+
+
+def bench_table(result: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Models side by side."""
+    table = _table("model", "kind", "file", "median", "p95", "to the first")
+    for row in result:
+        table.add_row(
+            escape(row["model"]),
+            row["kind"],
+            kilobytes(row["size_bytes"]),
+            milliseconds(row["latency_ms"]),
+            milliseconds(row["latency_p95_ms"]),
+            f"{row['ratio']:.2f}",
+        )
+    return Group(table, "onnxruntime on this machine's CPU, batch 1, one thread, runs taken in turn")
+
+
+def recipe_table(described: Mapping[str, str]) -> RenderableType:
+    """Names of recipes and what they are."""
+    table = _table("recipe", "what it is")
+    for name, text in described.items():
+        table.add_row(name, escape(text))
+    return Group(table, "copy one to change it: lcprune recipes NAME > my.yaml")
+
+
+def doctor_table(result: Mapping[str, Any]) -> RenderableType:
+    """What a machine has, and its problems."""
+    table = _table("what", "found")
+    for name, found in result["found"].items():
+        table.add_row(name, escape(str(found)))
+    problems = [f"problem: {escape(problem)}" for problem in result["problems"]]
+    return Group(table, *(problems or ["everything that lcprune needs is here"]))
+
+
+def millions(count: float) -> str:
+    """``1.42M``."""
+    return f"{count / 1e6:.2f}M"
+
+
+def share(fraction: float) -> str:
+    """``36.0 %``."""
+    return f"{100 * fraction:.1f} %"
+
+
+def percent(value: float | None) -> str:
+    """``92.39``."""
+    return NOT_KNOWN if value is None else f"{value:.2f}"
+
+
+def points(value: float | None) -> str:
+    """Percentage points, ``0.64``."""
+    return NOT_KNOWN if value is None else f"{value:.2f}"
+
+
+def kilobytes(size: int | None) -> str:
+    """``532 kB``."""
+    return NOT_KNOWN if size is None else f"{size / 1000:,.0f} kB"
+
+
+def milliseconds(value: float | None) -> str:
+    """``1.25 ms``."""
+    return NOT_KNOWN if value is None else f"{value:.2f} ms"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for index, column in enumerate(columns):
+        numeric = index > 0 and column not in ("verdict", "what it is", "found", "class", "exit", "sub-model", "kind")
+        table.add_column(column, justify="right" if numeric else "left", no_wrap=column not in ("verdict", "what it is"))
+    return table

@@ -1,0 +1,117 @@
+"""Checkpoints: everything that a resumed run needs to go on as if it had never stopped.
+
+The order of the images, their augmentation and the learning rate are functions of the step, so that weights, optimizer
+states, the step and torch's random state (for layers that draw from it) are all there is.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from lcprune.errors import RunError
+from lcprune.models import Network
+from lcprune.runs import atomic_write
+
+FORMAT = 1
+LAST, LAST_GOOD, BEST = "last.pt", "last_good.pt", "best.pt"
+
+
+@dataclass
+class TrainingState:
+    """What training changes, in place."""
+
+    network: Network
+    optimizers: tuple[Optimizer, ...]
+    step: int = 0
+    """Steps done."""
+    seconds: float = 0.0
+    """Time spent in training so far, over all sessions."""
+    best_accuracy_pct: float = -1.0
+    """Best accuracy of main on the validation split so far; -1 before the first evaluation."""
+
+
+def save(state: TrainingState, path: Path, surroundings: dict[str, str | int]) -> None:
+    """Writes a checkpoint, whole or not at all. `surroundings` records what bit-equality depends on."""
+    content = {
+        "format": FORMAT,
+        "step": state.step,
+        "seconds": state.seconds,
+        "best_accuracy_pct": state.best_accuracy_pct,
+        "network": state.network.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in state.optimizers],
+        "rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "surroundings": surroundings,
+    }
+    with atomic_write(path) as part:
+        torch.save(content, part)
+
+
+def rotate(folder: Path, state: TrainingState, surroundings: dict[str, str | int]) -> None:
+    """Writes ``last.pt``; what was the last one becomes ``last_good.pt``, so that one good file is always there."""
+    last = folder / LAST
+    if last.exists():
+        last.replace(folder / LAST_GOOD)
+    save(state, last, surroundings)
+
+
+def load_newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
+    """The newest checkpoint that can be read, if there is any, and a line for each that could not.
+
+    Raises:
+        RunError: If checkpoints are there but none can be read.
+    """
+    complaints = []
+    for name in (LAST, LAST_GOOD):
+        path = folder / name
+        if not path.exists():
+            continue
+        try:
+            return load(path), complaints
+        except RunError as error:
+            complaints.append(error.problem)
+    if complaints:
+        raise RunError("; ".join(complaints), "train again: no checkpoint of this run can be read")
+    return None, []
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A checkpoint's content; nothing in it is executed.
+
+    Raises:
+        RunError: If the file is damaged, truncated or of another format.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file makes torch raise nearly anything
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise RunError(
+            f"{path} is damaged ({reason[:120]})", "resume from another checkpoint, or train again"
+        ) from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise RunError(f"{path} is no checkpoint of this version", "use the version of lcprune that wrote it")
+    return content
+
+
+def restore(state: TrainingState, content: dict[str, Any]) -> None:
+    """Puts a checkpoint's content into `state` and into torch's random generators.
+
+    Raises:
+        RunError: If it belongs to another network.
+    """
+    try:
+        state.network.load_state_dict(content["network"])
+        for optimizer, saved in zip(state.optimizers, content["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+    except (RuntimeError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RunError(f"the checkpoint belongs to another network ({reason})", "resume with its own recipe") from None
+    state.step = content["step"]
+    state.seconds = content["seconds"]
+    state.best_accuracy_pct = content["best_accuracy_pct"]
+    torch.set_rng_state(content["rng"])
+    if content["cuda_rng"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(content["cuda_rng"])

@@ -1,0 +1,22 @@
+"""Backpropagation through the whole network, by the loss of main alone."""
+
+import torch
+from torch import Tensor
+
+from lcprune.models import Network
+from lcprune.training.methods.base import Losses, sample_losses
+
+
+class Backprop:
+    """Trains groups 1..K by the loss of main. Critics, if there are any, are left alone."""
+
+    def __init__(self, network: Network, label_smoothing: float) -> None:
+        """`label_smoothing` is the share of the target spread over all classes."""
+        self._main = network.submodel(len(network.groups))
+        self._label_smoothing = label_smoothing
+
+    def backward(self, images: Tensor, labels: Tensor, step: int) -> Losses:
+        """See `Method`; `Losses.exits` holds main alone, ``(1,)``."""
+        loss = sample_losses(self._main(images), labels, self._label_smoothing).mean()
+        loss.backward()
+        return Losses(loss.detach().reshape(1), torch.zeros(0, device=loss.device))

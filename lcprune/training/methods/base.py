@@ -1,0 +1,40 @@
+"""What a training method is: it puts gradients where they belong, and says what the losses were."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Mean losses of one step, on the device and without a graph."""
+
+    exits: Tensor
+    """Cross-entropy of every exit, in nats, ``(K,)``."""
+    critics: Tensor
+    """What every critic learns from, in nats, ``(K - 1,)``."""
+
+
+class Method(Protocol):
+    """One way to train a network."""
+
+    def backward(self, images: Tensor, labels: Tensor, step: int) -> Losses:
+        """Adds this batch's gradients to ``.grad`` of everything that the method trains at this step.
+
+        Args:
+            images: In 0..1, ``(N, C, H, W)``.
+            labels: Class indices, ``(N,)``.
+            step: Number of the step, from 0.
+        """
+        ...
+
+
+def sample_losses(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+    """Cross-entropy of each sample in nats: ``(N, classes)`` and ``(N,)`` to ``(N,)``.
+
+    Always in float32 (or wider): in bfloat16 nearly all confident samples would tie.
+    """
+    logits = logits.float() if logits.itemsize < 4 else logits
+    return F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)

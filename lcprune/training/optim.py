@@ -1,0 +1,66 @@
+"""Optimizers, and the learning rate as a pure function of the step."""
+
+from bisect import bisect_right
+
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from lcprune.models import Network
+from lcprune.recipe import Recipe
+
+
+def build_optimizers(recipe: Recipe, network: Network) -> tuple[Optimizer, ...]:
+    """The trunk's optimizer and, where there are critics, theirs.
+
+    Weight decay acts on the weights of the trunk's convolutions and linear layers: not on BatchNorm, biases or critics.
+    """
+    train, critics = recipe.train, recipe.critics
+    weights = [p for p in network.groups.parameters() if p.ndim > 1]
+    others = [p for p in network.groups.parameters() if p.ndim <= 1]
+    groups = [{"params": weights, "weight_decay": train.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    trunk = _optimizer(train.optimizer, groups, train.lr, train.momentum, train.nesterov)
+    if not network.critics:
+        return (trunk,)
+    sides = [{"params": list(network.critics.parameters()), "weight_decay": 0.0}]
+    return trunk, _optimizer(critics.optimizer, sides, critics.lr, train.momentum, train.nesterov)
+
+
+def set_learning_rates(recipe: Recipe, optimizers: tuple[Optimizer, ...], step: int, iterations: int) -> float:
+    """Gives every optimizer its learning rate for `step` (from 0) of `iterations`; returns the trunk's."""
+    train, critics = recipe.train, recipe.critics
+    rates = (
+        train.lr * lr_factor(train.schedule, step, iterations, train.lr_drops, train.warmup),
+        critics.lr * lr_factor(critics.schedule, step, iterations, train.lr_drops, train.warmup),
+    )
+    for optimizer, rate in zip(optimizers, rates, strict=False):  # backprop has no critics
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+    return rates[0]
+
+
+def lr_factor(schedule: str, step: int, iterations: int, lr_drops: tuple[float, ...], warmup: float) -> float:
+    """The learning rate of a step (from 0), as a fraction of the highest one.
+
+    ``step`` divides by 10 at each of `lr_drops`, fractions of the run. ``one_cycle`` rises in a straight line over the
+    fraction `warmup` and falls in a straight line to zero.
+    """
+    if schedule == "constant":
+        return 1.0
+    if schedule == "step":
+        return float(0.1 ** bisect_right([drop * iterations for drop in lr_drops], step))
+    done = (step + 0.5) / iterations  # the middle of the step, so that no step has a rate of zero
+    return done / warmup if done < warmup else (1 - done) / (1 - warmup)
+
+
+def _optimizer(name: str, groups: list[dict[str, object]], lr: float, momentum: float, nesterov: bool) -> Optimizer:
+    # "fused" is one pass over the weights on CPU and GPU alike; MPS has it too.
+    if name == "sgd":
+        return SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov and momentum > 0, fused=True)
+    if name == "adam":
+        return Adam(groups, lr=lr, fused=True)
+    return AdamW(groups, lr=lr, fused=True)
+
+
+def all_finite(module: nn.Module) -> bool:
+    """Whether every weight and every running statistic is a finite number."""
+    return all(bool(tensor.isfinite().all()) for tensor in module.state_dict().values())

@@ -1,0 +1,236 @@
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lcprune.data import images as module
+from lcprune.data.images import find_classes, list_images, read_folder, read_image, read_images, refuse_too_many
+from lcprune.errors import DataError
+
+RED = (200, 10, 30)
+RED_AS_GREY = (200 * 19595 + 10 * 38470 + 30 * 7471 + 0x8000) >> 16  # 69
+
+
+def save(path: Path, image: Image.Image, **options: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **options)
+    return path
+
+
+def plain(path: Path, colour: tuple[int, int, int] = RED, size: tuple[int, int] = (4, 4)) -> Path:
+    return save(path, Image.new("RGB", size, colour))
+
+
+def test_list_images_is_sorted_and_passes_over_what_is_none(tmp_path: Path) -> None:
+    wanted = ["a.png", "b.JPG", "c.jpeg", "d.Bmp", "deep/e.webp", "f.gif", "g.tif", "h.TIFF"]
+    for name in [*reversed(wanted), "notes.txt", "._a.png", "png"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "folder.png").mkdir()
+    assert list_images(tmp_path) == [tmp_path / name for name in wanted]
+
+
+def test_list_images_of_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there is no folder .*nowhere"):
+        list_images(tmp_path / "nowhere")
+
+
+def test_rgb_is_read_channels_first(tmp_path: Path) -> None:
+    pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)  # (H, W, C)
+    image = read_image(save(tmp_path / "x.png", Image.fromarray(pixels)), None, 3)
+    assert image.dtype == np.uint8
+    assert image.flags.c_contiguous
+    np.testing.assert_array_equal(image, pixels.transpose(2, 0, 1))
+
+
+def test_rgb_becomes_grey_by_itu_r_601(tmp_path: Path) -> None:
+    np.testing.assert_array_equal(
+        read_image(plain(tmp_path / "x.png"), None, 1), np.full((1, 4, 4), RED_AS_GREY, np.uint8)
+    )
+
+
+def test_grey_becomes_rgb(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.png", Image.new("L", (2, 2), 77))
+    np.testing.assert_array_equal(read_image(path, None, 3), np.full((3, 2, 2), 77, np.uint8))
+
+
+def test_a_palette_is_looked_up(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.png", Image.new("RGB", (2, 2), RED).quantize(4))
+    assert read_image(path, None, 3)[:, 0, 0].tolist() == list(RED)
+    assert read_image(path, None, 1)[:, 0, 0].tolist() == [RED_AS_GREY]
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (Image.new("RGBA", (2, 2), (200, 100, 50, 0)), [0, 0, 0]),
+        (Image.new("RGBA", (2, 2), (200, 100, 50, 255)), [200, 100, 50]),
+        (Image.new("RGBA", (2, 2), (200, 100, 50, 102)), [80, 40, 20]),  # 102 / 255 = 0.4
+        (Image.new("LA", (2, 2), (200, 102)), [80, 80, 80]),
+    ],
+)
+def test_what_is_transparent_lies_over_black(tmp_path: Path, image: Image.Image, expected: list[int]) -> None:
+    assert read_image(save(tmp_path / "x.png", image), None, 3)[:, 1, 1].tolist() == expected
+
+
+def test_a_transparent_palette_entry_is_black(tmp_path: Path) -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([*RED, 1, 2, 3])
+    image.putpixel((1, 0), 1)
+    path = save(tmp_path / "x.png", image, transparency=0)
+    assert read_image(path, None, 3)[:, 0].T.tolist() == [[0, 0, 0], [1, 2, 3]]
+
+
+def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.tif", Image.new("CMYK", (2, 2), (0, 255, 255, 0)))
+    assert read_image(path, None, 3)[:, 0, 0].tolist() == [255, 0, 0]
+    assert read_image(path, None, 1)[:, 0, 0].tolist() == [76]  # 255 x 0.299
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_of_sixteen_bits_the_upper_eight_are_kept(tmp_path: Path, suffix: str) -> None:
+    deep = np.array([[0, 255, 256, 0x1234, 0xFFFF]], dtype=np.uint16)
+    path = save(tmp_path / f"x.{suffix}", Image.fromarray(deep))
+    assert read_image(path, None, 1)[0, 0].tolist() == [0, 0, 1, 0x12, 0xFF]
+    assert read_image(path, None, 3)[:, 0, 3].tolist() == [0x12] * 3
+
+
+def test_black_and_white_is_stretched(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.png", Image.new("1", (2, 2), 1))
+    assert read_image(path, None, 1).tolist() == [[[255, 255], [255, 255]]]
+
+
+def test_exif_turns_the_image_upright(tmp_path: Path) -> None:
+    pixels = np.array([[10, 20, 30]], dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown right: turned by 90 degrees clockwise
+    path = save(tmp_path / "x.png", Image.fromarray(pixels), exif=exif)
+    assert read_image(path, None, 1).tolist() == [[[10], [20], [30]]]
+
+
+def test_resizing_averages_instead_of_skipping(tmp_path: Path) -> None:
+    stripes = np.tile(np.array([0, 200], dtype=np.uint8), (64, 32))
+    image = read_image(save(tmp_path / "x.png", Image.fromarray(stripes)), 8, 1)
+    assert image.shape == (1, 8, 8)
+    np.testing.assert_allclose(image[0, 1:-1, 1:-1].astype(int), 100, atol=2)
+
+
+def test_a_floating_point_image_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.tif", Image.new("F", (2, 2), 0.5))
+    with pytest.raises(DataError, match="x.tif cannot be read as an image: its pixels are floating-point"):
+        read_image(path, None, 1)
+
+
+def cut_short(path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "webp", "gif", "tif"])
+def test_a_truncated_image_is_named(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"broken.{suffix}"
+    cut_short(path)
+    with pytest.raises(DataError, match=f"broken.{suffix} cannot be read as an image"):
+        read_image(path, 8, 3)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image at all", b"\x89PNG\r\n\x1a\n" + bytes(40)])
+def test_a_file_that_is_no_image_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.png").write_bytes(content)
+    with pytest.raises(DataError, match="x.png cannot be read as an image"):
+        read_image(tmp_path / "x.png", 8, 3)
+
+
+def test_an_image_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there is no image .*x.png"):
+        read_image(tmp_path / "x.png", 8, 3)
+
+
+@pytest.mark.parametrize("side", [10_000, 60_000])  # Pillow warns of the first and refuses the second
+def test_a_decompression_bomb_is_refused(tmp_path: Path, side: int) -> None:
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    chunk = b"IHDR" + header
+    png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", len(header)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    (tmp_path / "bomb.png").write_bytes(png)
+    with pytest.raises(DataError, match="bomb.png has more than .* pixels"):
+        read_image(tmp_path / "bomb.png", 8, 3)
+
+
+def test_a_folder_is_read_class_by_class(tmp_path: Path) -> None:
+    plain(tmp_path / "dog" / "1.png", (9, 9, 9))
+    plain(tmp_path / "cat" / "2.png", (2, 2, 2), size=(8, 2))
+    plain(tmp_path / "cat" / "1.png", (1, 1, 1))
+    images, labels, classes = read_folder(tmp_path, 5, 3)
+    assert images.shape == (3, 3, 5, 5)
+    assert images[:, 0, 0, 0].tolist() == [1, 2, 9]
+    assert labels.dtype == np.int64
+    assert labels.tolist() == [0, 0, 1]
+    assert classes == ("cat", "dog")
+
+
+def test_known_classes_give_the_labels(tmp_path: Path) -> None:
+    plain(tmp_path / "dog" / "1.png")
+    assert read_folder(tmp_path, 4, 1, ["ant", "cat", "dog"])[1:] == (np.array([2]), ("ant", "cat", "dog"))
+
+
+def nothing(folder: Path) -> None:
+    folder.rmdir()
+
+
+def loose_images(folder: Path) -> None:
+    plain(folder / "1.png")
+
+
+def empty_class(folder: Path) -> None:
+    plain(folder / "cat" / "1.png")
+    (folder / "dog").mkdir()
+
+
+def unknown_class(folder: Path) -> None:
+    plain(folder / "cat" / "1.png")
+    plain(folder / "cow" / "1.png")
+
+
+@pytest.mark.parametrize(
+    ("fill", "problem", "fix"),
+    [
+        (nothing, "there is no folder .*images", "images/CLASS"),
+        (loose_images, "images has no class folders", "images/CLASS"),
+        (empty_class, "the class folder .*dog has no images", "add some"),
+        (unknown_class, r"cow is no class of the training images \(cat, dog\)", "rename"),
+    ],
+)
+def test_a_folder_that_cannot_be_used_says_how_to_mend_it(
+    tmp_path: Path, fill: Callable[[Path], None], problem: str, fix: str
+) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    fill(folder)
+    with pytest.raises(DataError, match=problem) as caught:
+        find_classes(folder, ["cat", "dog"])
+    assert fix in caught.value.fix
+
+
+def test_images_that_do_not_fit_are_refused_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_physical_memory_bytes", lambda: 2 * 48)
+    refuse_too_many(1, 4, 3)  # 48 bytes, exactly half
+    with pytest.raises(DataError, match="2 images of 3 x 4 x 4 take .* more than half") as caught:
+        read_images([tmp_path / "missing.png"] * 2, 4, 3)
+    assert "smaller data.image_size" in caught.value.fix
+
+
+def test_reading_needs_no_torch(tmp_path: Path) -> None:
+    plain(tmp_path / "cat" / "1.png")
+    code = (
+        "import sys, pathlib; sys.modules['torch'] = None; from lcprune.data.images import read_folder\n"
+        f"print(read_folder(pathlib.Path({str(tmp_path)!r}), 4, 3)[0].shape)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "(1, 3, 4, 4)\n", done.stderr
