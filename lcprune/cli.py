@@ -187,10 +187,11 @@ def select(
     """Pick the smallest sub-model within the accuracy budget."""
     with _user_errors(as_json):
         with _torch():
+            from lcprune.analysis.select import Budget
             from lcprune.pipeline import select as pipeline
         from lcprune.report import tables
 
-        budget = pipeline.make_budget(
+        budget = Budget(
             max_drop_pct=max_drop,
             minimize=minimize.value,
             exits=_numbers(exits),
@@ -257,7 +258,8 @@ def export(
 def evaluate(
     target: Annotated[Path, typer.Argument(help="A run folder, or an .onnx file with --data.")] = LATEST,
     data: Annotated[
-        str | None, typer.Option(metavar="RECIPE|FOLDER", help="Images for an .onnx file: a recipe's test split, or a folder.")
+        str | None,
+        typer.Option(metavar="RECIPE|FOLDER", help="Images for an .onnx file: a recipe's test split, or a folder."),
     ] = None,
     data_root: DataRoot = None,
     as_json: Json = False,
@@ -271,7 +273,9 @@ def evaluate(
             from lcprune.pipeline import evaluate_onnx
 
             if data is None:
-                raise OnnxModelError(f"{target} needs images to be evaluated on", "add --data with a recipe or a folder")
+                raise OnnxModelError(
+                    f"{target} needs images to be evaluated on", "add --data with a recipe or a folder"
+                )
             result = evaluate_onnx.evaluate(target, data, _data_root(data_root))
         else:
             from lcprune.pipeline import evaluate_run
@@ -358,7 +362,9 @@ def validate(
         from lcprune import recipe as recipes
 
         checked = recipes.load(recipe, overrides or [])
-        _show(checked.model_dump(mode="json", exclude_none=True), f"{checked.name}: the recipe is right", as_json, quiet)
+        _show(
+            checked.model_dump(mode="json", exclude_none=True), f"{checked.name}: the recipe is right", as_json, quiet
+        )
 
 
 @app.command()

@@ -224,6 +224,12 @@ def shipped() -> dict[str, str]:
     return {name: found[name].read_text(encoding="utf-8") for name in sorted(found)}
 
 
+def description(text: str) -> str:
+    """The first comment of a recipe's YAML: what it is, in a line."""
+    first = text.lstrip().partition("\n")[0]
+    return first.removeprefix("#").strip() if first.startswith("#") else ""
+
+
 def load(source: str | Path | None = None, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe in a file, or the shipped one of that name; without one, ``./lcprune.yaml``.
 

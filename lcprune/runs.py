@@ -139,6 +139,11 @@ def record(folder: Path, *names: str) -> None:
     write_json(folder / MANIFEST, dict(sorted(manifest.items())))
 
 
+def recorded_files(folder: Path) -> list[str]:
+    """Names of the files in the manifest."""
+    return list(_manifest(folder))
+
+
 def changed_files(folder: Path) -> list[str]:
     """Names of the recorded files that are missing or no longer have their recorded SHA-256."""
     return [n for n, digest in _manifest(folder).items() if not (folder / n).is_file() or sha256(folder / n) != digest]

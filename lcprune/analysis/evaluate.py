@@ -168,7 +168,8 @@ def leave_at(confidences: FloatArray, thresholds: Sequence[float]) -> npt.NDArra
     limits = np.asarray(thresholds, dtype=np.float32)[:, None]
     early = confidences[: len(thresholds)].astype(np.float32, copy=False) >= limits  # (K - 1, N)
     last = np.ones((1, confidences.shape[1]), dtype=bool)
-    return np.argmax(np.concatenate([early, last]), axis=0)
+    left_at: npt.NDArray[np.int64] = np.concatenate([early, last]).argmax(axis=0)
+    return left_at
 
 
 def progressive(
@@ -243,7 +244,7 @@ def _softmax_rows(
     logits: npt.NDArray[np.float32],
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     """Confidence and class of ``(n, C)``, each ``(n,)``."""
-    finite = np.isfinite(logits).all(axis=1)
+    finite = np.logical_and.reduce(np.isfinite(logits), axis=1)
     clean = np.where(finite[:, None], logits, np.float32(0))
     with np.errstate(over="ignore"):  # logits as far apart as float32 goes: -inf, whose exp is 0
         exponentials = np.exp(clean - clean.max(axis=1, keepdims=True))
@@ -255,9 +256,7 @@ def _ensemble_pct(logits: FloatArray, labels: IntArray) -> float:
     """Accuracy of the sum over the exits of ``(k, N, C)``, some rows at a time to spare memory."""
     n_correct = 0
     for rows in _chunks(*logits.shape[1:]):
-        with np.errstate(
-            over="ignore", invalid="ignore"
-        ):  # what is not finite has no prediction, and that is dealt with
+        with np.errstate(over="ignore", invalid="ignore"):  # such a row has no prediction
             summed = logits[:, rows].sum(axis=0, dtype=np.float32)
         n_correct += int(np.count_nonzero(correct_rows(_softmax_rows(summed)[1], labels[rows])))
-    return 100 * n_correct / logits.shape[1]
+    return 100 * n_correct / len(labels)

@@ -5,6 +5,7 @@ Words used below: the rows are sorted by their confidence at every early exit, r
 MACs against a cascade that nobody leaves early, and loses rows that main would have had right.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, combinations
@@ -127,14 +128,15 @@ class _Rows:
 
     @property
     def n(self) -> int:
-        return self.correct.shape[1]
+        return len(self.correct[0])
 
     def take(self, rows: Ints) -> "_Rows":
         return replace(self, confidences=self.confidences[:, rows], correct=self.correct[:, rows])
 
     def losses(self) -> Ints:
         """What leaving at each early exit loses against main, ``(K - 1, N)``: 1, 0, or -1 for a gain."""
-        return self.correct[-1].astype(np.int64) - self.correct[:-1]
+        losses: Ints = np.subtract(self.correct[-1], self.correct[:-1], dtype=np.int64)
+        return losses
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,10 @@ class _Ranking:
     thresholds: tuple[float, ...]
     """The threshold of every cut, from `NEVER` to 0."""
 
+    def intervals(self, cuts: Ints) -> Ints:
+        """How many of the ascending ``cuts`` each row does not leave at, ``(N,)``."""
+        return np.searchsorted(cuts, np.arange(len(self.thresholds)), side="right")[self.rank]
+
 
 # --------------------------------------------------------------------------------------------------------------
 # The choice among settings
@@ -172,7 +178,7 @@ def _bounded(
     order = np.random.default_rng(seed).permutation(rows.n)
     searched, deciding = rows.take(np.sort(order[: rows.n // 2])), rows.take(np.sort(order[rows.n // 2 :]))
     chosen, chosen_upper = _main_alone(rows), 0.0
-    for setting in _safest_first(searched, rows_allowed(searched.n, max_drop_pct), exits, confidence):
+    for setting in _safest_first(searched, max_drop_pct, exits, confidence):
         upper = _drop_upper_pct(deciding, setting, confidence)
         if not within(upper, max_drop_pct):
             break
@@ -180,7 +186,7 @@ def _bounded(
     return _calibration(rows, chosen, chosen_upper)
 
 
-def _safest_first(rows: _Rows, limit: int, exits: Sequence[int] | None, confidence: float) -> list[_Setting]:
+def _safest_first(rows: _Rows, max_drop_pct: float, exits: Sequence[int] | None, confidence: float) -> list[_Setting]:
     """Settings in the order of their bound on the rows that were searched, each cheaper than the one before.
 
     Most come from a search that does not set gains off against losses: gains that a search has found tend not to
@@ -188,7 +194,8 @@ def _safest_first(rows: _Rows, limit: int, exits: Sequence[int] | None, confiden
     """
     if rows.n == 0:
         return []
-    net, more = rows.losses(), min(rows.n, limit + rows.n // 20)  # losses that gains may make up for
+    net, limit = rows.losses(), rows_allowed(rows.n, max_drop_pct)
+    more = min(rows.n, limit + rows.n // 20)  # losses that gains may make up for
     found = {*_cheapest(rows, net, limit, exits), *_cheapest(rows, np.maximum(net, 0), more, exits)}
     main = rows.correct[-1]
     fitting = [s for s in found if s.exits and np.sum(main) - np.sum(_cascade_correct(rows, s)) <= limit]
@@ -205,7 +212,8 @@ def _cascade_correct(rows: _Rows, setting: _Setting) -> Bools:
     """Whether each row is right where it leaves, ``(N,)``."""
     kept = [*setting.exits, len(rows.correct) - 1]
     left_at = leave_at(rows.confidences[kept], setting.thresholds)
-    return np.take_along_axis(rows.correct[kept], left_at[None], axis=0)[0]
+    correct: Bools = np.take_along_axis(rows.correct[kept], left_at[None], axis=0)[0]
+    return correct
 
 
 def _calibration(rows: _Rows, setting: _Setting, drop_upper_pct: float | None) -> Calibration:
@@ -328,7 +336,7 @@ def _search(parts: _Cascade, limit: int) -> _Frontier:
     cuts = _worthwhile_cuts(parts)
     steps = list(_ladder(limit))
     frontier = _Frontier(len(cuts), steps[-1])
-    if np.prod([float(len(of_exit)) for of_exit in cuts]) <= EXACT_CELLS:
+    if math.prod(map(len, cuts)) <= EXACT_CELLS:
         frontier.add(*_tables(parts, cuts), cuts)
         return frontier
     grid = [_spread(of_exit, int(GRID_CELLS ** (1 / len(cuts)))) for of_exit in cuts]
@@ -358,7 +366,7 @@ def _ladder(limit: int) -> Iterator[int]:
     step = 0
     while step < limit:
         yield step
-        step = max(step + 1, step * 6 // 5)
+        step = max(step + 1, step * 3 // 2)
     yield step
 
 
@@ -396,21 +404,22 @@ def _tables(parts: _Cascade, levels: Sequence[Ints]) -> tuple[Floats, Ints]:
     """
     saved, lost = np.zeros(()), np.zeros(())
     rows = np.arange(parts.losses.shape[1])
-    cell, shape = np.zeros_like(rows), ()  # where each row is counted, and in what
+    cell, shape = np.zeros_like(rows), [1]  # where each row is counted, and in what; axis 0 has no meaning
     for ranking, losses, saving, cuts in zip(parts.rankings, parts.losses, parts.savings, levels, strict=True):
-        interval = np.searchsorted(cuts, ranking.rank[rows], side="right")  # leaves at the levels from here on
+        interval = ranking.intervals(cuts)[rows]  # a row leaves at the levels from here on
+        leaves = interval < len(cuts)
         varies = len(cuts) > 1
         if varies:
-            shape = (*shape, len(cuts) + 1)
+            shape = [*shape, len(cuts) + 1]
             cell = cell * (len(cuts) + 1) + interval
             saved, lost = saved[..., None], lost[..., None]
-        leaving = np.flatnonzero(interval < len(cuts))
-        counts = np.bincount(cell[leaving], minlength=int(np.prod(shape))).reshape(shape)
-        counts_lost = np.bincount(cell[leaving], losses[rows[leaving]], int(np.prod(shape))).reshape(shape)
-        saved = saved + saving * _running(counts.astype(np.float64), varies)
-        lost = lost + _running(counts_lost, varies)
+        size, leaving = math.prod(shape), cell[leaves]
+        counts = np.asarray(np.bincount(leaving, minlength=size), dtype=np.float64).reshape(shape[1:])
+        losers = np.asarray(np.bincount(leaving, losses[rows[leaves]], size), dtype=np.float64).reshape(shape[1:])
+        saved = saved + saving * _running(counts, varies)
+        lost = lost + _running(losers, varies)
         if not varies:
-            rows, cell = np.delete(rows, leaving), np.delete(cell, leaving)
+            rows, cell = rows[~leaves], cell[~leaves]
     sizes = [len(cuts) for cuts in levels]
     return saved.reshape(sizes), lost.reshape(sizes).astype(np.int64)
 

@@ -105,6 +105,21 @@ def load(config: DataConfig, data_root: Path, seed: int, download: bool = True) 
     return _hold_out(source, config.val_size, seed)
 
 
+def describe(config: DataConfig, data_root: Path) -> tuple[int, tuple[int, int, int]]:
+    """Number of classes and image shape ``(C, H, W)`` of what a recipe asks for, without reading any image.
+
+    Raises:
+        DataError: If a folder of images is not there or has no classes.
+    """
+    channels = config.channels or (1 if config.source == "digits" else 3)
+    if config.source == "imagefolder":
+        size = config.image_size or 0  # DataConfig refuses a folder without one
+        root = (data_root if config.root is None else config.root).expanduser()
+        return len(find_classes(root / "train")[2]), (channels, size, size)
+    classes, size = {"digits": (10, 8), "cifar10": (10, 32), "cifar100": (100, 32)}[config.source]
+    return classes, (channels, size, size)
+
+
 def read_digits() -> tuple[Split, Split]:
     """The embedded UCI digits, grey 8 x 8: 1,437 images to train on and 360 to test on, always the same."""
     packed = importlib.resources.files("lcprune.data") / "digits.npz"

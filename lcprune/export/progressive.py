@@ -11,30 +11,91 @@ them alone, and the results are scattered back::
 The weights of a stage lie inside its branch: in an outer graph onnxruntime would not lay them out for its fast
 convolutions. `taint` is 0 for an image of finite pixels and NaN for any other, and every comparison with NaN says
 "stays": neither a NaN confidence nor an image that an integer network would see as zeros can leave early.
+
+The graph is as small as it is because every node costs a microsecond for every row, however small the network.
 """
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+import torch
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from torch import nn
+
+from lcprune.errors import ExportError
+from lcprune.export.metadata import ModelInfo, attach
+from lcprune.export.segments import cpu_copy, export_module, export_stages
+from lcprune.export.session import Floats
+from lcprune.export.verify import Parity, as_float, check_parity, write_checked
+from lcprune.models.network import Network
 
 ThresholdInput = Literal["optional", "required", "none"]
+Part = tuple[list[NodeProto], list[TensorProto]]  # nodes, and the weights they read
+
+_TORCH_BATCH = 64
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Names of what one level works on."""
+def write_submodel(network: Network, k: int, path: Path, info: ModelInfo, images: NDArray[np.generic]) -> Parity:
+    """Writes sub-model `k` as ONNX with the output ``logits``, checked against torch before it gets its name.
 
-    hidden: str
-    taint: str
+    Args:
+        network: Left as it is.
+        k: From 1; the last one is main, without critics.
+        path: A file there is replaced only if the check passes.
+        info: Its `kind`, `thresholds` and `temperatures` are filled in here.
+        images: For the check, ``(N, C, H, W)``, uint8 or float in 0..1.
+
+    Raises:
+        ExportError: If torch cannot export it, the file differs from torch, or it cannot be written.
+    """
+    submodel = cpu_copy(network.submodel(k))
+    model = export_module(submodel, images.shape[1:], ("logits",))
+    info = _complete(info, "submodel", 1, ())
+    expected = _torch_logits(submodel, images)
+    return write_checked([_finish(model, info)], path, lambda part: check_parity(part, images, expected, ()))
 
 
-def stitch(
-    stages: Sequence[onnx.ModelProto], thresholds: Sequence[float], threshold_input: ThresholdInput
-) -> onnx.ModelProto:
+def write_progressive(
+    network: Network,
+    kept: Sequence[int],
+    thresholds: Sequence[float],
+    path: Path,
+    info: ModelInfo,
+    images: NDArray[np.generic],
+    threshold_input: ThresholdInput = "optional",
+) -> Parity:
+    """Writes one model that stops early, checked against torch before it gets its name.
+
+    Args:
+        network: Left as it is.
+        kept: Early exits that the file keeps, as exit indices of the network, ascending.
+        thresholds: Smallest confidence with which a row leaves, one per kept exit.
+        path: A file there is replaced only if the check passes.
+        info: Its `exits` are the kept ones and main; `kind`, `thresholds` and `temperatures` are filled in here.
+        images: For the check, ``(N, C, H, W)``, uint8 or float in 0..1.
+        threshold_input: See `stitch`.
+
+    Raises:
+        ExportError: If torch cannot export it, the file differs from torch, or it cannot be written.
+        ValueError: If no early exit is kept: main is a sub-model.
+    """
+    _check_counts(len(kept), len(thresholds))
+    network = cpu_copy(network)
+    info = _complete(info, "progressive", len(kept) + 1, thresholds)
+    stages = export_stages(network, kept, images.shape[1:])
+    # Fixed thresholds hide the exits that few images reach, so the same stages are checked with an input as well.
+    inputs: list[ThresholdInput] = ["required", "none"] if threshold_input == "none" else [threshold_input]
+    versions = [_finish(stitch(stages, thresholds, kind), info) for kind in inputs]
+    expected = _torch_logits(network, images)[[*kept, len(network.groups) - 1]]
+    return write_checked(versions, path, lambda part: check_parity(part, images, expected, thresholds))
+
+
+def stitch(stages: Sequence[ModelProto], thresholds: Sequence[float], threshold_input: ThresholdInput) -> ModelProto:
     """One progressive model out of `stages`, as `segments.export_stages` makes them.
 
     Its input is that of the first stage, its outputs are ``logits`` ``(batch, classes)`` and ``exit_index``
@@ -49,115 +110,172 @@ def stitch(
     Raises:
         ValueError: If there is no early exit, or not one threshold for each.
     """
-    if len(stages) < 2:
-        raise ValueError("a progressive model needs an early exit; export main by itself")
-    if len(thresholds) != len(stages) - 1:
-        raise ValueError(f"{len(stages) - 1} early exits need as many thresholds, not {len(thresholds)}")
-    first = stages[0]
-    image = first.graph.input[0]
-    threshold = numpy_helper.from_array(np.asarray(thresholds, np.float32), "threshold")
-    inputs, initializers = [image], [*_constants()]
+    _check_counts(len(stages) - 1, len(thresholds))
+    image = stages[0].graph.input[0]
+    batch = image.type.tensor_type.shape.dim[0].dim_param
+    inputs = [image]
     if threshold_input != "none":
         inputs.append(helper.make_tensor_value_info("threshold", TensorProto.FLOAT, [len(thresholds)]))
-    if threshold_input != "required":
-        initializers.append(threshold)
-    nodes = [*_taint_nodes(image.name), *_threshold_nodes(len(thresholds))]
-    level_nodes, level_initializers = _level(stages, 0, _Rows(image.name, "taint"), ("logits", "exit_index"))
+    nodes, initializers = _preamble(image.name, thresholds, threshold_input)
+    exit_nodes, exit_initializers = _exit(stages, 0, image.name, "taint", ("logits", "exit_index"))
+    exit_index = helper.make_tensor_value_info("exit_index", TensorProto.INT64, [batch])
     graph = helper.make_graph(
-        [*nodes, *level_nodes],
+        [*nodes, *exit_nodes],
         "lcprune",
         inputs,
-        [stages[-1].graph.output[0], helper.make_tensor_value_info("exit_index", TensorProto.INT64, ["batch"])],
-        [*initializers, *level_initializers],
+        [stages[-1].graph.output[0], exit_index],
+        [*initializers, *exit_initializers],
     )
-    return helper.make_model(
-        graph, opset_imports=first.opset_import, ir_version=first.ir_version, producer_name="lcprune"
-    )
+    opsets, ir_version = stages[0].opset_import, stages[0].ir_version
+    return helper.make_model(graph, opset_imports=opsets, ir_version=ir_version, producer_name="lcprune")
 
 
-def _constants() -> list[TensorProto]:
-    return [
-        numpy_helper.from_array(np.array([1, 2, 3], np.int64), "pixel_axes"),
-        numpy_helper.from_array(np.array([1], np.int64), "class_axis"),
-        numpy_helper.from_array(np.array(0, np.float32), "zero"),
+def _preamble(image: str, thresholds: Sequence[float], threshold_input: ThresholdInput) -> Part:
+    """What is computed once: the taint of each row, and the threshold of each exit, ``threshold.0`` and on."""
+    names = [f"threshold.{k}" for k in range(len(thresholds))]
+    values = np.asarray(thresholds, np.float32)
+    initializers = [_constant("zero", np.float32(0)), _constant("pixel_axes", np.array([1, 2, 3]))]
+    nodes = [
+        _node("Mul", [image, "zero"], "tainted_pixels"),  # 0 x infinity is NaN, too
+        _node("ReduceSum", ["tainted_pixels", "pixel_axes"], "taint", keepdims=0),
     ]
+    if threshold_input == "none":
+        return nodes, [*initializers, *(_constant(names[k], values[k : k + 1]) for k in range(len(names)))]
+    if threshold_input == "optional":
+        initializers.append(_constant("threshold", values))
+    nodes.append(helper.make_node("Split", ["threshold"], names, name="split", axis=0, num_outputs=len(names)))
+    return nodes, initializers
 
 
-def _taint_nodes(image: str) -> list[onnx.NodeProto]:
-    return [
-        helper.make_node("Mul", [image, "zero"], ["zero_or_nan"]),  # 0 x infinity is NaN
-        helper.make_node("ReduceSum", ["zero_or_nan", "pixel_axes"], ["taint"], keepdims=0),
-    ]
+def _exit(stages: Sequence[ModelProto], k: int, inputs: str, taint: str, outputs: tuple[str, str]) -> Part:
+    """Stage `k`, its exit, and in a branch everything after it.
 
-
-def _threshold_nodes(count: int) -> list[onnx.NodeProto]:
-    return [
-        helper.make_node("Split", ["threshold"], [f"threshold.{k}" for k in range(count)], axis=0, num_outputs=count)
-    ]
-
-
-def _level(
-    stages: Sequence[onnx.ModelProto], k: int, rows: _Rows, outputs: tuple[str, str]
-) -> tuple[list[onnx.NodeProto], list[TensorProto]]:
-    p = f"stage{k}."
-    logits, leaving = outputs
-    h, l = p + "hidden", p + "logits"
-    nodes, inits = inline(stages[k], p, rows.hidden, [h, l])
-    mk = helper.make_node
+    Args:
+        stages: All of them.
+        k: Of the stage, from 0.
+        inputs: Name of what the stage works on, for the rows that have come so far.
+        taint: The same rows' 0 or NaN.
+        outputs: Names of the logits, and of how many exits further on each row left.
+    """
+    p = f"exit{k}."
+    nodes, initializers = _inline(stages[k], f"stage{k}.", inputs, [f"{p}hidden", f"{p}logits"])
     nodes += [
-        mk("Softmax", [l], [p + "softmax"], axis=1),
-        mk("ReduceMax", [p + "softmax", "class_axis"], [p + "confidence"], keepdims=0),
-        mk("Add", [p + "confidence", rows.taint], [p + "conf_t"]),
-        mk("GreaterOrEqual", [p + "conf_t", f"threshold.{k}"], [p + "leaves"]),
-        mk("Not", [p + "leaves"], [p + "stays"]),
-        mk("NonZero", [p + "stays"], [p + "nz"]),
-        mk("Size", [p + "nz"], [p + "count"]),
-        mk("Cast", [p + "count"], [p + "any"], to=TensorProto.BOOL),
-        mk("Cast", [p + "stays"], [p + "exit"], to=TensorProto.INT64),
+        _node("Softmax", [f"{p}logits"], f"{p}softmax", axis=1),
+        _node("ReduceMax", [f"{p}softmax", f"{p}class_axis"], f"{p}probability", keepdims=0),
+        _node("Add", [f"{p}probability", taint], f"{p}confidence"),
+        _node("GreaterOrEqual", [f"{p}confidence", f"threshold.{k}"], f"{p}leaves"),
+        _node("Not", [f"{p}leaves"], f"{p}stays"),
+        _node("NonZero", [f"{p}stays"], f"{p}positions"),  # (1, M)
+        _node("Size", [f"{p}positions"], f"{p}count"),
+        _node("Cast", [f"{p}count"], f"{p}any", to=TensorProto.BOOL),
     ]
-    last = k == len(stages) - 2
-    tn = [mk("Transpose", [p + "nz"], [p + "rows"], perm=[1, 0]), mk("GatherND", [h, p + "rows"], [p + "rest_hidden"])]
-    ti = []
-    if last:
-        n, i = inline(stages[k + 1], f"stage{k + 1}.", p + "rest_hidden", [p + "rest_logits"])
-        tn += n
-        ti += i
-        tn += [mk("Identity", [p + "exit"], [p + "then_exit"])]
+    branches = {"then_branch": _then_branch(stages, k, taint), "else_branch": _else_branch(p, taint)}
+    nodes.append(helper.make_node("If", [f"{p}any"], outputs, name=f"{p}if", **branches))
+    return nodes, [*initializers, _constant(f"{p}class_axis", np.array([1]))]
+
+
+def _then_branch(stages: Sequence[ModelProto], k: int, taint: str) -> GraphProto:
+    """Some rows stay: the rest of the network for them."""
+    p = f"exit{k}."
+    nodes = [
+        _node("Transpose", [f"{p}positions"], f"{p}rows", perm=[1, 0]),  # (M, 1)
+        _node("GatherND", [f"{p}hidden", f"{p}rows"], f"{p}rest"),  # (M, ...)
+    ]
+    if k == len(stages) - 2:  # then comes main, where all of them leave
+        rest, initializers = _inline(stages[k + 1], f"stage{k + 1}.", f"{p}rest", [f"{p}rest_logits"])
+        exits = [_node("Cast", [f"{p}stays"], f"{p}then_exit", to=TensorProto.INT64)]
     else:
-        tn += [mk("GatherND", [rows.taint, p + "rows"], [p + "rest_taint"])]
-        n, i = _level(stages, k + 1, _Rows(p + "rest_hidden", p + "rest_taint"), (p + "rest_logits", p + "rest_exit"))
-        tn += n
-        ti += i
-        tn += [mk("ScatterND", [p + "exit", p + "rows", p + "rest_exit"], [p + "then_exit"], reduction="add")]
-    tn += [mk("ScatterND", [l, p + "rows", p + "rest_logits"], [p + "then_logits"])]
-    vi = lambda x, t: onnx.ValueInfoProto(name=x, type=onnx.TypeProto(tensor_type=onnx.TypeProto.Tensor(elem_type=t)))
-    tb = helper.make_graph(tn, p + "then", [], [vi(p + "then_logits", 1), vi(p + "then_exit", 7)], ti)
-    eb = helper.make_graph(
-        [mk("Identity", [l], [p + "else_logits"]), mk("Identity", [p + "exit"], [p + "else_exit"])],
-        p + "else",
-        [],
-        [vi(p + "else_logits", 1), vi(p + "else_exit", 7)],
-    )
-    nodes.append(mk("If", [p + "any"], list(outputs), then_branch=tb, else_branch=eb))
-    return nodes, inits
+        nodes.append(_node("GatherND", [taint, f"{p}rows"], f"{p}rest_taint"))
+        names = f"{p}rest_logits", f"{p}rest_exit"
+        rest, initializers = _exit(stages, k + 1, f"{p}rest", f"{p}rest_taint", names)
+        exits = [
+            _node("Cast", [f"{p}stays"], f"{p}one_further", to=TensorProto.INT64),
+            _node("ScatterND", [f"{p}one_further", f"{p}rows", f"{p}rest_exit"], f"{p}then_exit", reduction="add"),
+        ]
+    scatter = _node("ScatterND", [f"{p}logits", f"{p}rows", f"{p}rest_logits"], f"{p}then_logits")
+    return _branch(f"{p}then", [*nodes, *rest, *exits, scatter], initializers)
 
 
-def inline(model, prefix, inp, outs):
-    g = model.graph
-    ren = {g.input[0].name: inp} | {o.name: n for o, n in zip(g.output, outs, strict=True)}
-    f = lambda n: ren.get(n, prefix + n) if n else n
-    nodes = []
-    for s in g.node:
-        n = onnx.NodeProto()
-        n.CopyFrom(s)
-        n.name = ""
-        n.input[:] = [f(x) for x in s.input]
-        n.output[:] = [f(x) for x in s.output]
-        nodes.append(n)
-    inits = []
-    for t in g.initializer:
-        c = TensorProto()
-        c.CopyFrom(t)
-        c.name = f(t.name)
-        inits.append(c)
-    return nodes, inits
+def _else_branch(p: str, taint: str) -> GraphProto:
+    """All rows leave: their taint is 0, and so is the number of exits that they go on."""
+    logits = _node("Identity", [f"{p}logits"], f"{p}else_logits")  # a branch may not return what lies outside
+    return _branch(f"{p}else", [logits, _node("Cast", [taint], f"{p}else_exit", to=TensorProto.INT64)], [])
+
+
+def _branch(name: str, nodes: list[NodeProto], initializers: list[TensorProto]) -> GraphProto:
+    outputs = [
+        helper.make_tensor_value_info(f"{name}_logits", TensorProto.FLOAT, None),
+        helper.make_tensor_value_info(f"{name}_exit", TensorProto.INT64, None),
+    ]
+    return helper.make_graph(nodes, name, [], outputs, initializers)
+
+
+def _inline(model: ModelProto, prefix: str, inputs: str, outputs: Sequence[str]) -> Part:
+    """Nodes and weights of a stage, every name prefixed, and its ends joined to the names around it."""
+    graph = model.graph
+    ends = {graph.input[0].name: inputs, "": ""}  # an empty name is an input left out
+    ends |= {value.name: name for value, name in zip(graph.output, outputs, strict=True)}
+    nodes, initializers = [], []
+    for original in graph.node:
+        if any(attribute.HasField("g") for attribute in original.attribute):
+            raise ExportError(
+                "a layer group branches on its own values", "use layers without control flow in a progressive model"
+            )
+        node = NodeProto()
+        node.CopyFrom(original)
+        node.input[:] = [ends.get(name, prefix + name) for name in original.input]
+        node.output[:] = [ends.get(name, prefix + name) for name in original.output]
+        node.name = node.output[0]
+        nodes.append(node)
+    for weight in graph.initializer:
+        tensor = TensorProto()
+        tensor.CopyFrom(weight)
+        tensor.name = prefix + weight.name
+        initializers.append(tensor)
+    return nodes, initializers
+
+
+def _node(op: str, inputs: Sequence[str], output: str, **attributes: Any) -> NodeProto:
+    return helper.make_node(op, inputs, [output], name=output, **attributes)
+
+
+def _constant(name: str, value: NDArray[Any] | np.generic) -> TensorProto:
+    return numpy_helper.from_array(np.asarray(value), name)
+
+
+def _check_counts(early_exits: int, thresholds: int) -> None:
+    if early_exits < 1:
+        raise ValueError("a progressive model needs an early exit: write main as a sub-model instead")
+    if early_exits != thresholds:
+        raise ValueError(f"{early_exits} early exits need as many thresholds, not {thresholds}")
+
+
+def _complete(
+    info: ModelInfo, kind: Literal["submodel", "progressive"], exits: int, thresholds: Sequence[float]
+) -> ModelInfo:
+    if len(info.exits) != exits or len(info.exit_macs) != exits:
+        raise ValueError(f"the metadata describes {len(info.exits)} exits, the file has {exits}")
+    temperatures = info.temperatures or (1.0,) * exits
+    return dataclasses.replace(info, kind=kind, thresholds=tuple(map(float, thresholds)), temperatures=temperatures)
+
+
+def _finish(model: ModelProto, info: ModelInfo) -> bytes:
+    """The bytes of a model with its metadata: the same for the same weights."""
+    attach(model, info)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"the exported graph is not valid ONNX: {error}", "report this, with the recipe") from error
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
+
+
+def _torch_logits(module: nn.Module, images: NDArray[np.generic]) -> Floats:
+    """Logits of every exit, ``(exits, N, classes)``; of a plain module ``(1, N, classes)``."""
+    pixels = torch.from_numpy(as_float(images))
+    batches = []
+    with torch.no_grad():
+        for start in range(0, len(pixels), _TORCH_BATCH):
+            logits = module(pixels[start : start + _TORCH_BATCH])
+            batches.append(torch.stack(logits) if isinstance(logits, list) else logits[None])
+    return torch.cat(batches, dim=1).numpy()

@@ -3,12 +3,14 @@
 import contextlib
 import copy
 import io
+import math
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import onnx
 import torch
+from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from lcprune.errors import ExportError
@@ -17,30 +19,37 @@ from lcprune.models.network import Network
 OPSET = 18  # the lowest that the exporter takes: older ones it ignores
 BATCH = "batch"
 Shape = tuple[int, ...]
+M = TypeVar("M", bound=nn.Module)
 
 
 class _Stage(nn.Module):
-    """Layer groups up to an exit and its critic: what is computed before the exit decides."""
+    """What is computed before an exit decides: layer groups, the critic, and what is handed to the next stage."""
 
-    def __init__(self, layers: Sequence[nn.Module], critic: nn.Module) -> None:
+    def __init__(self, layers: Sequence[nn.Module], critic: nn.Module, handover: nn.Module) -> None:
         super().__init__()
         self.layers = nn.Sequential(*layers)
         self.critic = critic
+        self.handover = handover
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         hidden = self.layers(x)
-        return hidden, self.critic(hidden)
+        return self.handover(hidden), self.critic(hidden)
 
 
-def cpu_copy(network: Network) -> Network:
-    """An independent copy in eval mode on the CPU, so that the caller's network stays as it is."""
-    return copy.deepcopy(network).cpu().eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+def cpu_copy(module: M) -> M:
+    """An independent copy in eval mode on the CPU, so that the caller's module stays as it is."""
+    twin = copy.deepcopy(module).cpu().eval()
+    for tensor in (*twin.parameters(), *twin.buffers()):
+        tensor.data = tensor.data.contiguous()  # weights that were trained channels_last
+    return twin
 
 
 def export_stages(network: Network, kept: Sequence[int], image_shape: Shape) -> list[onnx.ModelProto]:
     """One model per kept early exit, with outputs ``hidden`` and ``logits``, and one for the rest, with ``logits``.
 
-    Groups between two kept exits become one stage; the critics of the other exits are left out.
+    Groups between two kept exits become one stage; the critics of the other exits are left out. A pool that the next
+    group begins with is moved to the end of the stage: it makes what is handed over smaller, and costs less than
+    handing over the larger tensor.
 
     Args:
         network: In eval mode, on the CPU.
@@ -49,19 +58,29 @@ def export_stages(network: Network, kept: Sequence[int], image_shape: Shape) -> 
 
     Raises:
         ExportError: If torch cannot export a stage.
+        ValueError: If `kept` names no early exits in ascending order.
     """
-    groups = list(network.groups)
-    starts = [0, *(exit_index + 1 for exit_index in kept)]
-    shape = image_shape
-    models = []
-    for start, exit_index in zip(starts[:-1], kept, strict=True):
-        layers = groups[start : exit_index + 1]
-        stage = _Stage([network.normalize, *layers] if start == 0 else layers, network.critics[exit_index])
+    if list(kept) != sorted(set(kept)) or any(not 0 <= exit_index < len(network.critics) for exit_index in kept):
+        raise ValueError(f"{list(kept)} are no early exits in ascending order; there are {len(network.critics)}")
+    layers: list[nn.Module] = [network.normalize]
+    shape, models, groups = image_shape, [], list(network.groups)
+    for exit_index in range(len(groups)):
+        layers.append(groups[exit_index])
+        if exit_index not in kept:
+            continue
+        pool, groups[exit_index + 1] = _split_pool(groups[exit_index + 1])
+        stage = _Stage(layers, network.critics[exit_index], pool)
         models.append(export_module(stage, shape, ("hidden", "logits")))
-        shape = _output_shape(stage.layers, shape)
-    rest = groups[starts[-1] :]
-    last = nn.Sequential(*([network.normalize, *rest] if not kept else rest))
-    return [*models, export_module(last, shape, ("logits",))]
+        shape = _hidden_shape(stage, shape)
+        layers = []
+    return [*models, export_module(nn.Sequential(*layers), shape, ("logits",))]
+
+
+def _split_pool(group: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """The pool that a group begins with, or an identity, and the rest of the group."""
+    if isinstance(group, nn.Sequential) and len(group) > 1 and isinstance(group[0], nn.MaxPool2d | nn.AvgPool2d):
+        return group[0], group[1:]
+    return nn.Identity(), group
 
 
 def export_module(module: nn.Module, input_shape: Shape, outputs: Sequence[str]) -> onnx.ModelProto:
@@ -110,32 +129,26 @@ def _export_quietly(module: nn.Module, example: Tensor, outputs: Sequence[str]) 
         ) from error
 
 
-def _output_shape(module: nn.Module, input_shape: Shape) -> Shape:
+def _hidden_shape(stage: nn.Module, input_shape: Shape) -> Shape:
     with torch.no_grad():
-        return tuple(module(torch.zeros(1, *input_shape)).shape[1:])
+        return tuple(stage(torch.zeros(1, *input_shape))[0].shape[1:])
 
 
 def _write_flattens(graph: onnx.GraphProto) -> None:
-    """Turns ``Reshape(x, [-1, n])`` of an ``(N, ...)`` with n values a row into Flatten, which no batch size can upset."""
-    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    """Turns ``Reshape(x, [-1, n])`` with n values a row into Flatten, which no batch size can upset."""
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     shapes = {value.name: value.type.tensor_type.shape.dim for value in (*graph.value_info, *graph.input)}
     for node in graph.node:
         if node.op_type != "Reshape" or node.input[1] not in constants or node.input[0] not in shapes:
             continue
-        target = constants[node.input[1]].tolist()
         batch, *row = shapes[node.input[0]]
-        values = 1
-        for dim in row:
-            values *= dim.dim_value  # 0 where the size is not known
-        if batch.dim_param and target[1:] == [values]:
-            node.op_type = "Flatten"
-            del node.attribute[:]
-            node.attribute.append(onnx.helper.make_attribute("axis", 1))
-            del node.input[1:]
+        values = math.prod(dim.dim_value for dim in row)  # 0 where a size is not known
+        if batch.dim_param and constants[node.input[1]].tolist()[1:] == [values]:
+            flatten = helper.make_node("Flatten", node.input[:1], node.output, axis=1)
+            node.CopyFrom(flatten)
     used = {name for node in graph.node for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
+        graph.initializer.remove(tensor)
 
 
 def _strip(model: onnx.ModelProto) -> None:

@@ -57,8 +57,16 @@ def read_facts(folder: Path) -> DataFacts:
     path = runs.require(folder, runs.DATASET, f"lcprune resume {folder}")
     content = runs.read_json(path)
     try:
-        return DataFacts(**{key: tuple(value) if isinstance(value, list) else value for key, value in content.items()})
-    except TypeError as error:
+        channels, height, width = content["image_shape"]
+        return DataFacts(
+            classes=tuple(content["classes"]),
+            image_shape=(channels, height, width),
+            mean=tuple(content["mean"]),
+            std=tuple(content["std"]),
+            val_indices=tuple(content["val_indices"]),
+            data_root=content["data_root"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{path} is damaged ({error})", "train again") from None
 
 

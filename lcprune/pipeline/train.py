@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from lcprune import __version__, recipe as recipes, runs
+from lcprune import __version__, runs
+from lcprune import recipe as recipes
 from lcprune.analysis.evaluate import accuracies_pct
 from lcprune.data import sources
 from lcprune.data.loaders import TrainLoader
@@ -144,7 +145,7 @@ def _surroundings(device: torch.device, channels_last: bool) -> dict[str, str | 
         "threads": torch.get_num_threads(),
         "device": f"{device.type} ({kind})",
         "memory_format": "channels_last" if channels_last else "contiguous",
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # a TorchVersion could not be read back with weights_only
     }
 
 
@@ -184,7 +185,7 @@ def _run(
     notice: Notice,
 ) -> Trained:
     memory_format = torch.channels_last if recipe.train.channels_last else torch.contiguous_format
-    network.to(device=device, memory_format=memory_format)
+    network.to(device).to(memory_format=memory_format)
     if recipe.train.compile:
         for module in (*network.groups, *network.critics):
             module.compile()

@@ -37,7 +37,10 @@ def dry_run_table(result: Mapping[str, Any]) -> RenderableType:
     table = _table("sub-model", "MACs", "of main", "parameters")
     for candidate in result["candidates"]:
         table.add_row(
-            candidate["name"], millions(candidate["macs"]), share(candidate["macs_ratio"]), millions(candidate["params"])
+            candidate["name"],
+            millions(candidate["macs"]),
+            share(candidate["macs_ratio"]),
+            millions(candidate["params"]),
         )
     ratio = result["cascade_macs"] / result["candidates"][-1]["macs"]
     return Group(table, f"all exits in cascade: {millions(result['cascade_macs'])} MACs, {share(ratio)} of main")
@@ -208,5 +211,7 @@ def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for index, column in enumerate(columns):
         numeric = index > 0 and column not in ("verdict", "what it is", "found", "class", "exit", "sub-model", "kind")
-        table.add_column(column, justify="right" if numeric else "left", no_wrap=column not in ("verdict", "what it is"))
+        table.add_column(
+            column, justify="right" if numeric else "left", no_wrap=column not in ("verdict", "what it is")
+        )
     return table

@@ -64,7 +64,7 @@ def load_newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
     Raises:
         RunError: If checkpoints are there but none can be read.
     """
-    complaints = []
+    complaints: list[str] = []
     for name in (LAST, LAST_GOOD):
         path = folder / name
         if not path.exists():

@@ -1,0 +1,182 @@
+"""What an ONNX file says about itself, and whether it may be trusted with a runtime. Needs no torch."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import onnx
+
+from lcprune import __version__
+from lcprune.errors import OnnxModelError
+
+PREFIX = "lcprune."
+DOMAINS = {"", "ai.onnx", "com.microsoft"}
+_FIX = "give an .onnx file that `lcprune export` wrote"
+
+
+@dataclass(frozen=True)
+class ExitInfo:
+    """One exit of a file."""
+
+    name: str
+    """``sub-model 1`` .. ``main``."""
+    exit_index: int
+    """In the network that was trained, from 0; a file may hold fewer exits."""
+    macs: int
+    """Of the stand-alone sub-model."""
+    params: int
+    """Of the stand-alone sub-model."""
+    val_accuracy_pct: float | None = None
+    test_accuracy_pct: float | None = None
+
+
+@dataclass(frozen=True)
+class InputInfo:
+    """How an image becomes the input ``image``; float32 in 0..1 afterwards."""
+
+    size: int
+    """Height and width in pixels."""
+    channels: int
+    """3 for RGB, 1 for grey."""
+    resize: str = "stretch"
+    """``stretch``: to `size` x `size`, whatever the proportions were."""
+    crop: str = "none"
+    interpolation: str = "bilinear"
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """The ``lcprune.*`` metadata of a file."""
+
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    """Per channel, of images in 0..1; the graph subtracts it by itself."""
+    std: tuple[float, ...]
+    exits: tuple[ExitInfo, ...]
+    """Shallow first; the output ``exit_index`` counts in this list."""
+    input: InputInfo
+    recipe_sha256: str
+    main_macs: int
+    """Of main without critics: what progressive inference is held against."""
+    exit_macs: tuple[int, ...]
+    """What a row has cost when it leaves at each exit of this file, in MACs, its critics included."""
+    kind: Literal["submodel", "progressive"] = "submodel"
+    thresholds: tuple[float, ...] = ()
+    """Default threshold of each early exit."""
+    temperatures: tuple[float, ...] = ()
+    """Of each exit, by which its logits are already divided; 1.0 is as trained."""
+    version: str = __version__
+    """Of the lcprune that wrote the file."""
+
+
+def attach(model: onnx.ModelProto, info: ModelInfo) -> None:
+    """Writes `info` into a model, replacing what was there."""
+    del model.metadata_props[:]
+    for key, value in sorted(asdict(info).items()):
+        text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+        model.metadata_props.add(key=PREFIX + key, value=text)
+
+
+def read_info(path: str | Path) -> ModelInfo:
+    """The metadata of a file; see `load_model` for the errors."""
+    return load_model(path)[1]
+
+
+def load_model(path: str | Path) -> tuple[bytes, ModelInfo]:
+    """The bytes of a file that is fit to run, and its metadata.
+
+    Raises:
+        OnnxModelError: If the file cannot be read, is damaged or not ours, or asks for other files or operators.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise OnnxModelError(f"{path} cannot be read: {error.strerror}", _FIX) from None
+    try:
+        model = onnx.ModelProto.FromString(content)
+    except Exception:  # protobuf's DecodeError, which it calls by another name in each of its implementations
+        raise OnnxModelError(f"{path} is no ONNX model, or it is damaged", _FIX) from None
+    if not model.graph.node:
+        raise OnnxModelError(f"{path} is no ONNX model, or it is damaged", _FIX)
+    _refuse_foreign(model, path)
+    return content, parse({prop.key: prop.value for prop in model.metadata_props}, path)
+
+
+def parse(properties: Mapping[str, str], origin: str | Path) -> ModelInfo:
+    """The metadata out of the key-value pairs of a model; `origin` names it in errors.
+
+    Raises:
+        OnnxModelError: If they are missing or do not fit together.
+    """
+    if not any(key.startswith(PREFIX) for key in properties):
+        raise OnnxModelError(f"{origin} was not written by lcprune: it has no lcprune metadata", _FIX)
+    try:
+        info = _decode(properties)
+    except (KeyError, TypeError, ValueError) as error:
+        raise OnnxModelError(f"the metadata of {origin} is damaged: {error!r}", "export the model again") from None
+    early_exits = len(info.exits) - 1 if info.kind == "progressive" else 0
+    fits = (
+        len(info.exits) == len(info.exit_macs) == len(info.temperatures)
+        and len(info.thresholds) == early_exits
+        and (info.kind == "progressive") == (len(info.exits) > 1)
+    )
+    if not fits or not info.classes:
+        raise OnnxModelError(f"the metadata of {origin} contradicts itself", "export the model again")
+    return info
+
+
+def _decode(properties: Mapping[str, str]) -> ModelInfo:
+    def value(key: str) -> Any:
+        return json.loads(properties[PREFIX + key])
+
+    def numbers(key: str) -> tuple[float, ...]:
+        return tuple(float(number) for number in value(key))
+
+    kind = properties[PREFIX + "kind"]
+    if kind not in ("submodel", "progressive"):
+        raise ValueError(f"kind {kind}")
+    return ModelInfo(
+        classes=tuple(str(name) for name in value("classes")),
+        mean=numbers("mean"),
+        std=numbers("std"),
+        exits=tuple(ExitInfo(**entry) for entry in value("exits")),
+        input=InputInfo(**value("input")),
+        recipe_sha256=properties[PREFIX + "recipe_sha256"],
+        main_macs=int(value("main_macs")),
+        exit_macs=tuple(int(macs) for macs in value("exit_macs")),
+        kind="progressive" if kind == "progressive" else "submodel",
+        thresholds=numbers("thresholds"),
+        temperatures=numbers("temperatures"),
+        version=properties[PREFIX + "version"],
+    )
+
+
+def _refuse_foreign(model: onnx.ModelProto, path: Path) -> None:
+    """A file that we wrote needs no other file and no operators from elsewhere; one that does may be an attack."""
+    domains = {entry.domain for entry in model.opset_import} | {function.domain for function in model.functions}
+    for graph in _graphs(model.graph):
+        domains |= {node.domain for node in graph.node}
+        tensors = [*graph.initializer, *_attribute_tensors(graph)]
+        sparse = [part for tensor in graph.sparse_initializer for part in (tensor.values, tensor.indices)]
+        if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in [*tensors, *sparse]):
+            raise OnnxModelError(f"{path} keeps its weights in other files, which is refused", _FIX)
+    if foreign := domains - DOMAINS:
+        raise OnnxModelError(f"{path} needs operators of {', '.join(sorted(foreign))}, which is refused", _FIX)
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graph and the branches in it, however deep."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for branch in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from _graphs(branch)
+
+
+def _attribute_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from (*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors)

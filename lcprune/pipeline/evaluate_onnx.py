@@ -1,0 +1,85 @@
+"""Accuracy of an exported model on a folder of images, without torch, or on a recipe's test split."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lcprune import recipe as recipes
+from lcprune.analysis import evaluate as analysis
+from lcprune.analysis.evaluate import ProgressiveResult
+from lcprune.data import sources
+from lcprune.data.images import read_folder
+from lcprune.errors import DataError
+from lcprune.export.session import OnnxClassifier
+from lcprune.pipeline.evaluate_run import as_rows
+
+Images = np.ndarray[Any, np.dtype[np.uint8]]
+Labels = np.ndarray[Any, np.dtype[np.int64]]
+
+
+def evaluate(model: Path, data: str, data_root: Path) -> dict[str, Any]:
+    """Accuracy of every exit of a file, of ensembles, and of progressive inference at its own and other thresholds.
+
+    Args:
+        model: A file that `export` wrote.
+        data: A folder with one subfolder of images for each class, or a recipe whose test split is taken.
+        data_root: Where a recipe's images are, unless it says.
+
+    Raises:
+        OnnxModelError: If the file is no model of ours.
+        DataError: If the images do not fit it.
+    """
+    classifier = OnnxClassifier(model)
+    images, labels, split = _images(classifier, data, data_root)
+    pixels = images.astype(np.float32) / np.float32(255)
+    info = classifier.info
+    result: dict[str, Any] = {"split": split, "samples": len(labels), "exits": [], "ensembles": {}, "progressive": []}
+    if info.kind == "submodel" or classifier.takes_thresholds:
+        logits = classifier.exit_logits(pixels)  # (exits, N, classes)
+        accuracies = analysis.accuracies_pct(logits, labels)
+        result["exits"] = [
+            {"name": known.name, "exit_index": known.exit_index, "accuracy_pct": accuracy}
+            for known, accuracy in zip(info.exits, accuracies, strict=True)
+        ]
+        result["ensembles"] = analysis.ensembles(logits, labels)
+        if info.kind == "progressive":
+            result["progressive"] = as_rows(analysis.sweep(logits, labels, info.exit_macs, info.main_macs))
+    if info.kind == "progressive":
+        result["progressive"].insert(0, _at_own_thresholds(classifier, pixels, labels))
+    return result
+
+
+def _at_own_thresholds(classifier: OnnxClassifier, pixels: Any, labels: Labels) -> dict[str, Any]:
+    """What the graph itself does with the thresholds that are in it."""
+    info = classifier.info
+    prediction = classifier.run(pixels)
+    counts = np.bincount(prediction.exit_indices, minlength=len(info.exits))
+    mean_macs = float(counts @ np.asarray(info.exit_macs, np.float64)) / len(labels)
+    own = ProgressiveResult(
+        thresholds=info.thresholds,
+        accuracy_pct=100 * float((prediction.labels == labels).mean()),
+        mean_macs=mean_macs,
+        macs_ratio=mean_macs / info.main_macs,
+        exit_fractions=tuple((counts / len(labels)).tolist()),
+    )
+    return {**as_rows([own])[0], "threshold": list(info.thresholds)}
+
+
+def _images(classifier: OnnxClassifier, data: str, data_root: Path) -> tuple[Images, Labels, str]:
+    info = classifier.info
+    if Path(data).is_dir():
+        images, labels, _ = read_folder(Path(data), info.input.size, info.input.channels, info.classes)
+        return images, labels, data
+    recipe = recipes.load(data)
+    dataset = sources.load(recipe.data, data_root, recipe.train.seed)
+    shape = (info.input.channels, info.input.size, info.input.size)
+    if dataset.classes != info.classes or dataset.image_shape != shape:
+        raise DataError(
+            f"the images of {data} ({len(dataset.classes)} classes, {dataset.image_shape}) are not those that "
+            f"{classifier.name} was trained for ({len(info.classes)} classes, {shape})",
+            "name the recipe that it was trained with, or a folder of its classes",
+        )
+    if not len(dataset.test):
+        raise DataError(f"{data} has no test images", "name a folder of images, one subfolder for each class")
+    return dataset.test.images, dataset.test.labels, f"test split of {recipe.name}"

@@ -1,0 +1,116 @@
+"""Choosing the smallest sub-model of a run within a budget."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lcprune import runs
+from lcprune.analysis.select import (
+    Budget,
+    Candidate,
+    Predictions,
+    SubmodelCost,
+    candidates_from,
+    choose,
+    refusal,
+)
+from lcprune.errors import RunError
+from lcprune.pipeline.profile import Costs, costs_of
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A choice among the sub-models of a run."""
+
+    run: Path
+    budget: Budget
+    decided_on: str
+    """``val`` or ``test``."""
+    selected: Candidate
+    candidates: tuple[Candidate, ...]
+    verdicts: dict[str, str]
+    """By name: why a candidate was refused, or why it was not the one."""
+
+    def as_json(self) -> dict[str, Any]:
+        """As in ``selection.json``."""
+        return {
+            "reference": asdict(self.candidates[-1]),
+            "budget": asdict(self.budget),
+            "decided_on": self.decided_on,
+            "selected": asdict(self.selected),
+            "candidates": [asdict(candidate) for candidate in self.candidates],
+        }
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a person should know besides the table."""
+        lines = [f"selected: {self.selected.name} ({self.run / runs.SELECTION})"]
+        if self.decided_on == "test":
+            lines.append("the test set decided, so its accuracies are too good to be reported")
+        if self.selected.name == "main":
+            lines.append("only main is within the budget: a larger --max-drop would allow a smaller network")
+        return [*lines, "next: lcprune export --format onnx, or with --progressive one graph that stops early"]
+
+
+def select(folder: Path, budget: Budget, *, use_test_split: bool) -> Selection:
+    """Chooses, and writes ``selection.json``.
+
+    Raises:
+        BudgetError: If nothing fits; ``selection.json`` is as it was.
+        RunError: If the run is not finished.
+        DataError: If there is no split to decide on.
+    """
+    folder, recipe = runs.open_run(folder)
+    arrays = runs.read_predictions(folder)
+    decides = deciding_split(arrays, use_test_split)
+    candidates = make_candidates(arrays, costs_of(folder, recipe), decides, budget.confidence)
+    selected = choose(candidates, budget)
+    verdicts = {c.name: refusal(c, budget) or _verdict(c, selected, budget) for c in candidates}
+    selection = Selection(folder, budget, decides, selected, candidates, verdicts)
+    runs.write_json(folder / runs.SELECTION, selection.as_json())
+    runs.record(folder, runs.SELECTION)
+    return selection
+
+
+def deciding_split(arrays: dict[str, np.ndarray[Any, Any]], use_test_split: bool) -> str:
+    """``val``, or ``test`` where the user asks for it.
+
+    Raises:
+        RunError: If that split has no images.
+    """
+    name = "test" if use_test_split else "val"
+    if len(arrays[f"{name}_labels"]):
+        return name
+    if use_test_split:
+        raise RunError("this run has no test images", "leave --use-test-split out")
+    raise RunError(
+        "this run held out no validation images (data.val_size: 0), so there is nothing honest to decide on",
+        "train with data.val_size above 0, or let the test images decide with --use-test-split",
+    )
+
+
+def make_candidates(
+    arrays: dict[str, np.ndarray[Any, Any]], costs: Costs, decides: str, confidence: float | None
+) -> tuple[Candidate, ...]:
+    """All sub-models of a run with cost and accuracy."""
+    measured = [SubmodelCost(e.macs, e.params, e.size_bytes, e.latency_ms) for e in costs.exits]
+    return candidates_from(
+        measured,
+        _predictions(arrays, "val"),
+        _predictions(arrays, "test"),
+        decides="test" if decides == "test" else "val",
+        confidence=confidence,
+    )
+
+
+def _predictions(arrays: dict[str, np.ndarray[Any, Any]], split: str) -> Predictions | None:
+    labels = arrays[f"{split}_labels"]
+    return (arrays[f"{split}_logits"], labels) if len(labels) else None
+
+
+def _verdict(candidate: Candidate, selected: Candidate, budget: Budget) -> str:
+    if candidate == selected:
+        return "selected"
+    return f"within the budget, but not the one with the least {budget.minimize}"

@@ -1,0 +1,149 @@
+import numpy as np
+import pytest
+
+from lcprune.analysis import evaluate
+from lcprune.analysis.evaluate import (
+    CascadeCost,
+    ProgressiveResult,
+    accuracies_pct,
+    drop_pct,
+    ensembles,
+    leave_at,
+    progressive,
+    softmax_confidence,
+    sweep,
+    within,
+)
+
+COST = CascadeCost(group_macs=(10, 20, 30, 40), critic_macs=(1, 2, 3))
+
+
+def two_class(*probabilities: float) -> np.ndarray:
+    """Logits ``(n, 2)`` whose softmax gives class 0 these probabilities."""
+    p = np.array(probabilities)
+    return np.stack([np.log(p), np.log(1 - p)], axis=1).astype(np.float32)
+
+
+def test_confidence_is_the_largest_softmax_probability() -> None:
+    confidences, predictions = softmax_confidence(np.stack([two_class(0.9, 0.3), two_class(0.5, 0.25)]))
+    np.testing.assert_allclose(confidences, [[0.9, 0.7], [0.5, 0.75]], rtol=1e-6)
+    assert predictions.tolist() == [[0, 1], [0, 1]]
+    assert confidences.dtype == np.float32
+    assert predictions.dtype == np.int64
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_row_that_is_not_finite_has_no_confidence_and_no_prediction(bad: float) -> None:
+    logits = np.array([[[bad, 0.0], [3.4e38, -3.4e38]]], dtype=np.float32)
+    confidences, predictions = softmax_confidence(logits)
+    np.testing.assert_array_equal(confidences, [[np.nan, 1.0]])
+    assert predictions.tolist() == [[-1, 0]]
+    assert accuracies_pct(logits, np.array([0, 0])) == (50.0,)
+
+
+def test_rows_are_looked_at_in_chunks_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(3, 25, 4)).astype(np.float32), rng.integers(0, 4, 25)
+    whole = softmax_confidence(logits), ensembles(logits, labels)
+    monkeypatch.setattr(evaluate, "CHUNK_VALUES", 4 * 7)
+    chunked = softmax_confidence(logits), ensembles(logits, labels)
+    np.testing.assert_array_equal(chunked[0][0], whole[0][0])
+    np.testing.assert_array_equal(chunked[0][1], whole[0][1])
+    assert chunked[1] == whole[1]
+
+
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    logits = np.zeros((2, 3, 4), dtype=np.float32)
+    with pytest.raises(ValueError, match="not \\(K, N, C\\)"):
+        softmax_confidence(logits[0])
+    with pytest.raises(ValueError, match="not \\(K, N, C\\)"):
+        softmax_confidence(logits[:, :0])
+    with pytest.raises(ValueError, match="labels are"):
+        accuracies_pct(logits, np.zeros(1, dtype=np.int64))
+    with pytest.raises(ValueError, match="thresholds"):
+        leave_at(np.zeros((3, 5), dtype=np.float32), [0.5])
+
+
+def test_accuracy_of_every_exit() -> None:
+    logits = np.stack([two_class(0.9, 0.9, 0.9, 0.9), two_class(0.9, 0.9, 0.1, 0.9)])
+    assert accuracies_pct(logits, np.array([0, 0, 1, 1])) == (50.0, 75.0)
+
+
+def test_ensembles_sum_the_outputs() -> None:
+    logits = np.array([[[3.0, 0.0]], [[0.0, 2.0]], [[0.0, 2.0]]], dtype=np.float32)  # (3, 1, 2)
+    assert ensembles(logits, np.array([1])) == {"1+2": 0.0, "1+2+main": 100.0}  # 3 > 2, but 3 < 4
+    assert ensembles(logits[:2], np.array([1])) == {"1+main": 0.0}
+    assert ensembles(logits[:1], np.array([1])) == {}
+    assert list(ensembles(np.zeros((4, 1, 2), dtype=np.float32), np.array([0]))) == ["1+2+3", "1+2+3+main"]
+
+
+def test_ensembles_of_outputs_that_are_not_finite() -> None:
+    logits = np.array([[[np.inf, 0.0]], [[-np.inf, 1.0]]], dtype=np.float32)
+    assert ensembles(logits, np.array([0])) == {"1+main": 0.0}
+
+
+def test_macs_paid_at_every_exit() -> None:
+    assert COST.main_macs == 100
+    assert COST.exit_macs() == (11, 33, 66, 106)
+    assert COST.exit_macs([0, 2]) == (11, 64, 104)
+    assert COST.exit_macs([1]) == (32, 102)
+    assert COST.exit_macs([]) == (100,)
+
+
+@pytest.mark.parametrize("kept", [[3], [-1], [1, 0], [1, 1]])
+def test_only_early_exits_in_order_can_be_kept(kept: list[int]) -> None:
+    with pytest.raises(ValueError, match="ascending choice"):
+        COST.exit_macs(kept)
+
+
+@pytest.mark.parametrize(("groups", "critics"), [((), ()), ((1, 2), ()), ((1, 2), (3, 4)), ((1, -2), (3,))])
+def test_impossible_costs_are_refused(groups: tuple[int, ...], critics: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="critics|negative"):
+        CascadeCost(groups, critics)
+
+
+def test_a_row_leaves_at_the_first_exit_that_is_confident_enough() -> None:
+    confidences = np.array([[0.9, 0.5, 0.5, np.nan, 0.9], [0.1, 0.7, 0.6, np.nan, 0.9]], dtype=np.float32)
+    assert leave_at(confidences, [0.9, 0.7]).tolist() == [0, 1, 2, 2, 0]  # equal is enough, in float32
+    assert leave_at(confidences, [0.9]).tolist() == [0, 1, 1, 1, 0]  # the last row of confidences is main's
+    assert leave_at(confidences[:1], []).tolist() == [0, 0, 0, 0, 0]
+
+
+def test_progressive_counts_accuracy_and_macs_where_the_rows_leave() -> None:
+    logits = np.stack([two_class(0.95, 0.6, 0.4, 0.99), two_class(0.5, 0.9, 0.4, 0.5), two_class(0.9, 0.1, 0.9, 0.9)])
+    labels = np.array([0, 0, 0, 1])
+    result = progressive(logits, labels, [0.9, 0.8], exit_macs=(11, 33, 63), main_macs=60)
+    # rows 0 and 3 leave at exit 0 (right, wrong), row 1 at exit 1 (right), row 2 goes to main (right)
+    expected = ProgressiveResult(
+        (0.9, 0.8), 75.0, (11 + 11 + 33 + 63) / 4, (11 + 11 + 33 + 63) / 240, (0.5, 0.25, 0.25)
+    )
+    assert result == expected
+
+
+def test_no_early_exit_is_main_alone() -> None:
+    result = progressive(np.stack([two_class(0.9, 0.4)]), np.array([0, 0]), [], exit_macs=(60,), main_macs=60)
+    assert result == ProgressiveResult((), 50.0, 60.0, 1.0, (1.0,))
+
+
+def test_progressive_refuses_the_costs_of_another_cascade() -> None:
+    with pytest.raises(ValueError, match="not of one cascade"):
+        progressive(np.stack([two_class(0.9)] * 2), np.array([0]), [0.5], exit_macs=(1, 2, 3), main_macs=3)
+
+
+def test_sweep_tries_one_threshold_for_all_exits() -> None:
+    logits = np.stack([two_class(0.92, 0.6), two_class(0.97, 0.7), two_class(0.9, 0.9)])
+    labels = np.zeros(2, dtype=np.int64)
+    results = sweep(logits, labels, exit_macs=(1, 2, 3), main_macs=3)
+    assert [r.thresholds[0] for r in results] == [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99]
+    assert results[4] == progressive(logits, labels, [0.9, 0.9], (1, 2, 3), 3)
+    assert [r.exit_fractions for r in results[4:]] == [(0.5, 0.0, 0.5), (0.0, 0.5, 0.5), (0.0, 0.0, 1.0)]
+    assert sweep(logits, labels, (1, 2, 3), 3, thresholds=[0.95]) == results[5:6]
+
+
+def test_a_drop_is_exact_and_an_exactly_met_budget_is_met() -> None:
+    reference, candidate = np.arange(10_000) < 5002, np.arange(10_000) < 4972
+    assert 50.02 - 49.72 > 0.3  # the trap
+    assert drop_pct(reference, candidate) == 0.3
+    assert drop_pct(candidate, reference) == -0.3
+    assert within(50.02 - 49.72, 0.3)
+    assert not within(0.300001, 0.3)

@@ -1,0 +1,158 @@
+"""The network of a recipe: its size, its cost, its first weights."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from lcprune import recipe
+from lcprune.errors import ModelError
+from lcprune.models import Network, build, initialize
+
+CIFAR = (3, 32, 32)
+
+
+def network_of(*overrides: str, classes: int = 10, image_shape: tuple[int, int, int] = CIFAR) -> Network:
+    channels = image_shape[0]
+    loaded = recipe.load("vgg_cifar10", overrides)
+    return build(loaded, classes, image_shape, (0.5,) * channels, (0.25,) * channels)
+
+
+def params(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def macs(module: nn.Module, image_shape: tuple[int, int, int]) -> int:
+    """Half of what ``torch.utils.flop_counter`` counts for one image."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module.eval()(torch.zeros(1, *image_shape))
+    flops, rest = divmod(counter.get_total_flops(), 2)
+    assert rest == 0
+    return flops
+
+
+def test_params_agree_with_table_5() -> None:
+    network = network_of()
+    counts = [params(network.submodel(k)) for k in (1, 2, 3, 4)]
+    assert counts == [1_423_434, 883_530, 2_261_322, 7_867_594]
+    assert [round(count / 1e6, 2) for count in counts] == [1.42, 0.88, 2.26, 7.87]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected", "cascade"),
+    [
+        ([], [116_326_400, 171_966_464, 247_218_176, 322_715_648], 456_556_544),
+        (["critics.head=pooled"], [40_718_336, 136_269_824, 233_000_960, 322_715_648], 331_034_624),
+    ],
+)
+def test_macs_agree_with_those_worked_out_for_the_paper(
+    overrides: list[str], expected: list[int], cascade: int
+) -> None:
+    network = network_of(*overrides)
+    assert [macs(network.submodel(k), CIFAR) for k in (1, 2, 3, 4)] == expected
+    assert macs(network, CIFAR) == cascade
+
+
+def test_the_first_sub_model_is_larger_than_main_with_100_classes_and_the_papers_head() -> None:
+    network = network_of(classes=100)
+    # 1,310,720 weights of the linear layer for each 10 classes, and 10 biases
+    assert params(network.submodel(1)) == 1_423_434 + 9 * (1_310_720 + 10) == 13_220_004
+    assert params(network.submodel(4)) == 7_867_594 + 9 * (81_920 + 10) == 8_604_964
+    pooled = network_of("critics.head=pooled", classes=100)
+    assert params(pooled.submodel(1)) < params(pooled.submodel(2)) < params(pooled.submodel(4))
+
+
+@pytest.mark.parametrize("overrides", [[], ["critics.head=pooled"]])
+def test_a_stride_costs_the_same_weights_as_a_pool(overrides: list[str]) -> None:
+    stride = network_of("model.downsample=stride", *overrides)
+    pool = network_of(*overrides)
+    assert [params(stride.submodel(k)) for k in (1, 2, 3, 4)] == [params(pool.submodel(k)) for k in (1, 2, 3, 4)]
+    assert [logits.shape for logits in stride.eval()(torch.zeros(2, *CIFAR))] == [(2, 10)] * 4
+
+
+@pytest.mark.parametrize(
+    ("name", "group_sizes"),
+    [("vgg_cifar10", [2, 3, 3, 3]), ("vgg_cifar10_lc1", [5, 6]), ("vgg_cifar10_lc5", [2] * 5 + [1])],
+)
+def test_critics_sit_where_the_recipe_puts_them(name: str, group_sizes: list[int]) -> None:
+    network = build(recipe.load(name, ["model.width=0.1"]), 10, CIFAR, (0.5,) * 3, (0.25,) * 3)
+    convolutions = [[part for part in group.modules() if isinstance(part, nn.Conv2d)] for group in network.groups]
+    assert [len(group) for group in convolutions] == group_sizes
+    assert len(network.critics) == len(group_sizes) - 1
+    assert all(not isinstance(part, nn.BatchNorm2d) for part in network.critics.modules())
+    assert all(part.bias is None for group in convolutions for part in group)
+    with torch.no_grad():
+        assert [logits.shape for logits in network.eval()(torch.zeros(3, *CIFAR))] == [(3, 10)] * len(group_sizes)
+
+
+def test_backprop_has_no_critics() -> None:
+    network = network_of("train.method=backprop", "model.width=0.1", "critics.depth=[1,2,3]")
+    assert (len(network.groups), len(network.critics)) == (1, 0)
+    assert network.exit_names == ("main",)
+
+
+def test_deep_supervision_has_the_exits_of_local_critic() -> None:
+    joint = network_of("train.method=deep_supervision", "model.width=0.1")
+    assert {name: value.shape for name, value in joint.state_dict().items()} == {
+        name: value.shape for name, value in network_of("model.width=0.1").state_dict().items()
+    }
+
+
+def test_other_sizes_channels_and_classes() -> None:
+    network = network_of(
+        "model.width=0.25", "critics.channels=8", "critics.depth=[3,2,1]", classes=7, image_shape=(1, 24, 40)
+    )
+    assert [logits.shape for logits in network.eval()(torch.zeros(5, 1, 24, 40))] == [(5, 7)] * 4
+    assert [sum(isinstance(part, nn.Conv2d) for part in critic) for critic in network.critics] == [3, 2, 1]
+    assert [part.out_channels for part in network.groups.modules() if isinstance(part, nn.Conv2d)] == (
+        [16] * 2 + [32] * 3 + [64] * 3 + [128] * 3
+    )
+
+
+def test_classes_of_the_recipe_must_be_those_of_the_data() -> None:
+    with pytest.raises(ModelError) as caught:
+        network_of("model.classes=10", classes=7)
+    assert caught.value.problem == "model.classes is 10 but the data has 7 classes"
+    assert caught.value.fix == "set model.classes: 7, or leave it out"
+    assert network_of("model.classes=10", "model.width=0.1")
+
+
+def test_local_critic_needs_a_critic() -> None:
+    with pytest.raises(ModelError, match=r"critics\.after is empty"):
+        network_of("critics.after=[]")
+
+
+# First weights
+
+
+def test_the_seed_decides_the_weights() -> None:
+    first, same, other = (network_of("model.width=0.1", f"train.seed={seed}").state_dict() for seed in (3, 3, 4))
+    assert all(torch.equal(first[name], same[name]) for name in first)
+    assert not torch.equal(first["groups.0.0.weight"], other["groups.0.0.weight"])
+
+
+def test_the_global_generator_does_not_matter() -> None:
+    torch.manual_seed(1)
+    first = network_of("model.width=0.1").state_dict()
+    torch.manual_seed(2)
+    second = network_of("model.width=0.1").state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_initialize_leaves_the_global_generator_alone() -> None:
+    network = network_of("model.width=0.1")
+    before = torch.get_rng_state()
+    initialize(network, "xavier", seed=5)
+    initialize(network, "kaiming", seed=5)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_xavier_and_kaiming_have_their_spread() -> None:
+    layers = nn.Sequential(nn.Conv2d(16, 64, 3), nn.Linear(300, 100))
+    for scheme, convolution in (("xavier", (2 / (16 * 9 + 64 * 9)) ** 0.5), ("kaiming", (2 / (16 * 9)) ** 0.5)):
+        initialize(layers, scheme, seed=0)
+        assert layers[0].weight.std().item() == pytest.approx(convolution, rel=0.02)
+        assert layers[1].weight.std().item() == pytest.approx((2 / 400) ** 0.5, rel=0.02)
+        assert layers[1].weight.abs().max().item() <= (6 / 400) ** 0.5  # uniform
+        assert not layers[0].bias.any()
+        assert not layers[1].bias.any()

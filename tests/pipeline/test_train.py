@@ -1,0 +1,246 @@
+"""Training into a run folder, and going on as if it had never stopped."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lcprune import recipe as recipes
+from lcprune import runs
+from lcprune.errors import RunError, TrainingError
+from lcprune.pipeline import train as pipeline
+from lcprune.training import checkpoint
+from lcprune.training.loop import Evaluation, Interrupted, LoggedStep
+
+TINY = (
+    "model.width=0.0625",
+    "critics.channels=8",
+    "data.batch_size=64",
+    "train.iterations=30",
+    "train.checkpoint_every=10",
+    "train.evaluate_every=15",
+    "logging.every=5",
+)
+
+
+class Recording:
+    """A listener that remembers, and does something at one step."""
+
+    def __init__(self, at: int = -1, act: Callable[[], None] = lambda: None) -> None:
+        self.at, self.act = at, act
+        self.logged: list[LoggedStep] = []
+        self.evaluations: list[Evaluation] = []
+
+    def stepped(self, step: int, logged: LoggedStep | None) -> None:
+        if logged is not None:
+            self.logged.append(logged)
+        if step == self.at:
+            self.act()
+
+    def evaluated(self, evaluation: Evaluation) -> None:
+        self.evaluations.append(evaluation)
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def train(out: Path, *overrides: str, listener: Recording | None = None) -> pipeline.Trained:
+    return pipeline.train(
+        recipes.load("digits", [*TINY, *overrides]),
+        out=out,
+        data_root=out.parent,
+        device="cpu",
+        display=lambda *_: nullcontext(listener or Recording()),
+        notice=lambda _: None,
+    )
+
+
+def resume(run: Path, *overrides: str, notices: list[str] | None = None) -> pipeline.Trained:
+    return pipeline.resume(
+        run,
+        overrides,
+        device="cpu",
+        display=lambda *_: nullcontext(Recording()),
+        notice=([] if notices is None else notices).append,
+    )
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def equal_weights(one: Path, other: Path) -> bool:
+    first, second = load_file(one / runs.WEIGHTS), load_file(other / runs.WEIGHTS)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_run_folder_holds_what_the_contract_says(tmp_path: Path) -> None:
+    result = train(tmp_path / "run")
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {
+        "recipe.yaml",
+        "environment.json",
+        "dataset.json",
+        "metrics.jsonl",
+        "weights.safetensors",
+        "checkpoints",
+        "predictions.npz",
+        "manifest.json",
+    }
+    with np.load(tmp_path / "run/predictions.npz") as arrays:
+        assert {name: arrays[name].shape for name in arrays} == {
+            "val_logits": (4, 300, 10),
+            "val_labels": (300,),
+            "test_logits": (4, 360, 10),
+            "test_labels": (360,),
+        }
+        correct = (arrays["test_logits"].argmax(2) == arrays["test_labels"]).mean(1) * 100
+    assert result.test_accuracy_pct == pytest.approx(correct)
+    assert result.iterations == 30
+    assert (tmp_path / "runs/latest").resolve() == tmp_path / "run"
+
+
+def test_metrics_have_a_line_for_every_interval_and_evaluation(tmp_path: Path) -> None:
+    train(tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    logged = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in logged] == [5, 10, 15, 20, 25, 30]
+    assert set(logged[0]) == {"step", "epoch", "lr", "loss", "critic_loss", "images_per_s"}
+    assert len(logged[0]["loss"]) == 4
+    assert len(logged[0]["critic_loss"]) == 3
+    assert logged[0]["epoch"] == pytest.approx(5 / (1137 // 64))
+    assert [(line["step"], line["split"]) for line in lines if "accuracy_pct" in line] == [(15, "val"), (30, "val")]
+
+
+@pytest.mark.parametrize("memory", ["train.channels_last=true", "train.channels_last=false"])
+@pytest.mark.parametrize("stop_at", [3, 13, 20])
+def test_resume_is_bit_equal_to_a_run_never_stopped(tmp_path: Path, memory: str, stop_at: int) -> None:
+    train(tmp_path / "whole", memory)
+    with pytest.raises(Interrupted):  # 13 and 20 are no ends of an epoch, which has 17 steps
+        train(tmp_path / "stopped", memory, listener=Recording(stop_at, interrupt))
+    stopped = checkpoint.load(tmp_path / "stopped/checkpoints/last.pt")
+    assert stopped["step"] == stop_at + 1
+    resume(tmp_path / "stopped")
+    assert equal_weights(tmp_path / "whole", tmp_path / "stopped")
+    with np.load(tmp_path / "whole/predictions.npz") as one, np.load(tmp_path / "stopped/predictions.npz") as other:
+        assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_a_run_that_died_before_its_first_checkpoint_starts_again(tmp_path: Path) -> None:
+    def die() -> None:
+        raise MemoryError
+
+    train(tmp_path / "whole")
+    with pytest.raises(MemoryError):
+        train(tmp_path / "died", listener=Recording(7, die))
+    assert not list((tmp_path / "died/checkpoints").iterdir())
+    resume(tmp_path / "died")
+    assert equal_weights(tmp_path / "whole", tmp_path / "died")
+    steps = [json.loads(line)["step"] for line in (tmp_path / "died/metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)
+    assert steps.count(5) == 1
+
+
+def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
+    train(tmp_path / "one")
+    train(tmp_path / "other", "train.seed=1")
+    assert not equal_weights(tmp_path / "one", tmp_path / "other")
+
+
+def test_resume_takes_the_checkpoint_before_a_damaged_one(tmp_path: Path) -> None:
+    train(tmp_path / "whole")
+    train(tmp_path / "run")
+    last = tmp_path / "run/checkpoints/last.pt"
+    last.write_bytes(last.read_bytes()[:1000])
+    notices: list[str] = []
+    resume(tmp_path / "run", notices=notices)
+    assert "last.pt is damaged" in notices[0]
+    assert notices[1] == "going on from step 20"
+    assert equal_weights(tmp_path / "whole", tmp_path / "run")
+
+
+def test_only_damaged_checkpoints_are_an_error(tmp_path: Path) -> None:
+    train(tmp_path / "run")
+    for path in (tmp_path / "run/checkpoints").iterdir():
+        path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(RunError, match=r"last\.pt is damaged"):
+        resume(tmp_path / "run")
+
+
+def test_resume_announces_another_number_of_threads(tmp_path: Path) -> None:
+    train(tmp_path / "run")
+    content = checkpoint.load(tmp_path / "run/checkpoints/last.pt")
+    content["surroundings"]["threads"] = 64
+    torch.save(content, tmp_path / "run/checkpoints/last.pt")
+    notices: list[str] = []
+    resume(tmp_path / "run", notices=notices)
+    threads = torch.get_num_threads()
+    assert f"threads was 64 and is {threads}: the result will not be bit-equal to a run never stopped" in notices
+
+
+def test_resume_may_change_the_length_and_refuses_the_rest(tmp_path: Path) -> None:
+    train(tmp_path / "run")
+    assert resume(tmp_path / "run", "train.iterations=40").iterations == 40
+    with pytest.raises(RunError, match="resume cannot change train.lr"):
+        resume(tmp_path / "run", "train.lr=0.5")
+
+
+def test_a_loss_that_is_not_finite_names_the_group_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"layer group 1 .* is no longer a finite number") as error:
+        train(tmp_path / "run", "train.lr=1e30", "train.schedule=constant", "train.checkpoint_every=1")
+    assert "--set train.lr=2.5e+29" in error.value.fix
+    kept = checkpoint.load(tmp_path / "run/checkpoints/last.pt") if error.value.fix.count("resume") else None
+    assert kept is None or all(bool(t.isfinite().all()) for t in kept["network"].values())
+
+
+def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/mine.txt").write_text("mine")
+    with pytest.raises(RunError, match="holds something"):
+        train(tmp_path / "full")
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
+
+
+def test_without_validation_images_the_test_set_is_shown_but_decides_nothing(tmp_path: Path) -> None:
+    recording = Recording()
+    result = train(tmp_path / "run", "data.val_size=0", listener=recording)
+    assert [evaluation.split for evaluation in recording.evaluations] == ["test", "test"]
+    assert result.val_accuracy_pct == ()
+    assert not (tmp_path / "run/checkpoints/best.pt").exists()
+
+
+def test_backprop_has_one_exit(tmp_path: Path) -> None:
+    result = train(tmp_path / "run", "train.method=backprop")
+    assert result.exit_names == ("main",)
+    assert len(result.test_accuracy_pct) == 1
+
+
+def test_bf16_and_deep_supervision_train(tmp_path: Path) -> None:
+    result = train(tmp_path / "run", "train.method=deep_supervision", "train.precision=bf16")
+    assert min(result.test_accuracy_pct) > 20  # chance is 10
+
+
+def test_runs_are_numbered(tmp_path: Path) -> None:
+    recipe = recipes.load("digits")
+    assert runs.create(recipe, None) == Path("runs/digits-1")
+    assert runs.create(recipe, None) == Path("runs/digits-2")
+    assert runs.LATEST.resolve() == tmp_path / "runs/digits-2"
+
+
+def test_a_changed_file_is_found(tmp_path: Path) -> None:
+    train(tmp_path / "run")
+    path = tmp_path / "run/predictions.npz"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(RunError, match="SHA-256 has changed"):
+        runs.read_predictions(tmp_path / "run")

@@ -1,0 +1,111 @@
+"""Imports go down only, every wrapped library has one home, and `lcprune --help` needs no torch."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "lcprune"
+MODULES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.glob("**/*.py"))
+}
+
+LAYERS = (  # lowest first; a part may import what stands below it, and itself
+    {"errors"},
+    {"recipe"},
+    {"models", "data", "runs"},
+    {"training", "analysis", "export"},
+    {"report", "reproduce"},
+    {"pipeline"},
+    {"cli"},
+)
+LEVEL = {part: level for level, layer in enumerate(LAYERS) for part in layer}
+
+HOMES = {  # who may import a library, as prefixes of module names
+    "fvcore": ("lcprune.analysis.profile",),
+    "onnx": ("lcprune.export.",),
+    "onnxscript": ("lcprune.export.",),
+    "onnxruntime": ("lcprune.export.",),
+    "rich": ("lcprune.report.tables", "lcprune.report.progress", "lcprune.cli"),
+    "matplotlib": ("lcprune.report.plots",),
+    "torchvision": ("lcprune.data.sources",),
+    "typer": ("lcprune.cli",),
+    "pydantic": ("lcprune.recipe",),
+    "pydantic_core": ("lcprune.recipe",),
+    "ruamel": ("lcprune.recipe",),
+}
+INSTANT = ("lcprune", "lcprune.errors", "lcprune.recipe", "lcprune.cli")
+HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "numpy", "scipy", "matplotlib", "fvcore")
+
+
+def imports(source: str, module: str) -> Iterator[str]:
+    """Dotted names that a module imports anywhere in its text; ``from a import b`` gives ``a.b``."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: relative import in line {node.lineno}"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def part_of(name: str) -> str | None:
+    """``recipe`` of ``lcprune.recipe.load``; None for the bare package and for names such as ``__version__``."""
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 and not parts[1].startswith("__") else None
+
+
+def wrong_imports(module: str, source: str) -> list[str]:
+    own = part_of(module)
+    if own is None:  # lcprune/__init__.py
+        return [name for name in imports(source, module) if name.split(".")[0] == "lcprune"]
+    lower = {part for part, level in LEVEL.items() if level < LEVEL[own]}
+    names = [name for name in imports(source, module) if name.split(".")[0] == "lcprune"]
+    return [name for name in names if part_of(name) not in {None, own, *lower}]
+
+
+def strangers(module: str, source: str) -> list[str]:
+    """Libraries that the module imports although their home is elsewhere."""
+    libraries = {name.split(".")[0] for name in imports(source, module)}
+    return sorted(lib for lib in libraries if lib in HOMES and not module.startswith(HOMES[lib]))
+
+
+def test_every_module_has_a_layer() -> None:
+    assert {part_of(name) for name in MODULES} - {None} <= set(LEVEL)
+    assert len(MODULES) > 10
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_only_go_down(module: str) -> None:
+    assert wrong_imports(module, MODULES[module].read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_wrapped_library_has_one_home(module: str) -> None:
+    assert strangers(module, MODULES[module].read_text(encoding="utf-8")) == []
+
+
+def test_the_rules_see_what_they_forbid() -> None:
+    assert wrong_imports("lcprune.models.vgg", "import lcprune.training.loop") == ["lcprune.training.loop"]
+    assert wrong_imports("lcprune.models.vgg", "from lcprune import recipe, data") == ["lcprune.data"]
+    assert wrong_imports("lcprune.export.verify", "def f():\n    from lcprune.analysis import select") == [
+        "lcprune.analysis.select"
+    ]
+    assert (
+        wrong_imports("lcprune.export.verify", "from lcprune.export.session import a\nfrom lcprune import runs") == []
+    )
+    assert wrong_imports("lcprune", "from lcprune.recipe import load") == ["lcprune.recipe.load"]
+    assert wrong_imports("lcprune.runs", "from lcprune import __version__") == []
+    assert strangers("lcprune.cli", "import rich.table, typer\nfrom onnx import helper") == ["onnx"]
+    assert strangers("lcprune.analysis.select", "def f():\n    import fvcore.nn") == ["fvcore"]
+    assert strangers("lcprune.export.verify", "import onnx, onnxruntime, numpy") == []
+
+
+@pytest.mark.parametrize("module", [module for module in INSTANT if module in MODULES])
+def test_a_command_starts_without_what_is_slow_to_import(module: str) -> None:
+    code = f"import sys, {module}; print(*sorted(set(sys.modules) & {set(HEAVY)!r}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

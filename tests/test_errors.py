@@ -1,0 +1,29 @@
+"""Errors: what the command line prints and how it exits."""
+
+import pytest
+
+from lcprune import errors
+
+
+def children(error: type[errors.LcpruneError]) -> list[type[errors.LcpruneError]]:
+    return [error, *(grandchild for child in error.__subclasses__() for grandchild in children(child))]
+
+
+def test_an_error_says_what_is_wrong_and_how_to_mend_it() -> None:
+    error = errors.RecipeError("a.yaml is empty", "write something")
+    assert str(error) == "a.yaml is empty\n  fix: write something"
+    assert (error.problem, error.fix, error.args) == (
+        "a.yaml is empty",
+        "write something",
+        ("a.yaml is empty", "write something"),
+    )
+
+
+@pytest.mark.parametrize("error", children(errors.LcpruneError), ids=lambda error: error.__name__)
+def test_only_a_budget_that_cannot_be_met_has_exit_code_3(error: type[errors.LcpruneError]) -> None:
+    assert error.exit_code == (3 if error is errors.BudgetError else 1)
+
+
+def test_every_kind_has_a_name_of_its_own() -> None:
+    kinds = [error.kind for error in children(errors.LcpruneError)]
+    assert len(set(kinds)) == len(kinds)

@@ -1,0 +1,441 @@
+"""Recipes: what is refused, in which words, and what is understood."""
+
+import json
+from pathlib import Path
+
+import pydantic
+import pytest
+
+from lcprune import models, recipe
+from lcprune.errors import RecipeError
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+IMAGES = {"digits": (10, (1, 8, 8)), "cifar10": (10, (3, 32, 32)), "cifar100": (100, (3, 32, 32))}
+PAPER = {
+    "vgg_cifar10": ("cifar10", (2, 5, 8)),
+    "vgg_cifar10_lc1": ("cifar10", (5,)),
+    "vgg_cifar10_lc5": ("cifar10", (2, 4, 6, 8, 10)),
+    "vgg_cifar100": ("cifar100", (2, 5, 8)),
+    "vgg_cifar100_lc1": ("cifar100", (5,)),
+    "vgg_cifar100_lc5": ("cifar100", (2, 4, 6, 8, 10)),
+}
+BASE = """\
+name: mine
+data:
+  source: digits
+train:
+  iterations: 10
+"""
+JARGON = ("dictionary", "instance of", "tuple", "pydantic", "constrained", "Value error", "<class", "Config")
+
+
+def refused(text: str, overrides: tuple[str, ...] = ()) -> RecipeError:
+    with pytest.raises(RecipeError) as caught:
+        recipe.parse(text, "my.yaml", overrides)
+    assert "\n" not in caught.value.problem
+    assert "\n" not in caught.value.fix
+    assert not [word for word in JARGON if word in str(caught.value)]
+    return caught.value
+
+
+# What ships
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("**/*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_in_the_folder_ships_loads_and_builds(path: Path) -> None:
+    loaded = recipe.load(path)
+    assert path.read_text(encoding="utf-8") == recipe.shipped()[path.stem]
+    assert loaded == recipe.load(path.stem)
+    assert loaded.name == path.stem
+    assert path.read_text(encoding="utf-8").startswith("# ")  # says what it is
+    assert loaded.train.iterations is not None  # shipped recipes count in iterations
+    assert loaded.data.val_size > 0  # so that select works on it
+    classes, image_shape = IMAGES[loaded.data.source]
+    network = models.build(loaded, classes, image_shape, (0.5,) * image_shape[0], (0.25,) * image_shape[0])
+    assert len(network.critics) == len(loaded.critics.after)
+    assert recipe.parse(recipe.dump(loaded)) == loaded
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_paper_recipes_hold_the_protocol_of_the_paper(name: str) -> None:
+    loaded = recipe.load(name)
+    source, after = PAPER[name]
+    assert loaded.data.model_dump() == {
+        "source": source,
+        "root": None,
+        "val_size": 5000,
+        "image_size": None,
+        "channels": None,
+        "augment": "crop_flip",
+        "pad": 4,
+        "batch_size": 128,
+    }
+    critics = loaded.critics
+    assert (loaded.model.width, critics.after, critics.depth, critics.channels) == (1.0, after, 1, 128)
+    assert (critics.head, critics.loss, critics.optimizer, critics.lr) == ("paper", "cascade", "adam", 1e-4)
+    assert (critics.schedule, critics.update_every, critics.batch_norm) == ("constant", 1, False)
+    train = loaded.train
+    assert (train.method, train.iterations, train.lr, train.lr_drops) == ("local_critic", 80_000, 0.1, (0.5, 0.75))
+    assert (train.optimizer, train.momentum, train.nesterov, train.weight_decay) == ("sgd", 0.9, False, 5e-4)
+    assert (train.schedule, train.init, train.label_smoothing) == ("step", "xavier", 0.0)
+
+
+# What is understood
+
+
+def test_numbers_and_words_are_those_of_yaml_1_2() -> None:
+    loaded = recipe.parse(BASE.replace("mine", "no") + "  lr: 1e-3\n  weight_decay: 5e-4\n")
+    assert (loaded.name, loaded.train.lr, loaded.train.weight_decay) == ("no", 0.001, 0.0005)
+
+
+def test_what_is_left_out_has_its_default() -> None:
+    loaded = recipe.parse(BASE)
+    assert loaded.critics.after == (2, 5, 8)
+    assert loaded.critics.depths == (1, 1, 1)
+    assert loaded.data.batch_size == 128
+    assert loaded.logging.every == 50
+
+
+def test_depth_may_name_every_critic() -> None:
+    assert recipe.parse(BASE + "critics: {depth: [3, 2, 1]}\n").critics.depths == (3, 2, 1)
+
+
+def test_a_recipe_is_frozen() -> None:
+    loaded = recipe.parse(BASE)
+    with pytest.raises(pydantic.ValidationError, match="frozen"):
+        loaded.train.lr = 1.0
+    with pytest.raises(pydantic.ValidationError, match="frozen"):
+        loaded.name = "other"
+
+
+@pytest.mark.parametrize("name", ["'1e3'", "no", "'123'", "'true'", "'0x10'", "a.b-c_d"])
+@pytest.mark.parametrize("lr", ["1e-5", "1e-20", "0.1", "123456789.0"])
+def test_dump_and_parse_give_back_any_value(name: str, lr: str) -> None:
+    root = "'a folder  with: spaces # and   é, long enough to be wrapped over the eighty columns of a YAML line'"
+    text = f"name: {name}\ndata: {{source: digits, root: {root}}}\ntrain: {{epochs: 2.5, lr: {lr}}}\n"
+    loaded = recipe.parse(text)
+    dumped = recipe.dump(loaded)
+    assert recipe.parse(dumped) == loaded
+    assert "iterations" not in dumped  # nothing without a value
+    assert "batch_size" in dumped  # but every default
+
+
+def test_schema_describes_every_key() -> None:
+    schema = recipe.json_schema()
+    json.dumps(schema)
+    assert schema["additionalProperties"] is False
+    for section in ("DataConfig", "ModelConfig", "CriticsConfig", "TrainConfig", "LoggingConfig"):
+        keys = schema["$defs"][section]["properties"]
+        assert [key for key, value in keys.items() if not value.get("description")] == []
+    assert "Nesterov" in schema["$defs"]["TrainConfig"]["properties"]["nesterov"]["description"]
+
+
+# Where it is found
+
+
+def test_without_a_name_it_is_the_file_in_this_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RecipeError, match=r"no recipe was given and there is no \./lcprune\.yaml here") as caught:
+        recipe.load()
+    assert "digits" in caught.value.fix
+    Path("lcprune.yaml").write_text(BASE)
+    assert recipe.load().name == "mine"
+
+
+def test_a_file_goes_before_a_shipped_recipe_of_the_same_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("digits").write_text(BASE)
+    assert recipe.load("digits").name == "mine"
+
+
+@pytest.mark.parametrize("source", ["vgg_cifa10", "recipes/vgg_cifa10.yaml", Path("vgg_cifa10.yml")])
+def test_a_missing_recipe_names_the_nearest_one(source: str | Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        recipe.load(source)
+    assert caught.value.problem == f"there is no recipe {source}"
+    assert caught.value.fix.startswith("did you mean vgg_cifar10? shipped recipes: digits, ")
+
+
+def test_a_missing_recipe_without_a_near_one_lists_all() -> None:
+    with pytest.raises(RecipeError) as caught:
+        recipe.load("zzz")
+    assert caught.value.fix == f"shipped recipes: {', '.join(recipe.shipped())}"
+
+
+def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        recipe.load(tmp_path)
+    assert caught.value.problem == f"{tmp_path} is a folder, not a recipe"
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_bytes(b"name: \xff\xfe")
+    with pytest.raises(RecipeError, match="cannot be read") as caught:
+        recipe.load(path)
+    assert caught.value.fix == "give a text file in UTF-8"
+
+
+@pytest.mark.parametrize("text", ["", "\n", "# nothing but a comment\n", "- 1\n", "just words\n"])
+def test_an_empty_file_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        recipe.load(path)
+    assert caught.value.problem == f"{path} holds no recipe"
+    assert "lcprune recipes digits" in caught.value.fix
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("added", "problem", "fix"),
+    [
+        ("  lrr: 1\n", "my.yaml, line 6: unknown key train.lrr", "did you mean train.lr?"),
+        ("  batch_size: 1\n", "my.yaml, line 6: unknown key train.batch_size", "did you mean data.batch_size?"),
+        ("critic:\n  lr: 1\n", "my.yaml, line 6: unknown key critic", "did you mean critics?"),
+        ("critics:\n  haed: paper\n", "my.yaml, line 7: unknown key critics.haed", "did you mean critics.head?"),
+        ("model: {widht: 1}\n", "my.yaml, line 6: unknown key model.widht", "did you mean model.width?"),
+        (
+            "zzzz: 1\n",
+            "my.yaml, line 6: unknown key zzzz",
+            "known keys: name, data, model, critics, train, logging",
+        ),
+        ("logging: {zzzz: 1}\n", "my.yaml, line 6: unknown key logging.zzzz", "known keys: logging.every"),
+    ],
+)
+def test_an_unknown_key_is_named_with_its_line_and_the_nearest_one(added: str, problem: str, fix: str) -> None:
+    error = refused(BASE + added)
+    assert (error.problem, error.fix) == (problem, fix)
+
+
+def test_a_duplicate_key_is_named_with_its_line() -> None:
+    error = refused(BASE + "  lr: 1\n  lr: 2\n")
+    assert error.problem.startswith('my.yaml, line 7: found duplicate key "lr"')
+    assert error.fix == "keep one of the two"
+    assert refused(BASE + "data: {}\n").problem.startswith('my.yaml, line 6: found duplicate key "data"')
+
+
+@pytest.mark.parametrize(
+    ("text", "problem", "fix"),
+    [
+        ("train: {iterations: 3}\nname: a\n", "my.yaml: data is missing", "add data: ... to it"),
+        ("data: {source: digits}\ntrain: {iterations: 3}\n", "my.yaml: name is missing", "add name: ... to it"),
+        ("name: a\ndata: {source: digits}\n", "my.yaml: train is missing", "add train: ... to it"),
+        (
+            "name: a\ndata: {root: x}\ntrain: {iterations: 3}\n",
+            "my.yaml, line 2: data.source is missing",
+            "add source: ... under data:",
+        ),
+        (
+            "name: a\ndata: {source: digits}\ntrain: {lr: 1}\n",
+            "my.yaml, line 3: train: the length of the run is missing",
+            "write iterations: 4000, or epochs: 12",
+        ),
+        (
+            BASE + "  epochs: 3\n",
+            "my.yaml, line 4: train: iterations and epochs are both given",
+            "keep the one that you mean",
+        ),
+        (
+            BASE.replace("digits", "imagefolder"),
+            "my.yaml, line 2: data: imagefolder needs image_size",
+            "write the height and width in pixels, such as image_size: 64",
+        ),
+        (
+            BASE.replace("digits", "digits\n  image_size: 9"),
+            "my.yaml, line 2: data: digits images have a size of their own",
+            "leave image_size out",
+        ),
+    ],
+)
+def test_what_is_missing_or_too_much_is_named(text: str, problem: str, fix: str) -> None:
+    error = refused(text)
+    assert (error.problem, error.fix) == (problem, fix)
+
+
+SCHEMA = "lcprune schema describes "
+
+
+@pytest.mark.parametrize(
+    ("added", "problem", "fix"),
+    [
+        ("  lr: fast\n", "train.lr: Input should be a valid number, unable to parse string as a number", SCHEMA),
+        ("  lr: no\n", "train.lr: Input should be a valid number, unable to parse string as a number", SCHEMA),
+        ("  lr: [1]\n", "train.lr: Input should be a valid number (given: [1])", SCHEMA),
+        ("  lr: true\n", "train.lr: true is no value for it", SCHEMA),
+        ("  seed: true\n", "train.seed: true is no value for it", SCHEMA),
+        ("  seed: 1.5\n", "train.seed: Input should be a valid integer, got a number with a fractional part", SCHEMA),
+        ("  compile: maybe\n", "train.compile: Input should be a valid boolean", SCHEMA),
+        ("  lr_drops: 0.5\n", "train.lr_drops: Input should be a list (given: 0.5)", "write it in brackets"),
+        ("  lr_drops: [x]\n", "train.lr_drops: Input should be a valid number", SCHEMA + "train.lr_drops"),
+        ("critics:\n", "critics: this is a section, with keys of its own (given: null)", "known keys: after, depth,"),
+        ("critics: 3\n", "critics: this is a section, with keys of its own (given: 3)", "known keys: after, depth,"),
+        ("critics: {after: [true, 5]}\n", "critics.after: [true, 5] is no value for it", SCHEMA),
+        ("critics: {depth: [1, x, 1]}\n", "critics.depth: Input should be a valid integer, unable to parse", SCHEMA),
+        ("critics: {depth: 1.5}\n", "critics.depth: Input should be a valid integer, got a number", SCHEMA),
+        ("critics: {head: papr}\n", "critics.head: Input should be 'paper' or 'pooled' (given: \"papr\")", "did you"),
+        ("critics: {loss: l2}\n", "critics.loss: Input should be 'cascade', 'cross_entropy' or 'mix'", SCHEMA),
+    ],
+)
+def test_a_wrong_type_is_refused_with_the_value_given(added: str, problem: str, fix: str) -> None:
+    error = refused(BASE + added)
+    assert error.problem.startswith(f"my.yaml, line 6: {problem}")
+    assert error.fix.startswith(fix)
+
+
+@pytest.mark.parametrize(
+    ("added", "problem"),
+    [
+        ("  lr: 0\n", "train.lr: Input should be greater than 0 (given: 0)"),
+        ("  lr: .inf\n", "train.lr: Input should be a finite number (given: Infinity)"),
+        ("  lr: .nan\n", "train.lr: Input should be a finite number (given: NaN)"),
+        ("  momentum: 1\n", "train.momentum: Input should be less than 1 (given: 1)"),
+        ("  warmup: 0\n", "train.warmup: Input should be greater than 0 (given: 0)"),
+        ("  warmup: 1\n", "train.warmup: Input should be less than 1 (given: 1)"),
+        ("  weight_decay: -1\n", "train.weight_decay: Input should be greater than or equal to 0 (given: -1)"),
+        ("  label_smoothing: 1\n", "train.label_smoothing: Input should be less than 1 (given: 1)"),
+        ("  seed: -1\n", "train.seed: Input should be greater than or equal to 0 (given: -1)"),
+        ("  seed: 2147483648\n", "train.seed: Input should be less than 2147483648 (given: 2147483648)"),
+        ("  evaluate_every: 0\n", "train.evaluate_every: Input should be greater than 0 (given: 0)"),
+        ("  checkpoint_every: 0\n", "train.checkpoint_every: Input should be greater than 0 (given: 0)"),
+        ("  epochs: 0\n", "train.epochs: Input should be greater than 0 (given: 0)"),
+        ("model: {width: 0}\n", "model.width: Input should be greater than 0 (given: 0)"),
+        ("model: {classes: 1}\n", "model.classes: Input should be greater than or equal to 2 (given: 1)"),
+        ("critics: {depth: 0}\n", "critics.depth: Input should be greater than 0 (given: 0)"),
+        ("critics: {depth: [1, 0, 1]}\n", "critics.depth: Input should be greater than 0 (given: 0)"),
+        ("critics: {channels: 0}\n", "critics.channels: Input should be greater than 0 (given: 0)"),
+        ("critics: {after: [0]}\n", "critics.after: Input should be greater than 0 (given: 0)"),
+        ("critics: {mix: 1.5}\n", "critics.mix: Input should be less than or equal to 1 (given: 1.5)"),
+        ("critics: {update_every: 0}\n", "critics.update_every: Input should be greater than 0 (given: 0)"),
+        ("logging: {every: 0}\n", "logging.every: Input should be greater than 0 (given: 0)"),
+    ],
+)
+def test_a_value_out_of_range_is_refused(added: str, problem: str) -> None:
+    assert refused(BASE + added).problem == f"my.yaml, line 6: {problem}"
+
+
+@pytest.mark.parametrize(
+    ("added", "problem", "fix"),
+    [
+        ("  lr_drops: [0.5, 1.5]\n", "train.lr_drops: [1.5] are no fractions of the run", "write 0.5 for half of it"),
+        ("  lr_drops: [0, 0.5]\n", "train.lr_drops: [0.0] are no fractions of the run", "write 0.5 for half of it"),
+        ("  lr_drops: [0.7, 0.5]\n", "train.lr_drops: [0.7, 0.5] is not in ascending order", SCHEMA + "train.lr_drops"),
+        (
+            "critics: {after: [5, 2]}\n",
+            "critics.after: [5, 2] is not in ascending order",
+            "write each place once, shallow first",
+        ),
+        (
+            "critics: {after: [2, 2]}\n",
+            "critics.after: [2, 2] is not in ascending order",
+            "write each place once, shallow first",
+        ),
+        (
+            "critics: {depth: [1, 1]}\n",
+            "critics: depth names 2 critics but after has 3",
+            "give one for each",
+        ),
+    ],
+)
+def test_a_list_that_makes_no_sense_is_refused(added: str, problem: str, fix: str) -> None:
+    error = refused(BASE + added)
+    assert (error.problem, error.fix) == (f"my.yaml, line 6: {problem}", fix)
+
+
+def test_nesterov_needs_momentum() -> None:
+    error = refused(BASE + "  nesterov: true\n  momentum: 0\n")
+    assert error.problem == "my.yaml, line 4: train: nesterov needs a momentum above 0"
+
+
+def test_several_errors_are_counted_and_the_first_is_told() -> None:
+    error = refused(BASE + "  lr: -1\n  seed: -1\n  warmup: 7\n")
+    assert (
+        error.problem == "my.yaml, line 6: train.lr: Input should be greater than 0 (given: -1) (2 more after this one)"
+    )
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "", "-a", "a" * 65, "a b"])
+def test_a_name_that_makes_no_folder_is_refused(name: str) -> None:
+    error = refused(BASE.replace("mine", f"'{name}'"))
+    assert error.problem == f'my.yaml, line 1: name: not a name for a folder (given: "{name}")'
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (BASE + "\tx: 1\n", "my.yaml, line 6: found character '\\t' that cannot start any token"),
+        (BASE + " x: 1\n", "my.yaml, line 6: expected <block end>, but found '<block mapping start>'"),
+        ("name: a: b\n", "my.yaml, line 1: mapping values are not allowed here"),
+        ("a: 1\n---\nb: 2\n", "my.yaml, line 2: expected a single document in the stream, but found another document"),
+        ("a: \x00\n", "my.yaml is not YAML: unacceptable character #x0000: special characters are not allowed"),
+    ],
+)
+def test_what_is_no_yaml_is_refused_with_its_line(text: str, problem: str) -> None:
+    assert refused(text).problem == problem
+
+
+# --set
+
+
+def test_an_override_wins_over_the_file_and_is_read_as_yaml() -> None:
+    overrides = ["train.lr=1e-3", "critics.after=[2, 5]", " data.augment = crop", "name=no", "train.nesterov=true"]
+    loaded = recipe.parse(BASE + "  lr: 5\n", "my.yaml", overrides)
+    assert (loaded.train.lr, loaded.critics.after, loaded.data.augment) == (0.001, (2, 5), "crop")
+    assert (loaded.name, loaded.train.nesterov) == ("no", True)
+
+
+def test_the_last_override_of_a_key_wins() -> None:
+    assert recipe.parse(BASE, overrides=["train.lr=1", "train.lr=2"]).train.lr == 2
+
+
+def test_an_override_mends_what_is_wrong_in_the_file() -> None:
+    assert recipe.parse(BASE + "  lr: -1\n", overrides=["train.lr=1"]).train.lr == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "iterations", "epochs"),
+    [
+        (["train.epochs=3"], None, 3),
+        (["train.iterations=7"], 7, None),
+        (["train.epochs=3", "train.iterations=7"], 7, None),
+        (["train.iterations=7", "train.epochs=3"], None, 3),
+        ([" train.epochs = 3"], None, 3),
+    ],
+)
+def test_the_length_that_is_named_last_wins(overrides: list[str], iterations: int | None, epochs: int | None) -> None:
+    train = recipe.parse(BASE, overrides=overrides).train
+    assert (train.iterations, train.epochs) == (iterations, epochs)
+
+
+@pytest.mark.parametrize(
+    ("override", "problem", "fix"),
+    [
+        ("trian.lr=3", "--set trian.lr=3: unknown key trian", "did you mean train?"),
+        ("train.lrr=3", "--set train.lrr=3: unknown key train.lrr", "did you mean train.lr?"),
+        ("critics.haed=paper", "--set critics.haed=paper: unknown key critics.haed", "did you mean critics.head?"),
+        ("train.lr=-3", "--set train.lr=-3: train.lr: Input should be greater than 0 (given: -3)", None),
+        ("train.lr=", "--set train.lr=: train.lr: Input should be a valid number (given: null)", None),
+        ("train.lr.x=3", '--set train.lr.x=3: train.lr: Input should be a valid number (given: {"x": 3})', None),
+        ("train=3", "--set train=3: train: this is a section, with keys of its own (given: 3)", None),
+        (
+            "critics.depth=[1,1]",
+            "--set critics.depth=[1,1]: critics: depth names 2 critics but after has 3",
+            "give one for each",
+        ),
+        ("name.x=3", "--set name.x=3: name holds no keys", None),
+        ("train.lr", "--set train.lr is no KEY=VALUE", "write it as --set train.lr=0.05"),
+        ("=3", "--set =3 is no KEY=VALUE", "write it as --set train.lr=0.05"),
+        ("train.lr=[", "--set train.lr, line 1: expected the node content, but found '<stream end>'", None),
+    ],
+)
+def test_an_override_that_is_wrong_is_named(override: str, problem: str, fix: str | None) -> None:
+    error = refused(BASE, (override,))
+    assert error.problem == problem
+    assert fix in (None, error.fix)
+
+
+def test_an_override_is_not_blamed_for_the_file() -> None:
+    error = refused(BASE + "  seed: -1\n", ("train.lr=3", "data.val_size=5"))
+    assert error.problem.startswith("my.yaml, line 6: train.seed: ")

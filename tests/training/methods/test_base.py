@@ -1,0 +1,115 @@
+"""The loss that all methods share, and how a recipe becomes a method."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from lcprune import recipe
+from lcprune.models import Network, build
+from lcprune.training.methods import build_method
+from lcprune.training.methods.backprop import Backprop
+from lcprune.training.methods.base import sample_losses
+from lcprune.training.methods.deep_supervision import DeepSupervision
+from lcprune.training.methods.local_critic import LocalCritic
+
+
+def test_cross_entropy_of_each_sample() -> None:
+    logits = torch.tensor([[math.log(3), 0.0], [math.log(3), 0.0]], dtype=torch.float64)
+    losses = sample_losses(logits, torch.tensor([0, 1]), 0.0)
+    assert losses.tolist() == pytest.approx([math.log(4 / 3), math.log(4)])
+    # a share of 0.2 over both classes: 0.9 of one loss and 0.1 of the other
+    smoothed = sample_losses(logits, torch.tensor([0, 1]), 0.2)
+    assert smoothed.tolist() == pytest.approx(
+        [0.9 * math.log(4 / 3) + 0.1 * math.log(4), 0.9 * math.log(4) + 0.1 * math.log(4 / 3)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "computed"),
+    [
+        (torch.bfloat16, torch.float32),
+        (torch.float16, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.float64, torch.float64),
+    ],
+)
+@pytest.mark.parametrize("autocast", [False, True])
+def test_cross_entropy_is_never_computed_in_less_than_float32(
+    given: torch.dtype, computed: torch.dtype, autocast: bool
+) -> None:
+    logits = torch.tensor([[9.0, 0.0, 0.0], [9.5, 0.0, 0.0]]).to(given)  # both are exact in bfloat16
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        losses = sample_losses(logits, torch.tensor([0, 0]), 0.0)
+    if not autocast or given is not torch.float64:  # autocast itself turns float64 into float32
+        assert losses.dtype == computed
+    expected = [math.log1p(2 * math.exp(-9.0)), math.log1p(2 * math.exp(-9.5))]
+    assert losses.tolist() == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_confident_sample_does_not_tie_in_bfloat16() -> None:
+    logits = torch.tensor([[6.0, 0.0], [6.03125, 0.0]], dtype=torch.bfloat16)
+    first, second = sample_losses(logits, torch.tensor([0, 0]), 0.0)
+    assert first > second
+
+
+def network_of(*overrides: str) -> tuple[recipe.Recipe, Network]:
+    loaded = recipe.load("digits", overrides)
+    return loaded, build(loaded, 10, (1, 8, 8), (0.5,), (0.5,))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "kind"),
+    [
+        (["train.method=backprop"], Backprop),
+        (["train.method=deep_supervision"], DeepSupervision),
+        (["train.method=local_critic"], LocalCritic),
+    ],
+)
+def test_the_recipe_names_the_method(overrides: list[str], kind: type) -> None:
+    assert type(build_method(*network_of(*overrides))) is kind
+
+
+@pytest.mark.parametrize(
+    ("base", "option"),
+    [
+        ("local_critic", "critics.loss=cascade"),
+        ("local_critic", "critics.loss=mix"),
+        ("local_critic", "train.label_smoothing=0.1"),
+        ("local_critic", "critics.update_every=2"),
+        ("deep_supervision", "critics.weight=0.3"),
+        ("deep_supervision", "train.label_smoothing=0.1"),
+        ("backprop", "train.label_smoothing=0.1"),
+    ],
+)
+def test_every_option_of_the_recipe_reaches_the_method(base: str, option: str) -> None:
+    """Each changes some gradient of a step."""
+    images = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(4)
+    grads = []
+    for overrides in ([], [option]):
+        loaded, network = network_of(f"train.method={base}", *overrides)
+        build_method(loaded, network).backward(images, labels, step=1)
+        grads.append([parameter.grad for parameter in network.parameters()])
+    assert not all(_same(a, b) for a, b in zip(*grads, strict=True))
+
+
+def test_the_share_of_the_mix_reaches_the_method() -> None:
+    images, labels = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(4)
+    losses = []
+    for share in (0.25, 0.75):
+        loaded, network = network_of("critics.loss=mix", f"critics.mix={share}")
+        losses.append(build_method(loaded, network).backward(images, labels, step=0).critics)
+    assert not torch.equal(*losses)
+
+
+def _same(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:
+    return a is b if a is None or b is None else torch.equal(a, b)
+
+
+def test_modules_are_left_in_their_mode() -> None:
+    loaded, network = network_of()
+    network.train()
+    build_method(loaded, network).backward(torch.rand(4, 1, 8, 8), torch.arange(4), step=0)
+    assert all(module.training for module in network.modules() if isinstance(module, nn.Module))
