@@ -8,19 +8,16 @@ machine slows both, and the ratio is that of the medians.
 import argparse
 import json
 import os
-import platform
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from benchmarks.provenance import provenance
 from lcprune import recipe
 from lcprune.export.progressive import stitch
 from lcprune.export.segments import export_module, export_stages
@@ -66,8 +63,8 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = [measure(width, head, options.runs) for width in options.width for head in ("paper", "pooled")]
     result = {
-        "command": " ".join(["python -m benchmarks.progressive_latency", *sys.argv[1:]]),
-        **machine(),
+        **provenance("benchmarks.progressive_latency", SEED),
+        "load": os.getloadavg()[0],
         "rows": rows,
     }
     if options.save:
@@ -170,22 +167,6 @@ def compare_batches(session: Any, images: np.ndarray, thresholds: np.ndarray) ->
         session.run(None, {"image": images, "threshold": thresholds})
         times_ms.append((time.perf_counter() - start) * 1000)
     return float(np.median(times_ms))
-
-
-def machine() -> dict[str, Any]:
-    """What the figures depend on."""
-    versions = {"torch": torch.__version__, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
-    load = os.getloadavg()[0]
-    return {"cpu": cpu_model(), "cores": os.cpu_count(), "load": load, "versions": versions, "seed": SEED}
-
-
-def cpu_model() -> str:
-    """As Linux names it, else as Python does."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

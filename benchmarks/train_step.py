@@ -8,18 +8,15 @@ figures are medians. The limit is 1.10 x (MACs of groups and critics / MACs of g
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 
-from lcprune import __version__, recipe
+from benchmarks.provenance import provenance
+from lcprune import recipe
 from lcprune.analysis.profile import profile
 from lcprune.models import build
 from lcprune.recipe import Recipe
@@ -112,6 +109,16 @@ def _measure(name: str, overrides: list[str], repeats: int, device: torch.device
     )
 
 
+def step_costs(name: str, methods: dict[str, list[str]], repeats: int) -> dict[str, float]:
+    """Median milliseconds of a step on the CPU with each of several sets of overrides, taken in turn."""
+    steps = {key: _step(recipe.load(name, overrides), torch.device("cpu")) for key, overrides in methods.items()}
+    times_ms: dict[str, list[float]] = {key: [] for key in steps}
+    for _ in range(WARMUP + repeats):
+        for key, step in steps.items():
+            times_ms[key].append(step())
+    return {key: statistics.median(times[WARMUP:]) for key, times in times_ms.items()}
+
+
 def _round(steps: Sequence[Step]) -> tuple[float, float]:
     """Milliseconds of a step of each method; A B B A, so that a machine that slows down slows both alike."""
     lc, bp = steps
@@ -166,22 +173,9 @@ def _report(rows: list[Row], options: argparse.Namespace, device: torch.device) 
         "met": first.met,
         "rows": [asdict(row) for row in rows],
         "repeats": options.repeats,
-        "seed": recipe.load(first.recipe, first.overrides).train.seed,
-        "command": " ".join(["python -m benchmarks.train_step", *sys.argv[1:]]),
-        "machine": {
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-        },
-        "versions": {"lcprune": __version__, "torch": torch.__version__, "python": platform.python_version()},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        **provenance("benchmarks.train_step", recipe.load(first.recipe, first.overrides).train.seed),
     }
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ LAYERS = (  # lowest first; a part may import what stands below it, and itself
     {"report", "reproduce"},
     {"pipeline"},
     {"cli"},
+    {"__main__"},
 )
 LEVEL = {part: level for level, layer in enumerate(LAYERS) for part in layer}
 
@@ -55,7 +56,8 @@ def imports(source: str, module: str) -> Iterator[str]:
 def part_of(name: str) -> str | None:
     """``recipe`` of ``lcprune.recipe.load``; None for the bare package and for names such as ``__version__``."""
     parts = name.split(".")
-    return parts[1] if len(parts) > 1 and not parts[1].startswith("__") else None
+    is_part = len(parts) > 1 and (parts[1] == "__main__" or not parts[1].startswith("__"))
+    return parts[1] if is_part else None
 
 
 def wrong_imports(module: str, source: str) -> list[str]:

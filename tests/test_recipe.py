@@ -439,3 +439,5 @@ def test_an_override_that_is_wrong_is_named(override: str, problem: str, fix: st
 def test_an_override_is_not_blamed_for_the_file() -> None:
     error = refused(BASE + "  seed: -1\n", ("train.lr=3", "data.val_size=5"))
     assert error.problem.startswith("my.yaml, line 6: train.seed: ")
+    error = refused(BASE + "critics: {depth: [1, 1]}\n", ("critics.lr=3",))
+    assert error.problem.startswith("my.yaml, line 6: critics: depth names 2 critics")

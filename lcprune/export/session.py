@@ -1,6 +1,5 @@
 """Running an exported model with onnxruntime and numpy alone: no torch here or in anything imported from here."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from lcprune.errors import OnnxModelError
-from lcprune.export.metadata import load_model, parse
+from lcprune.export.metadata import load_model
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -134,28 +133,6 @@ def open_session(model: bytes, name: str, threads: int | None = None) -> Any:
     except Exception as error:  # onnxruntime's exceptions have no base class of their own
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise OnnxModelError(f"onnxruntime cannot load {name}: {reason}", "export the model again") from None
-
-
-def latency_ms(session: Any, image_shape: Sequence[int], runs: int = 100, warmup: int = 20) -> tuple[float, float]:
-    """Median and 95th percentile of the time for one random image, in ms.
-
-    Args:
-        session: From `open_session`; one thread is what makes figures comparable.
-        image_shape: ``(C, H, W)``.
-        runs: Images timed, at least 1.
-        warmup: Images before that, not timed.
-    """
-    image = np.random.default_rng(0).random((1, *image_shape), dtype=np.float32)
-    properties = session.get_modelmeta().custom_metadata_map
-    needs_threshold = any(entry.name == "threshold" for entry in session.get_inputs())
-    thresholds = parse(properties, "the model").thresholds if needs_threshold else ()
-    feed = {"image": image, **_default_feed(session, thresholds)}
-    times_ms = []
-    for _ in range(warmup + runs):
-        start = time.perf_counter()
-        session.run(None, feed)
-        times_ms.append((time.perf_counter() - start) * 1000)
-    return float(np.median(times_ms[warmup:])), float(np.percentile(times_ms[warmup:], 95))
 
 
 def softmax_confidence(logits: Floats) -> Floats:

@@ -10,7 +10,7 @@ import pytest
 from lcprune.errors import OnnxModelError
 from lcprune.export.metadata import ModelInfo
 from lcprune.export.progressive import write_progressive
-from lcprune.export.session import CHUNK, OnnxClassifier, latency_ms, softmax_confidence
+from lcprune.export.session import CHUNK, OnnxClassifier, softmax_confidence
 from lcprune.models.network import Network
 
 MakeInfo = Callable[..., ModelInfo]
@@ -95,8 +95,3 @@ def test_a_graph_without_the_outputs_of_its_kind(exported: Path, tmp_path: Path)
     path.write_bytes(model.SerializeToString())
     with pytest.raises(OnnxModelError, match="inputs and outputs"):
         OnnxClassifier(path)
-
-
-def test_latency(exported: Path) -> None:
-    median, p95 = latency_ms(OnnxClassifier(exported, threads=1).session, (3, 8, 8), runs=20, warmup=2)
-    assert 0 < median <= p95 < 1000

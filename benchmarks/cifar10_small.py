@@ -1,0 +1,111 @@
+"""The main job on real data: train, select, export on CIFAR-10, with other training methods at equal time beside it.
+
+    python -m benchmarks.cifar10_small --data-root data --out /tmp/cifar10_small
+
+Every run is the `lcprune` command itself. Runs that are there already are resumed or taken as they are, so that the
+whole can be stopped and started again. The methods are compared at equal time: the steps of each are those of
+`backprop` divided by the cost of its step, as measured in turn in this process before anything is trained.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.provenance import provenance
+from benchmarks.train_step import step_costs
+
+RECIPE = "vgg_cifar10_small"
+SEED = 0  # of the recipe
+RESULT = Path("benchmarks/results/cifar10_small_cpu.json")
+METHODS = {
+    "backprop": ["train.method=backprop"],
+    "deep_supervision": ["train.method=deep_supervision"],
+    "local_critic, cross_entropy": ["train.method=local_critic", "critics.loss=cross_entropy"],
+    "local_critic, mix": ["train.method=local_critic", "critics.loss=mix"],
+    "local_critic, cascade": ["train.method=local_critic", "critics.loss=cascade"],
+}
+
+
+def main() -> None:
+    """Runs what is missing and writes the result file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", type=Path, default=Path("data"))
+    parser.add_argument("--out", type=Path, required=True, help="folder for the run folders")
+    parser.add_argument("--iterations", type=int, help="of the recipe's own run, instead of the recipe's")
+    parser.add_argument("--compare-iterations", type=int, default=3500, help="of backprop in the comparison")
+    parser.add_argument("--max-drop", type=float, default=0.6, help="budget of the progressive export, in points")
+    parser.add_argument("--only", choices=["recipe", "methods"], help="run this part and keep the other's figures")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    result = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    if args.only != "methods":
+        result["recipe"] = {**provenance("benchmarks.cifar10_small", SEED), **recipe_run(args)}
+    if args.only != "recipe":
+        result["methods_at_equal_time"] = {**provenance("benchmarks.cifar10_small", SEED), "rows": compare(args)}
+    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    print(RESULT)
+
+
+def recipe_run(args: argparse.Namespace) -> dict[str, Any]:
+    """The recipe as it ships, through the three commands."""
+    length = [] if args.iterations is None else ["--set", f"train.iterations={args.iterations}"]
+    run = args.out / "recipe"
+    trained = train(run, args.data_root, length)
+    export = ["export", str(run), "--format", "onnx"]
+    return {
+        "train": trained,
+        "profile": lcprune("profile", str(run)),
+        "select": lcprune("select", str(run), "--max-drop", "2.0"),
+        "export_submodel": lcprune(*export),
+        "export_progressive": lcprune(*export, "--progressive", "--max-drop", str(args.max_drop)),
+        "export_progressive_2_points": lcprune(
+            *export, "--progressive", "--max-drop", "2.0", "--output", str(run / "export/progressive_2.onnx")
+        ),
+        "evaluate": lcprune("evaluate", str(run)),
+    }
+
+
+def compare(args: argparse.Namespace) -> dict[str, Any]:
+    """Every method for the time that backprop's steps take."""
+    costs = costs_of_steps(args.out)
+    rows = {}
+    for name, overrides in METHODS.items():
+        iterations = round(args.compare_iterations * costs["backprop"] / costs[name])
+        keys = [*overrides, f"train.iterations={iterations}"]
+        run = args.out / name.replace(", ", "_")
+        trained = train(run, args.data_root, [word for key in keys for word in ("--set", key)])
+        rows[name] = {"iterations": iterations, "step_cost_to_backprop": costs[name] / costs["backprop"], **trained}
+        print(name, [f"{accuracy:.2f}" for accuracy in trained["test_accuracy_pct"]], flush=True)
+    return rows
+
+
+def costs_of_steps(folder: Path) -> dict[str, float]:
+    """Median time of a step of every method, measured once and kept, so that a restart trains the same lengths."""
+    path = folder / "step_costs.json"
+    if not path.exists():
+        path.write_text(json.dumps(step_costs(RECIPE, METHODS, repeats=15), indent=2))
+    return dict(json.loads(path.read_text()))
+
+
+def train(run: Path, data_root: Path, options: list[str]) -> dict[str, Any]:
+    """Trains, goes on with what was stopped, or takes what is there."""
+    if run.exists():
+        return lcprune("resume", str(run))
+    return lcprune("train", RECIPE, "--out", str(run), "--data-root", str(data_root), "--device", "cpu", *options)
+
+
+def lcprune(*words: str) -> dict[str, Any]:
+    """One command and its JSON."""
+    done = subprocess.run(
+        [sys.executable, "-m", "lcprune", *words, "--json"], stdout=subprocess.PIPE, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(f"lcprune {' '.join(words)} ended with {done.returncode}: {done.stdout}")
+    return {"command": "lcprune " + " ".join(words), **json.loads(done.stdout)}
+
+
+if __name__ == "__main__":
+    main()
