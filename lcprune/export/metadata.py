@@ -38,7 +38,7 @@ class InputInfo:
 
     size: int
     """Height and width in pixels."""
-    channels: int
+    channels: Literal[1, 3]
     """3 for RGB, 1 for grey."""
     resize: str = "stretch"
     """``stretch``: to `size` x `size`, whatever the proportions were."""

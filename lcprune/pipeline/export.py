@@ -140,12 +140,11 @@ def _export_progressive(loaded: _Loaded, request: ExportRequest, notice: Callabl
     images = _parity_images(loaded)
     parity = write_progressive(loaded.network, kept, thresholds, path, info, images, request.threshold_input)
     results = {split: _simulate(loaded, split, kept, thresholds) for split in ("val", "test")}
-    known = results["test"] or results["val"]
-    if known is not None and (results["val"] or known).macs_ratio >= 1:
+    known, deciding = results["test"] or results["val"], results["val"] or results["test"]
+    if deciding is not None and deciding.macs_ratio >= 1:
         notice(
-            f"warning: on validation this graph costs {100 * (results['val'] or known).macs_ratio:.0f} % of main's MACs: "
-            "stopping early is no gain; try --exits with fewer exits, a larger --max-drop, or cheaper critics "
-            "(critics.head: pooled)"
+            f"warning: on validation this graph costs {100 * deciding.macs_ratio:.0f} % of main's MACs: stopping early "
+            "is no gain; try fewer exits with --exits, a larger --max-drop, or cheaper critics (critics.head: pooled)"
         )
     names = [loaded.costs.exits[index].name for index in (*kept, len(loaded.costs.exits) - 1)]
     return {

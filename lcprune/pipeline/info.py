@@ -42,7 +42,6 @@ def _info(
     val: Accuracies,
     test: Accuracies,
 ) -> ModelInfo:
-    channels, height, _ = facts.image_shape
     return ModelInfo(
         classes=facts.classes,
         mean=facts.mean,
@@ -58,7 +57,7 @@ def _info(
             )
             for index in exits
         ),
-        input=InputInfo(size=height, channels=channels),
+        input=InputInfo(size=facts.image_shape[1], channels=1 if facts.image_shape[0] == 1 else 3),
         recipe_sha256=hashlib.sha256(recipes.dump(recipe).encode()).hexdigest(),
         main_macs=cost.exits[-1].macs,
         exit_macs=exit_macs,

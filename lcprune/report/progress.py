@@ -14,7 +14,7 @@ WARM_UP_STEPS, TIMED_STEPS = 3, 10
 
 
 class TrainingProgress:
-    """Shows steps, the loss of every exit, images/s and the time left on stderr; a plain line now and then off a terminal."""
+    """Steps, losses, images/s and the time left, on stderr; off a terminal a plain line now and then."""
 
     def __init__(
         self, iterations: int, start: int, exit_names: tuple[str, ...], *, quiet: bool, hint: str | None

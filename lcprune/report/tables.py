@@ -91,8 +91,9 @@ def selection_table(chosen: Any) -> RenderableType:
 def export_table(result: Mapping[str, Any]) -> RenderableType:
     """What was written, how well it agrees with torch, and what it costs."""
     parity = result["parity"]
+    what = f"{result['kind']}, {result['precision']}, {kilobytes(result['size_bytes'])}"
     lines = [
-        f"wrote {escape(str(result['path']))} ({result['kind']}, {result['precision']}, {kilobytes(result['size_bytes'])})",
+        f"wrote {escape(str(result['path']))} ({what})",
         f"agrees with torch on {parity['samples']} images: logits within {parity['max_abs_diff']:.1e}"
         + (", the same exits" if result["kind"] == "progressive" else ""),
     ]

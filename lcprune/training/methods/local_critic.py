@@ -4,7 +4,7 @@ Source: Lee and Lee 2018, arXiv:1805.01128, Eq. (1) to (7).
 
 The gradients of a step. With h_i the output of group i, L_i its critic's cross-entropy and w_j a critic's weight on
 sample j, two gradients are wanted from critic i: delta_i = d mean_j(L_i^j) / d h_i for the group (Eq. 5), and
-d mean_j(w_j L_i^j) / d(critic's weights) for the critic, where w_j = sign(L_i^j - L_{i+1}^j) for the L1 loss of Eq. (7).
+d mean_j(w_j L_i^j) / d(critic's weights) for the critic; w_j = sign(L_i^j - L_{i+1}^j) for the L1 loss of Eq. (7).
 A critic that treats each sample by itself gives both in one backward pass: back-propagate mean_j(w_j L_i^j); the row of
 sample j that arrives at h_i is then w_j delta_i^j, and a division by w_j leaves delta_i. A weight of zero would lose
 that row, so it becomes 2^-60: nothing to the critic, and divided out again for the group.
