@@ -1,6 +1,7 @@
 """The command line: every command parses, delegates and prints. Heavy modules are imported inside the commands."""
 
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from lcprune import __version__
-from lcprune.errors import LcpruneError, OnnxModelError, RunError, SetupError
+from lcprune.errors import Interrupted, LcpruneError, OnnxModelError, RunError, SetupError
 
 app = typer.Typer(
     name="lcprune",
@@ -24,7 +25,6 @@ app = typer.Typer(
 )
 
 LATEST = Path("runs/latest")
-INTERRUPTED = 130
 
 
 class Device(StrEnum):
@@ -80,6 +80,13 @@ DataRoot = Annotated[
 Exits = Annotated[str | None, typer.Option(metavar="1,3", help="Consider only these sub-models, counted from 1.")]
 
 
+def _finite(value: float | None) -> float | None:
+    """Refuses what lies in every range as Python compares: ``nan``, and ``inf`` where there is no upper end."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number")
+    return value
+
+
 def main() -> None:
     """Entry point of the console script."""
     app()
@@ -119,7 +126,7 @@ def train(
         keys = [*(overrides or []), *([] if seed is None else [f"train.seed={seed}"])]
         chosen = recipes.load(recipe, keys)
         if dry_run:
-            _dry_run(chosen, _data_root(data_root), as_json)
+            _dry_run(chosen, _data_root(data_root), as_json, quiet)
             return
         with _torch():
             from lcprune.pipeline import train as pipeline
@@ -171,14 +178,19 @@ def profile(run: Run = LATEST, as_json: Json = False, quiet: Quiet = False) -> N
 @app.command()
 def select(
     run: Run = LATEST,
-    max_drop: Annotated[float, typer.Option(min=0, help="Accuracy points that may be lost.")] = 2.0,
+    max_drop: Annotated[
+        float, typer.Option(min=0, max=100, callback=_finite, help="Accuracy points that may be lost.")
+    ] = 2.0,
     minimize: Annotated[Minimize, typer.Option(help="What the choice shall have least of.")] = Minimize.MACS,
     exits: Exits = None,
     max_macs: Annotated[int | None, typer.Option(min=1, help="Most multiply-adds for one image.")] = None,
     max_params: Annotated[int | None, typer.Option(min=1, help="Most parameters.")] = None,
-    max_latency_ms: Annotated[float | None, typer.Option(min=0, help="Longest latency, batch 1, one thread.")] = None,
+    max_latency_ms: Annotated[
+        float | None, typer.Option(min=0, callback=_finite, help="Longest latency, batch 1, one thread.")
+    ] = None,
     confidence: Annotated[
-        float | None, typer.Option(min=0.5, max=0.9999, help="Hold the drop with this confidence, such as 0.95.")
+        float | None,
+        typer.Option(min=0.5, max=0.9999, callback=_finite, help="Hold the drop with this confidence, such as 0.95."),
     ] = None,
     use_test_split: Annotated[bool, typer.Option("--use-test-split", help="Let the test set decide.")] = False,
     as_json: Json = False,
@@ -216,10 +228,12 @@ def export(
         str, typer.Option(metavar="auto|T|T1,T2,..", help="When a row leaves: calibrated, or by hand.")
     ] = "auto",
     max_drop: Annotated[
-        float | None, typer.Option(min=0, help="Budget of `auto`.  [default: the selection's, else 0.5]")
+        float | None,
+        typer.Option(min=0, max=100, callback=_finite, help="Budget of `auto`.  [default: the selection's, else 0.5]"),
     ] = None,
     confidence: Annotated[
-        float | None, typer.Option(min=0.5, max=0.9999, help="Hold the budget with this confidence.")
+        float | None,
+        typer.Option(min=0.5, max=0.9999, callback=_finite, help="Hold the budget with this confidence."),
     ] = None,
     precision: Annotated[Precision, typer.Option(help="Number format.")] = Precision.FP32,
     exits: Annotated[
@@ -336,6 +350,7 @@ def verify(
 def list_recipes(
     name: Annotated[str | None, typer.Argument(help="Print this recipe's YAML, to copy and change.")] = None,
     as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """List the shipped recipes, or print one."""
     with _user_errors(as_json):
@@ -346,7 +361,7 @@ def list_recipes(
         shipped = recipes.shipped()
         if name is None:
             described = {key: recipes.description(text) for key, text in shipped.items()}
-            _show(described, tables.recipe_table(described), as_json, quiet=False)
+            _show(described, tables.recipe_table(described), as_json, quiet)
         elif name in shipped:
             typer.echo(json.dumps({name: shipped[name]}) if as_json else shipped[name], nl=as_json)
         else:
@@ -368,7 +383,7 @@ def validate(
 
 
 @app.command()
-def schema() -> None:
+def schema(as_json: Json = True, quiet: Quiet = False) -> None:
     """Print the JSON Schema of recipes, for editors."""
     from lcprune import recipe as recipes
 
@@ -376,14 +391,14 @@ def schema() -> None:
 
 
 @app.command()
-def doctor(as_json: Json = False) -> None:
+def doctor(as_json: Json = False, quiet: Quiet = False) -> None:
     """Say what this machine has, and what is wrong with the installation."""
     with _user_errors(as_json):
         from lcprune.pipeline import doctor as pipeline
         from lcprune.report import tables
 
         result = pipeline.examine()
-        _show(result, tables.doctor_table(result), as_json, quiet=False)
+        _show(result, tables.doctor_table(result), as_json, quiet)
         if result["problems"]:
             raise typer.Exit(1)
 
@@ -394,15 +409,19 @@ def _user_errors(as_json: bool) -> Iterator[None]:
     try:
         yield
     except LcpruneError as error:
-        if as_json:
-            content = {"kind": error.kind, "problem": error.problem, "fix": error.fix}
-            typer.echo(json.dumps({"error": content}))
-        else:
-            typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(error.exit_code) from None
+        raise _reported(error, as_json) from None
     except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        raise typer.Exit(INTERRUPTED) from None
+        raise _reported(Interrupted("interrupted", "run the command again"), as_json) from None
+
+
+def _reported(error: LcpruneError, as_json: bool) -> typer.Exit:
+    """Says what went wrong; raise what comes back."""
+    if as_json:
+        content = {"kind": error.kind, "problem": error.problem, "fix": error.fix}
+        typer.echo(json.dumps({"error": content}))
+    else:
+        typer.echo(str(error) if isinstance(error, Interrupted) else f"error: {error}", err=True)
+    return typer.Exit(error.exit_code)
 
 
 @contextmanager
@@ -444,18 +463,18 @@ def _numbers(text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdigit() and int(part) > 0 for part in parts):
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise LcpruneError(f"--exits {text} does not name sub-models", "write their numbers, such as --exits 1,3")
     return tuple(sorted({int(part) for part in parts}))
 
 
-def _dry_run(recipe: Any, data_root: Path, as_json: bool) -> None:
+def _dry_run(recipe: Any, data_root: Path, as_json: bool, quiet: bool) -> None:
     with _torch():
         from lcprune.pipeline import dry_run as pipeline
     from lcprune.report import tables
 
     result = pipeline.dry_run(recipe, data_root)
-    _show(result, tables.dry_run_table(result), as_json, quiet=False)
+    _show(result, tables.dry_run_table(result), as_json, quiet)
 
 
 def _print_trained(result: Any, as_json: bool, quiet: bool) -> None:

@@ -78,6 +78,16 @@ class OnnxModelError(LcpruneError):
     kind = "onnx"
 
 
+class Interrupted(LcpruneError):  # noqa: N818
+    """Ctrl-C or SIGTERM: what was done up to here is saved."""
+
+    exit_code = 130
+    kind = "interrupted"
+
+    def __str__(self) -> str:
+        return f"{self.problem}; {self.fix}"
+
+
 class SetupError(LcpruneError):
     """An installation that does not work, such as torch and torchvision that do not fit together."""
 

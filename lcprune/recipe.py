@@ -284,11 +284,11 @@ def _find(source: str | Path | None) -> tuple[str, str]:
             return path.read_text(encoding="utf-8"), str(path)
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"{path} cannot be read: {error}", "give a text file in UTF-8") from None
-    if path.is_dir():
-        raise RecipeError(f"{path} is a folder, not a recipe", "name the .yaml file inside it")
     recipes = shipped()
     if str(source) in recipes:
         return recipes[str(source)], f"{source} (shipped)"
+    if path.is_dir():
+        raise RecipeError(f"{path} is a folder, not a recipe", "name the .yaml file inside it")
     near = difflib.get_close_matches(path.stem, recipes, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     raise RecipeError(f"there is no recipe {source}", f"{hint}shipped recipes: {', '.join(recipes)}")

@@ -3,8 +3,10 @@
 import hashlib
 import json
 import os
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +47,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
         part.replace(path)
         _flush(path.parent)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        _remove(part)
         raise RunError(
             f"{path} cannot be written: {error.strerror or error}", "free the disk or choose another folder"
         ) from None
     except BaseException:
-        part.unlink(missing_ok=True)
+        _remove(part)
         raise
 
 
@@ -84,9 +86,9 @@ def create(recipe: Recipe, out: Path | None) -> Path:
         RunError: If `out` holds something, or the folder cannot be made.
     """
     folder = out or _next_folder(recipe.name)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError(f"{folder} is there already and holds something", "give --out a new folder, or leave it out")
     try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise RunError(f"{folder} is there already and holds something", "give --out a new folder, or leave it out")
         (folder / CHECKPOINTS).mkdir(parents=True)
     except OSError as error:
         raise RunError(
@@ -110,7 +112,7 @@ def open_run(folder: Path) -> tuple[Path, Recipe]:
     if not (folder / RECIPE).is_file():
         raise RunError(f"{folder} is no run folder: it has no {RECIPE}", "name a folder that lcprune train wrote")
     folder = folder.resolve() if folder == LATEST else folder
-    return folder, recipes.parse((folder / RECIPE).read_text(encoding="utf-8"), str(folder / RECIPE))
+    return folder, recipes.load(folder / RECIPE)
 
 
 def require(folder: Path, name: str, command: str) -> Path:
@@ -119,7 +121,7 @@ def require(folder: Path, name: str, command: str) -> Path:
     Args:
         folder: Of the run.
         name: Of the file.
-        command: What to type where the file is missing.
+        command: What to type where the file is missing or has changed: it writes the file.
 
     Raises:
         RunError: If it is missing or has changed since it was written.
@@ -129,7 +131,7 @@ def require(folder: Path, name: str, command: str) -> Path:
         raise RunError(f"{folder} has no {name}", f"run this first: {command}")
     recorded = _manifest(folder).get(name)
     if recorded is not None and recorded != sha256(path):
-        raise RunError(f"{path} is not what was written: its SHA-256 has changed", "restore it, or train again")
+        raise RunError(f"{path} is not what was written: its SHA-256 has changed", f"restore it, or run: {command}")
     return path
 
 
@@ -137,6 +139,13 @@ def record(folder: Path, *names: str) -> None:
     """Adds the SHA-256 of files of the run to its manifest."""
     manifest = _manifest(folder) | {name: sha256(folder / name) for name in names}
     write_json(folder / MANIFEST, dict(sorted(manifest.items())))
+
+
+def remove(folder: Path, *names: str) -> None:
+    """Removes files of the run, where they are there, and what is recorded of them."""
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+    write_json(folder / MANIFEST, {name: digest for name, digest in _manifest(folder).items() if name not in names})
 
 
 def recorded_files(folder: Path) -> list[str]:
@@ -162,12 +171,13 @@ def read_predictions(folder: Path) -> dict[str, np.ndarray]:
     Raises:
         RunError: If the run has none yet, or they are damaged.
     """
-    path = require(folder, PREDICTIONS, f"lcprune resume {folder}")
+    command = f"lcprune resume {folder}"
+    path = require(folder, PREDICTIONS, command)
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise RunError(f"{path} is damaged ({error})", f"delete it and run: lcprune evaluate {folder}") from None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise RunError(f"{path} is damaged ({error})", f"run this, which writes it again: {command}") from None
 
 
 def sha256(path: Path) -> str:
@@ -178,7 +188,10 @@ def sha256(path: Path) -> str:
 
 def _manifest(folder: Path) -> dict[str, str]:
     path = folder / MANIFEST
-    return dict(read_json(path)) if path.exists() else {}
+    content = read_json(path) if path.exists() else {}
+    if not isinstance(content, dict):
+        raise RunError(f"{path} is damaged", "restore it, or train again")
+    return content
 
 
 def _next_folder(name: str) -> Path:
@@ -195,6 +208,11 @@ def _point_latest_at(folder: Path) -> None:
         part.symlink_to(os.path.relpath(folder, RUNS), target_is_directory=True)
         part.replace(LATEST)
     except OSError:  # no right to write here: the run can still be named by its path
+        _remove(part)
+
+
+def _remove(part: Path) -> None:
+    with suppress(OSError):  # the error that led here says more than that this could not be removed either
         part.unlink(missing_ok=True)
 
 

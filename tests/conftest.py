@@ -1,12 +1,51 @@
 """Fixtures that more than one test module uses."""
 
+import copy
+import hashlib
+import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
+from torch import nn
+from typer.testing import CliRunner
+
+from lcprune import recipe as recipes
+from lcprune import runs
+from lcprune.cli import app
+from lcprune.data.sources import read_digits
+from lcprune.export import progressive
+from lcprune.pipeline import train as training
+from lcprune.pipeline.export import ExportRequest, export
+from lcprune.pipeline.profile import profile_run
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+TINY = (
+    "model.width=0.0625",
+    "critics.channels=8",
+    "train.iterations=60",
+    "train.checkpoint_every=20",
+    "train.evaluate_every=30",
+)
+"""Overrides that make `digits` a run of a second."""
+
+TEST_IMAGES = 20
+
+
+class Quiet:
+    """A listener that says nothing."""
+
+    def stepped(self, *_: Any) -> None: ...
+
+    def evaluated(self, *_: Any) -> None: ...
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +61,171 @@ def cifar_root() -> Path:
     if done.returncode:
         pytest.skip(f"CIFAR could not be unpacked into {root}: {done.stderr.strip()[-200:]}")
     return root
+
+
+@pytest.fixture(scope="session")
+def tiny() -> tuple[str, ...]:
+    """Overrides that make `digits` a run of a second."""
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def train_tiny() -> Callable[..., training.Trained]:
+    """``train_tiny(folder, *overrides)``: digits, trained for some steps without a word."""
+
+    def train(out: Path, *overrides: str, notice: Callable[[str], None] = lambda _: None) -> training.Trained:
+        return training.train(
+            recipes.load("digits", [*TINY, *overrides]),
+            out=out,
+            data_root=out.parent,
+            device="cpu",
+            display=lambda *_: nullcontext(Quiet()),
+            notice=notice,
+        )
+
+    return train
+
+
+@pytest.fixture(scope="session")
+def exported_once() -> Iterator[None]:
+    """torch exports a network once per session, which takes a second each time; what comes after is as ever."""
+    made: dict[str, Any] = {}
+
+    def cached(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(module: nn.Module, *arguments: Any) -> Any:
+            digest = hashlib.sha256(repr((function.__name__, module, arguments)).encode())
+            for tensor in module.state_dict().values():
+                digest.update(tensor.numpy().tobytes())
+            key = digest.hexdigest()
+            if key not in made:
+                made[key] = function(module, *arguments)
+            return copy.deepcopy(made[key])  # metadata is attached to it
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("export_module", "export_stages"):
+            patch.setattr(progressive, name, cached(getattr(progressive, name)))
+        yield
+
+
+@pytest.fixture(scope="session")
+def asked() -> Callable[..., ExportRequest]:
+    """``asked(threshold="0.9")``: what ``lcprune export --progressive --threshold 0.9`` asks for."""
+
+    def ask(**options: Any) -> ExportRequest:
+        plain: dict[str, Any] = {
+            "progressive": True,
+            "exit_name": None,
+            "threshold": "auto",
+            "max_drop_pct": None,
+            "confidence": None,
+            "exits": None,
+            "threshold_input": "optional",
+            "use_test_split": False,
+            "output": None,
+        }
+        return ExportRequest(**plain | options)
+
+    return ask
+
+
+@pytest.fixture(scope="session")
+def _finished_run(
+    tmp_path_factory: pytest.TempPathFactory,
+    train_tiny: Callable[..., training.Trained],
+    asked: Callable[..., ExportRequest],
+    exported_once: None,
+) -> Path:
+    """A run of digits, profiled, with a progressive export at thresholds by hand."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run = train_tiny(folder / "digits-1").run
+        profile_run(run)
+        export(run, asked(threshold="0.5,0.4,0.3"), notice=lambda _: None)
+    return run
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of its own, which is the current one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LCPRUNE_DATA", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def run(_finished_run: Path, here: Path) -> Path:
+    """A finished and profiled run of digits of its own, ``runs/digits-1``, which ``runs/latest`` names.
+
+    ``export/progressive.onnx`` has the thresholds 0.5, 0.4 and 0.3.
+    """
+    folder = here / "runs" / "digits-1"
+    shutil.copytree(_finished_run, folder)
+    (here / runs.LATEST).symlink_to("digits-1", target_is_directory=True)
+    return folder
+
+
+@pytest.fixture
+def shaped_run(run: Path) -> Callable[..., Path]:
+    """``shaped_run(val=[[..], ..], test=...)`` makes predictions of the run up: whether each exit is right on each image.
+
+    A right logit says 1 for the class, so that every confidence is the same.
+    """
+
+    def shape(val: Sequence[Sequence[int]] | None, test: Sequence[Sequence[int]] | None = None) -> Path:
+        arrays: dict[str, np.ndarray[Any, Any]] = {}
+        for name, right in (("val", val), ("test", test)):
+            of_exits = np.array([[], [], [], []] if right is None else right, dtype=np.int64)  # (K, N)
+            labels = np.arange(of_exits.shape[1]) % 10
+            said = np.where(of_exits == 1, labels, (labels + 1) % 10)
+            arrays |= {f"{name}_labels": labels, f"{name}_logits": np.eye(10, dtype=np.float32)[said]}
+        runs.write_predictions(run, arrays)
+        return run
+
+    return shape
+
+
+@pytest.fixture
+def digit_folder(here: Path) -> Path:
+    """The first test images of digits as ``digit-images/CLASS/N.png``."""
+    _, test = read_digits()
+    for index in range(TEST_IMAGES):
+        folder = here / "digit-images" / str(test.labels[index])
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(test.images[index, 0]).save(folder / f"{index}.png")
+    return here / "digit-images"
+
+
+@pytest.fixture
+def cli() -> Callable[..., Any]:
+    """``cli("select", "--max-drop", "2")``: the result, with ``exit_code``, ``stdout`` and ``stderr``."""
+
+    def invoke(*arguments: str | Path) -> Any:
+        return CliRunner(env={"COLUMNS": "300"}).invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+
+    return invoke
+
+
+@pytest.fixture
+def refused(cli: Callable[..., Any]) -> Callable[..., dict[str, str]]:
+    """Runs a command that must fail, both ways, and gives the error that ``--json`` printed.
+
+    With ``--json`` stdout is the error and nothing else; without, stdout is empty and stderr has the same two lines.
+    """
+
+    def check(*arguments: str | Path, exit_code: int = 1) -> dict[str, str]:
+        as_json, plain = cli(*arguments, "--json"), cli(*arguments)
+        assert (as_json.exit_code, plain.exit_code) == (exit_code, exit_code)
+        content = json.loads(as_json.stdout)
+        assert list(content) == ["error"]
+        error: dict[str, str] = content["error"]
+        assert set(error) == {"kind", "problem", "fix"}
+        assert all(error.values())
+        assert plain.stdout == ""
+        assert f"error: {error['problem']}\n  fix: {error['fix']}\n" in plain.stderr
+        assert "Traceback" not in plain.stderr + as_json.stderr
+        return error
+
+    return check

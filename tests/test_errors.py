@@ -20,8 +20,10 @@ def test_an_error_says_what_is_wrong_and_how_to_mend_it() -> None:
 
 
 @pytest.mark.parametrize("error", children(errors.LcpruneError), ids=lambda error: error.__name__)
-def test_only_a_budget_that_cannot_be_met_has_exit_code_3(error: type[errors.LcpruneError]) -> None:
-    assert error.exit_code == (3 if error is errors.BudgetError else 1)
+def test_only_a_missed_budget_and_an_interruption_have_exit_codes_of_their_own(
+    error: type[errors.LcpruneError],
+) -> None:
+    assert error.exit_code == {errors.BudgetError: 3, errors.Interrupted: 130}.get(error, 1)
 
 
 def test_every_kind_has_a_name_of_its_own() -> None:

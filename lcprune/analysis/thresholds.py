@@ -1,14 +1,7 @@
-"""Thresholds that make progressive inference as cheap as an accuracy budget allows.
+"""Thresholds that make progressive inference as cheap as an accuracy budget allows."""
 
-Words used below: the rows are sorted by their confidence at every early exit, rows too close to tell apart share a
-`rank` (0 is the most confident), and a `cut` of c lets the rows of rank 0 to c - 1 leave. A choice of cuts saves
-MACs against a cascade that nobody leaves early, and loses rows that main would have had right.
-"""
-
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain, combinations
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -24,28 +17,9 @@ from lcprune.analysis.evaluate import (
     within,
 )
 from lcprune.analysis.intervals import paired_drop_upper_pct
+from lcprune.analysis.search import NEVER, Bools, Rows, Setting, cheapest_settings, main_alone
 
-NEVER = 1.01
-"""A threshold that no confidence reaches."""
-
-MIN_GAP = 2e-6
-"""Neighbouring confidences closer than this are not separated: another runtime may round them across a threshold."""
-
-MAX_SUBSETS_OF = 6
-"""Up to this many early exits every subset is searched, beyond it exits are added one by one."""
-
-EXACT_CELLS = 1 << 20
-"""Combinations of cuts that are all looked at, where there are no more than this."""
-GRID_CELLS = 1 << 17
-"""Combinations of cuts on the coarse grid that starts a search which cannot look at all."""
-NEAR, FAR = 24, 48
-"""Cuts on either side of the current one, and cuts spread over all, that a pair move tries at each of its exits."""
-MAX_ROUNDS = 4
-"""Times that all pairs are moved at one step of the ladder, unless they stop improving sooner."""
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
+__all__ = ["NEVER", "Calibration", "calibrate", "rows_allowed"]
 
 
 @dataclass(frozen=True)
@@ -105,9 +79,9 @@ def calibrate(
     exits = None if exits is None else tuple(sorted(set(exits)))
     check_exits(exits or (), len(logits))
     confidences, predictions = softmax_confidence(logits)
-    rows = _Rows(confidences, correct_rows(predictions, labels), cost)
+    rows = Rows(confidences, correct_rows(predictions, labels), cost)
     if confidence is None:
-        setting = _cheapest(rows, rows.losses(), rows_allowed(rows.n, max_drop_pct), exits)[-1]
+        setting = cheapest_settings(rows, rows.losses(), rows_allowed(rows.n, max_drop_pct), exits)[-1]
         return _calibration(rows, setting, None)
     return _bounded(rows, max_drop_pct, exits, confidence, seed)
 
@@ -118,57 +92,7 @@ def rows_allowed(n: int, max_drop_pct: float) -> int:
     return max(lost for lost in range(fewest, fewest + 2) if lost == fewest or within(100 * lost / n, max_drop_pct))
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """What the search reads of some rows: confidence and correctness at all exits, ``(K, N)``."""
-
-    confidences: npt.NDArray[np.float32]
-    correct: Bools
-    cost: CascadeCost
-
-    @property
-    def n(self) -> int:
-        return len(self.correct[0])
-
-    def take(self, rows: Ints) -> "_Rows":
-        return replace(self, confidences=self.confidences[:, rows], correct=self.correct[:, rows])
-
-    def losses(self) -> Ints:
-        """What leaving at each early exit loses against main, ``(K - 1, N)``: 1, 0, or -1 for a gain."""
-        losses: Ints = np.subtract(self.correct[-1], self.correct[:-1], dtype=np.int64)
-        return losses
-
-
-@dataclass(frozen=True)
-class _Setting:
-    """Kept exits with their thresholds, and their total MACs on the rows that were searched."""
-
-    exits: tuple[int, ...]
-    thresholds: tuple[float, ...]
-    total_macs: float
-
-
-@dataclass(frozen=True)
-class _Ranking:
-    """The rows in the order of their confidence at one exit."""
-
-    rank: Ints
-    """``(N,)``. Rows that never leave (NaN) have the largest."""
-    thresholds: tuple[float, ...]
-    """The threshold of every cut, from `NEVER` to 0."""
-
-    def intervals(self, cuts: Ints) -> Ints:
-        """How many of the ascending ``cuts`` each row does not leave at, ``(N,)``."""
-        return np.searchsorted(cuts, np.arange(len(self.thresholds)), side="right")[self.rank]
-
-
-# --------------------------------------------------------------------------------------------------------------
-# The choice among settings
-
-
-def _bounded(
-    rows: _Rows, max_drop_pct: float, exits: Sequence[int] | None, confidence: float, seed: int
-) -> Calibration:
+def _bounded(rows: Rows, max_drop_pct: float, exits: Sequence[int] | None, confidence: float, seed: int) -> Calibration:
     """Walk from the safest setting to the cheaper ones while the bound of the drop holds on unseen rows.
 
     A fixed sequence of tests that ends at the first failure keeps the error of all of them together at
@@ -177,7 +101,7 @@ def _bounded(
     """
     order = np.random.default_rng(seed).permutation(rows.n)
     searched, deciding = rows.take(np.sort(order[: rows.n // 2])), rows.take(np.sort(order[rows.n // 2 :]))
-    chosen, chosen_upper = _main_alone(rows), 0.0
+    chosen, chosen_upper = main_alone(rows), 0.0
     for setting in _safest_first(searched, max_drop_pct, exits, confidence):
         upper = _drop_upper_pct(deciding, setting, confidence)
         if not within(upper, max_drop_pct):
@@ -186,7 +110,7 @@ def _bounded(
     return _calibration(rows, chosen, chosen_upper)
 
 
-def _safest_first(rows: _Rows, max_drop_pct: float, exits: Sequence[int] | None, confidence: float) -> list[_Setting]:
+def _safest_first(rows: Rows, max_drop_pct: float, exits: Sequence[int] | None, confidence: float) -> list[Setting]:
     """Settings in the order of their bound on the rows that were searched, each cheaper than the one before.
 
     Most come from a search that does not set gains off against losses: gains that a search has found tend not to
@@ -196,7 +120,7 @@ def _safest_first(rows: _Rows, max_drop_pct: float, exits: Sequence[int] | None,
         return []
     net, limit = rows.losses(), rows_allowed(rows.n, max_drop_pct)
     more = min(rows.n, limit + rows.n // 20)  # losses that gains may make up for
-    found = {*_cheapest(rows, net, limit, exits), *_cheapest(rows, np.maximum(net, 0), more, exits)}
+    found = {*cheapest_settings(rows, net, limit, exits), *cheapest_settings(rows, np.maximum(net, 0), more, exits)}
     main = rows.correct[-1]
     fitting = [s for s in found if s.exits and np.sum(main) - np.sum(_cascade_correct(rows, s)) <= limit]
     ordered = sorted(fitting, key=lambda s: (_drop_upper_pct(rows, s, confidence), s.total_macs, s.exits))
@@ -204,11 +128,11 @@ def _safest_first(rows: _Rows, max_drop_pct: float, exits: Sequence[int] | None,
     return [s for s, cheapest in zip(ordered, cheapest_before[:-1], strict=True) if s.total_macs < cheapest]
 
 
-def _drop_upper_pct(rows: _Rows, setting: _Setting, confidence: float) -> float:
+def _drop_upper_pct(rows: Rows, setting: Setting, confidence: float) -> float:
     return paired_drop_upper_pct(rows.correct[-1], _cascade_correct(rows, setting), confidence)
 
 
-def _cascade_correct(rows: _Rows, setting: _Setting) -> Bools:
+def _cascade_correct(rows: Rows, setting: Setting) -> Bools:
     """Whether each row is right where it leaves, ``(N,)``."""
     kept = [*setting.exits, len(rows.correct) - 1]
     left_at = leave_at(rows.confidences[kept], setting.thresholds)
@@ -216,7 +140,7 @@ def _cascade_correct(rows: _Rows, setting: _Setting) -> Bools:
     return correct
 
 
-def _calibration(rows: _Rows, setting: _Setting, drop_upper_pct: float | None) -> Calibration:
+def _calibration(rows: Rows, setting: Setting, drop_upper_pct: float | None) -> Calibration:
     kept = [*setting.exits, len(rows.correct) - 1]
     result = cascade(
         rows.confidences[kept],
@@ -235,215 +159,3 @@ def _calibration(rows: _Rows, setting: _Setting, drop_upper_pct: float | None) -
         exit_fractions=result.exit_fractions,
         drop_upper_pct=drop_upper_pct,
     )
-
-
-def _main_alone(rows: _Rows) -> _Setting:
-    return _Setting((), (), float(rows.cost.main_macs * rows.n))
-
-
-def _cheapest(rows: _Rows, losses: Ints, limit: int, exits: Sequence[int] | None) -> list[_Setting]:
-    """The cheapest setting for every step of the ladder up to ``limit``, and last for ``limit`` itself."""
-    rankings = [_ranking(confidences) for confidences in rows.confidences[:-1]]
-    if exits is not None:
-        return _of_subset(rows, rankings, losses, limit, tuple(exits))
-    n_early = len(rankings)
-    if n_early > MAX_SUBSETS_OF:
-        return _grown(rows, rankings, losses, limit)
-    subsets = chain.from_iterable(combinations(range(n_early), size) for size in range(n_early + 1))
-    found = [_of_subset(rows, rankings, losses, limit, subset) for subset in subsets]
-    return [_fewest_macs(at_step) for at_step in zip(*found, strict=True)]
-
-
-def _grown(rows: _Rows, rankings: Sequence[_Ranking], losses: Ints, limit: int) -> list[_Setting]:
-    """Keep one more early exit at a time, the one that saves most at ``limit``, until none saves anything."""
-    best = _of_subset(rows, rankings, losses, limit, ())
-    while True:
-        absent = [k for k in range(len(rankings)) if k not in best[-1].exits]
-        larger = [_of_subset(rows, rankings, losses, limit, tuple(sorted((*best[-1].exits, k)))) for k in absent]
-        grown = min(larger, key=lambda settings: settings[-1].total_macs, default=best)
-        if grown[-1].total_macs >= best[-1].total_macs:
-            return best
-        best = [_fewest_macs(at_step) for at_step in zip(best, grown, strict=True)]
-
-
-def _fewest_macs(settings: Sequence[_Setting]) -> _Setting:
-    return min(settings, key=lambda s: (s.total_macs, len(s.exits), s.exits))
-
-
-# --------------------------------------------------------------------------------------------------------------
-# The search for the cuts of one subset
-
-
-class _Frontier:
-    """The most MACs saved for every number of lost rows from 0 to ``limit``, and by which cuts."""
-
-    def __init__(self, n_exits: int, limit: int) -> None:
-        self.saved: Floats = np.zeros(limit + 1)
-        self.cuts: Ints = np.zeros((limit + 1, n_exits), dtype=np.int64)  # nobody leaves early
-
-    def best(self, limit: int) -> tuple[float, Ints]:
-        """MACs saved and cuts, ``(exits,)``, with at most ``limit`` rows lost."""
-        lost = int(np.argmax(self.saved[: limit + 1]))
-        return float(self.saved[lost]), self.cuts[lost]
-
-    def add(self, saved: Floats, lost: Ints, levels: Sequence[Ints]) -> None:
-        """Take over what is better in a table of all combinations of ``levels``."""
-        gains_count_as_none = np.maximum(lost, 0).ravel()
-        cells = np.flatnonzero(gains_count_as_none < len(self.saved))
-        lost, saved = gains_count_as_none[cells], saved.ravel()[cells]
-        best = self.saved.copy()
-        np.maximum.at(best, lost, saved)
-        winners = (saved == best[lost]) & (saved > self.saved[lost])
-        at = np.unravel_index(cells[winners], [len(cuts) for cuts in levels])
-        self.cuts[lost[winners]] = np.stack([cuts[i] for cuts, i in zip(levels, at, strict=True)], axis=1)
-        self.saved = best
-
-
-@dataclass(frozen=True)
-class _Cascade:
-    """The kept early exits as the search sees them, shallow first."""
-
-    rankings: tuple[_Ranking, ...]
-    losses: Ints
-    """``(exits, N)``."""
-    savings: tuple[int, ...]
-    """MACs that a row saves by leaving at each exit."""
-
-
-def _of_subset(
-    rows: _Rows, rankings: Sequence[_Ranking], losses: Ints, limit: int, exits: tuple[int, ...]
-) -> list[_Setting]:
-    """The cheapest setting of these exits for every step of the ladder below ``limit``, and last for ``limit``."""
-    steps = [*(step for step in _ladder(limit) if step < limit), limit]
-    if not exits:
-        return [_main_alone(rows)] * len(steps)
-    *at_exits, at_main = rows.cost.exit_macs(exits)
-    rankings = [rankings[k] for k in exits]
-    parts = _Cascade(tuple(rankings), losses[list(exits)], tuple(at_main - macs for macs in at_exits))
-    frontier = _search(parts, limit)
-    settings = []
-    for saved, cuts in map(frontier.best, steps):
-        thresholds = tuple(ranking.thresholds[cut] for ranking, cut in zip(rankings, cuts, strict=True))
-        settings.append(_Setting(exits, thresholds, at_main * rows.n - saved))
-    return settings
-
-
-def _search(parts: _Cascade, limit: int) -> _Frontier:
-    """Cuts for every number of lost rows up to ``limit``: all of them tried where they are few, else near the best.
-
-    What is tried for a smaller ``limit`` is tried for a larger one too: that makes the cost fall with the budget.
-    """
-    cuts = _worthwhile_cuts(parts)
-    steps = list(_ladder(limit))
-    frontier = _Frontier(len(cuts), steps[-1])
-    if math.prod(map(len, cuts)) <= EXACT_CELLS:
-        frontier.add(*_tables(parts, cuts), cuts)
-        return frontier
-    grid = [_spread(of_exit, int(GRID_CELLS ** (1 / len(cuts)))) for of_exit in cuts]
-    frontier.add(*_tables(parts, grid), grid)
-    for step in steps:
-        _move_pairs(frontier, parts, cuts, step)
-    return frontier
-
-
-def _move_pairs(frontier: _Frontier, parts: _Cascade, cuts: Sequence[Ints], limit: int) -> None:
-    """Move the cuts of two exits at a time, the others held, from the best with at most ``limit`` rows lost."""
-    for _ in range(MAX_ROUNDS):
-        before, _cuts = frontier.best(limit)
-        for pair in combinations(range(len(cuts)), 2):
-            current = frontier.best(limit)[1]
-            levels = [
-                _around(of_exit, cut) if k in pair else np.array([cut])
-                for k, (of_exit, cut) in enumerate(zip(cuts, current, strict=True))
-            ]
-            frontier.add(*_tables(parts, levels), levels)
-        if frontier.best(limit)[0] == before:
-            return
-
-
-def _ladder(limit: int) -> Iterator[int]:
-    """0, 1, 2, .. in growing steps up to the first that is at least ``limit``, the same for every ``limit``."""
-    step = 0
-    while step < limit:
-        yield step
-        step = max(step + 1, step * 3 // 2)
-    yield step
-
-
-def _spread(cuts: Ints, count: int) -> Ints:
-    """About ``count`` of the cuts, spread over all, the first and the last among them."""
-    return cuts[np.unique(np.linspace(0, len(cuts) - 1, max(count, 2)).astype(np.int64))]
-
-
-def _around(cuts: Ints, current: int) -> Ints:
-    """The cuts near ``current``, and some spread over all."""
-    at = int(np.searchsorted(cuts, current))
-    return np.union1d(cuts[max(0, at - NEAR) : at + NEAR + 1], _spread(cuts, FAR))
-
-
-def _worthwhile_cuts(parts: _Cascade) -> list[Ints]:
-    """The cuts of every exit that can be best, whatever the others are.
-
-    Letting a row leave saves MACs, and loses nothing where no later exit does better on that row. So a best cut
-    stands right before a row that some later exit does better on, or after all rows.
-    """
-    cuts = []
-    best_later = np.zeros(parts.losses.shape[1], dtype=np.int64)  # main loses nothing against itself
-    for ranking, losses in zip(reversed(parts.rankings), parts.losses[::-1], strict=True):
-        ends = [0, len(ranking.thresholds) - 1]
-        cuts.append(np.union1d(ends, ranking.rank[losses > best_later]))
-        best_later = np.minimum(best_later, losses)
-    return cuts[::-1]
-
-
-def _tables(parts: _Cascade, levels: Sequence[Ints]) -> tuple[Floats, Ints]:
-    """MACs saved and rows lost by every combination of the cuts in ``levels``, ``(len(levels[0]), ..)`` each.
-
-    The rows are counted by the interval of levels that their rank falls in, once per exit; running sums over these
-    counts then give every combination. An exit with a single level needs no axis: its rows leave or go on.
-    """
-    saved, lost = np.zeros(()), np.zeros(())
-    rows = np.arange(parts.losses.shape[1])
-    cell, shape = np.zeros_like(rows), [1]  # where each row is counted, and in what; axis 0 has no meaning
-    for ranking, losses, saving, cuts in zip(parts.rankings, parts.losses, parts.savings, levels, strict=True):
-        interval = ranking.intervals(cuts)[rows]  # a row leaves at the levels from here on
-        leaves = interval < len(cuts)
-        varies = len(cuts) > 1
-        if varies:
-            shape = [*shape, len(cuts) + 1]
-            cell = cell * (len(cuts) + 1) + interval
-            saved, lost = saved[..., None], lost[..., None]
-        size, leaving = math.prod(shape), cell[leaves]
-        counts = np.asarray(np.bincount(leaving, minlength=size), dtype=np.float64).reshape(shape[1:])
-        losers = np.asarray(np.bincount(leaving, losses[rows[leaves]], size), dtype=np.float64).reshape(shape[1:])
-        saved = saved + saving * _running(counts, varies)
-        lost = lost + _running(losers, varies)
-        if not varies:
-            rows, cell = rows[~leaves], cell[~leaves]
-    sizes = [len(cuts) for cuts in levels]
-    return saved.reshape(sizes), lost.reshape(sizes).astype(np.int64)
-
-
-def _running(counts: Floats, last_leaves: bool) -> Floats:
-    """Counts of rows that stay at every axis, or leave at the last and stay at those before."""
-    for axis in range(counts.ndim):
-        sums = np.cumsum(counts, axis=axis)
-        before = (slice(None),) * axis
-        leaving = sums[(*before, slice(-1))]
-        last_axis_leaves = last_leaves and axis == counts.ndim - 1
-        counts = leaving if last_axis_leaves else sums[(*before, slice(-1, None))] - leaving
-    return counts
-
-
-def _ranking(confidences: npt.NDArray[np.float32]) -> _Ranking:
-    """Rank of every row ``(N,)``, and the threshold of every cut."""
-    order = np.argsort(-confidences, kind="stable")  # NaN comes last
-    n_ranked = int(np.count_nonzero(~np.isnan(confidences)))
-    descending = confidences[order[:n_ranked]].astype(np.float64)
-    firsts = np.flatnonzero(descending[:-1] - descending[1:] >= MIN_GAP) + 1  # of every rank but 0
-    rank = np.zeros(len(confidences), dtype=np.int64)
-    rank[order[firsts]] = 1
-    rank[order] = np.cumsum(rank[order])
-    rank[order[n_ranked:]] = len(firsts) + 1
-    midway = ((descending[firsts - 1] + descending[firsts]) / 2).astype(np.float32)
-    return _Ranking(rank, (NEVER, *midway.tolist(), 0.0))

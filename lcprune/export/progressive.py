@@ -136,8 +136,8 @@ def _preamble(image: str, thresholds: Sequence[float], threshold_input: Threshol
     values = np.asarray(thresholds, np.float32)
     initializers = [_constant("zero", np.float32(0)), _constant("pixel_axes", np.array([1, 2, 3]))]
     nodes = [
-        _node("Mul", [image, "zero"], "tainted_pixels"),  # 0 x infinity is NaN, too
-        _node("ReduceSum", ["tainted_pixels", "pixel_axes"], "taint", keepdims=0),
+        _node("ReduceSum", [image, "pixel_axes"], "pixel_sum", keepdims=0),  # not finite if a pixel is not
+        _node("Mul", ["pixel_sum", "zero"], "taint"),  # 0 x infinity is NaN, too
     ]
     if threshold_input == "none":
         return nodes, [*initializers, *(_constant(names[k], values[k : k + 1]) for k in range(len(names)))]

@@ -12,7 +12,7 @@ from lcprune.data import sources
 from lcprune.data.images import read_folder
 from lcprune.errors import DataError
 from lcprune.export.session import OnnxClassifier
-from lcprune.pipeline.evaluate_run import as_rows
+from lcprune.pipeline.rows import progressive_rows
 
 Images = np.ndarray[Any, np.dtype[np.uint8]]
 Labels = np.ndarray[Any, np.dtype[np.int64]]
@@ -44,7 +44,7 @@ def evaluate(model: Path, data: str, data_root: Path) -> dict[str, Any]:
         ]
         result["ensembles"] = analysis.ensembles(logits, labels)
         if info.kind == "progressive":
-            result["progressive"] = as_rows(analysis.sweep(logits, labels, info.exit_macs, info.main_macs))
+            result["progressive"] = progressive_rows(analysis.sweep(logits, labels, info.exit_macs, info.main_macs))
     if info.kind == "progressive":
         result["progressive"].insert(0, _at_own_thresholds(classifier, pixels, labels))
     return result
@@ -63,7 +63,7 @@ def _at_own_thresholds(classifier: OnnxClassifier, pixels: Any, labels: Labels) 
         macs_ratio=mean_macs / info.main_macs,
         exit_fractions=tuple((counts / len(labels)).tolist()),
     )
-    return {**as_rows([own])[0], "threshold": list(info.thresholds)}
+    return {**progressive_rows([own])[0], "threshold": list(info.thresholds)}
 
 
 def _images(classifier: OnnxClassifier, data: str, data_root: Path) -> tuple[Images, Labels, str]:

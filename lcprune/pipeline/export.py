@@ -25,6 +25,8 @@ from lcprune.recipe import Recipe
 
 PARITY_IMAGES = 256
 DEFAULT_MAX_DROP_PCT = 0.5
+ALL_LEAVE = 0.999
+"""Where more than this fraction leaves at one early exit, that sub-model alone does the same."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,14 @@ def export(folder: Path, request: ExportRequest, notice: Callable[[str], None]) 
 def _refuse_contradictions(request: ExportRequest) -> None:
     if request.progressive and request.exit_name is not None:
         raise ExportError("--progressive exports all exits, and --exit names one", "leave one of them out")
-    asks = {"--exits": request.exits, "--max-drop": request.max_drop_pct, "--confidence": request.confidence}
-    if not request.progressive and (given := [name for name, value in asks.items() if value is not None]):
+    asks = {
+        "--exits": request.exits is not None,
+        "--threshold": request.threshold != "auto",
+        "--max-drop": request.max_drop_pct is not None,
+        "--confidence": request.confidence is not None,
+        "--threshold-input": request.threshold_input != "optional",
+    }
+    if not request.progressive and (given := [name for name, asked in asks.items() if asked]):
         raise ExportError(f"{given[0]} is about progressive graphs", "add --progressive, or leave it out")
 
 
@@ -121,7 +129,7 @@ def _submodel_number(loaded: _Loaded, exit_name: str | None) -> int:
         return int(selection["selected"]["exit_index"]) + 1
     if exit_name == "main":
         return count
-    if not exit_name.isdigit() or not 1 <= int(exit_name) <= count:
+    if not exit_name.isdecimal() or not 1 <= int(exit_name) <= count:
         names = ", ".join([*(str(k) for k in range(1, count)), "main"])
         raise ExportError(f"there is no sub-model {exit_name} in this run", f"name one of {names}")
     return int(exit_name)
@@ -141,11 +149,8 @@ def _export_progressive(loaded: _Loaded, request: ExportRequest, notice: Callabl
     parity = write_progressive(loaded.network, kept, thresholds, path, info, images, request.threshold_input)
     results = {split: _simulate(loaded, split, kept, thresholds) for split in ("val", "test")}
     known, deciding = results["test"] or results["val"], results["val"] or results["test"]
-    if deciding is not None and deciding.macs_ratio >= 1:
-        notice(
-            f"warning: on validation this graph costs {100 * deciding.macs_ratio:.0f} % of main's MACs: stopping early "
-            "is no gain; try fewer exits with --exits, a larger --max-drop, or cheaper critics (critics.head: pooled)"
-        )
+    for message in _remarks(deciding, kept):
+        notice(message)
     names = [loaded.costs.exits[index].name for index in (*kept, len(loaded.costs.exits) - 1)]
     return {
         **_written(path, "progressive", parity),
@@ -159,6 +164,24 @@ def _export_progressive(loaded: _Loaded, request: ExportRequest, notice: Callabl
         "macs_ratio": known.macs_ratio if known else None,
         "exit_fractions": list(known.exit_fractions) if known else None,
     }
+
+
+def _remarks(result: ProgressiveResult | None, kept: Sequence[int]) -> list[str]:
+    """What a person should know of a graph, by what it does to the validation images, or else to the test images."""
+    if result is None:
+        return []
+    lines = []
+    if result.macs_ratio >= 1:
+        lines.append(
+            f"warning: on validation this graph costs {100 * result.macs_ratio:.0f} % of main's MACs: stopping early "
+            "is no gain; try fewer exits with --exits, a larger --max-drop, or cheaper critics (critics.head: pooled)"
+        )
+    lines += [
+        f"all images leave at sub-model {index + 1}: export it alone with --exit {index + 1}"
+        for index, fraction in zip(kept, result.exit_fractions, strict=False)  # main has a fraction, too
+        if fraction > ALL_LEAVE
+    ]
+    return lines
 
 
 def _calibrated(loaded: _Loaded, request: ExportRequest) -> tuple[tuple[int, ...], tuple[float, ...]]:

@@ -84,7 +84,9 @@ def deciding_split(arrays: dict[str, np.ndarray[Any, Any]], use_test_split: bool
     if len(arrays[f"{name}_labels"]):
         return name
     if use_test_split:
-        raise RunError("this run has no test images", "leave --use-test-split out")
+        raise RunError(
+            "this run has no test images", "train with data.val_size above 0, and leave --use-test-split out"
+        )
     raise RunError(
         "this run held out no validation images (data.val_size: 0), so there is nothing honest to decide on",
         "train with data.val_size above 0, or let the test images decide with --use-test-split",

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from lcprune import models, runs
 from lcprune.data.sources import Dataset
@@ -54,7 +54,7 @@ def read_facts(folder: Path) -> DataFacts:
     Raises:
         RunError: If it is missing or damaged.
     """
-    path = runs.require(folder, runs.DATASET, f"lcprune resume {folder}")
+    path = runs.require(folder, runs.DATASET, f"lcprune train {folder / runs.RECIPE}")
     content = runs.read_json(path)
     try:
         channels, height, width = content["image_shape"]
@@ -77,8 +77,9 @@ def build_network(recipe: Recipe, facts: DataFacts) -> Network:
 
 def write_weights(folder: Path, network: Network) -> None:
     """Writes ``weights.safetensors``."""
+    content = save({name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()})
     with runs.atomic_write(folder / runs.WEIGHTS) as part:
-        save_file({name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}, part)
+        part.write_bytes(content)
     runs.record(folder, runs.WEIGHTS)
 
 

@@ -169,9 +169,7 @@ def _with_overrides(folder: Path, recipe: Recipe, overrides: Sequence[str]) -> R
                 f"resume cannot change {key}: the run would no longer be what its recipe says",
                 f"change only {', '.join(RESUMABLE_KEYS)}, or train a new run with --set {override}",
             )
-    changed = recipes.parse(recipes.dump(recipe), str(folder / runs.RECIPE), overrides)
-    runs.write_text(folder / runs.RECIPE, recipes.dump(changed))
-    return changed
+    return recipes.parse(recipes.dump(recipe), str(folder / runs.RECIPE), overrides)
 
 
 def _run(
@@ -193,9 +191,16 @@ def _run(
     torch.manual_seed(recipe.train.seed)
     surroundings = _surroundings(device, recipe.train.channels_last)
     _restore(folder, state, surroundings, notice)
+    iterations = iterations_of(recipe, loader.steps_per_epoch)
+    if state.step > iterations:
+        raise RunError(
+            f"{folder} has done {state.step} steps already, which is more than {iterations}",
+            "resume to a greater length, or train a new run",
+        )
+    runs.write_text(folder / runs.RECIPE, recipes.dump(recipe))  # with the overrides of `resume`, now that they fit
     plan = Plan(
         recipe=recipe,
-        iterations=iterations_of(recipe, loader.steps_per_epoch),
+        iterations=iterations,
         loader=loader,
         held_out=dataset.val if len(dataset.val.labels) else dataset.test,
         held_out_name="val" if len(dataset.val.labels) else "test",
@@ -205,7 +210,7 @@ def _run(
     )
     with display(plan.iterations, state.step, network.exit_names) as shown:
         fit(plan, build_method(recipe, network), state, _Recorder(folder / runs.METRICS, state.step, shown))
-    return _finish(folder, recipe, dataset, state, device)
+    return _finish(folder, recipe, dataset, state, device, notice)
 
 
 def _restore(folder: Path, state: TrainingState, surroundings: dict[str, str | int], notice: Notice) -> None:
@@ -222,7 +227,9 @@ def _restore(folder: Path, state: TrainingState, surroundings: dict[str, str | i
             notice(f"{key} was {before[key]} and is {now}: the result will not be bit-equal to a run never stopped")
 
 
-def _finish(folder: Path, recipe: Recipe, dataset: Dataset, state: TrainingState, device: torch.device) -> Trained:
+def _finish(
+    folder: Path, recipe: Recipe, dataset: Dataset, state: TrainingState, device: torch.device, notice: Notice
+) -> Trained:
     """Writes weights and predictions of a run whose steps are done."""
     stored.write_weights(folder, state.network)
     arrays: dict[str, np.ndarray[Any, Any]] = {}
@@ -235,7 +242,7 @@ def _finish(folder: Path, recipe: Recipe, dataset: Dataset, state: TrainingState
             else empty
         )
         arrays |= {f"{name}_logits": logits, f"{name}_labels": split.labels}
-    runs.write_predictions(folder, arrays)
+    _write_predictions(folder, arrays, notice)
     accuracies = {
         name: accuracies_pct(arrays[f"{name}_logits"], arrays[f"{name}_labels"])
         if len(arrays[f"{name}_labels"])
@@ -250,6 +257,17 @@ def _finish(folder: Path, recipe: Recipe, dataset: Dataset, state: TrainingState
         val_accuracy_pct=accuracies["val"],
         test_accuracy_pct=accuracies["test"],
     )
+
+
+def _write_predictions(folder: Path, arrays: dict[str, np.ndarray[Any, Any]], notice: Notice) -> None:
+    """Writes the logits; what was decided on others, before a run was made longer, holds no more and is removed."""
+    path = folder / runs.PREDICTIONS
+    before = runs.sha256(path) if path.exists() else None
+    runs.write_predictions(folder, arrays)
+    decided = [name for name in (runs.SELECTION, runs.THRESHOLDS) if (folder / name).exists()]
+    if decided and runs.sha256(path) != before:
+        runs.remove(folder, *decided)
+        notice(f"{' and '.join(decided)} removed: the network has changed since; select and export again")
 
 
 class _Recorder:

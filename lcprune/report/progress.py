@@ -34,8 +34,7 @@ class TrainingProgress:
         self._console = Console(file=sys.stderr, quiet=quiet, highlight=False)
         self._names = ["main" if name == "main" else name.removeprefix("sub-model ") for name in exit_names]
         self._progress = Progress(
-            TextColumn("training"),
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=10),  # the whole line fits into 80 characters with four exits
             MofNCompleteColumn(),
             TextColumn("{task.fields[loss]}"),
             TextColumn("{task.fields[speed]}"),
@@ -45,7 +44,7 @@ class TrainingProgress:
         )
         self._task = self._progress.add_task("train", total=iterations, completed=start, loss="", speed="")
         self._next_line_s = 0.0
-        self._timed_from = 0.0
+        self._timed_from = self._started = time.monotonic()
 
     def __enter__(self) -> "TrainingProgress":
         self._progress.start()
@@ -60,7 +59,8 @@ class TrainingProgress:
         self._estimate(step - self._first)
         if logged is None:
             return
-        loss = "loss " + " ".join(f"{name} {value:.3f}" for name, value in zip(self._names, logged.loss, strict=True))
+        *shallow, main = (f"{value:.2f}" for value in logged.loss)
+        loss = " ".join(["loss", *shallow, "main", main])
         speed = f"{logged.images_per_s:.0f} images/s"
         self._progress.update(self._task, loss=loss, speed=speed)
         now = time.monotonic()
@@ -75,8 +75,10 @@ class TrainingProgress:
         self._console.print(f"step {evaluation.step}: {evaluation.split} accuracy % {accuracies}")
 
     def _batch_seconds(self, logged: LoggedStep) -> float:
-        steps = max(logged.step - self._first, 1)
-        return (time.monotonic() - self._timed_from) / max(steps - WARM_UP_STEPS, 1)
+        steps = logged.step - self._first
+        if steps <= WARM_UP_STEPS:
+            return (time.monotonic() - self._started) / max(steps, 1)
+        return (time.monotonic() - self._timed_from) / (steps - WARM_UP_STEPS)
 
     def _estimate(self, steps: int) -> None:
         if steps == WARM_UP_STEPS:

@@ -8,13 +8,15 @@ from rich.markup import escape
 from rich.table import Table
 
 NOT_KNOWN = "-"
+UNBOUNDED = 10_000
+"""Columns off a terminal: paths must come out whole."""
 
 
 def print_table(table: RenderableType, file: TextIO) -> None:
     """Prints a table or a text; off a terminal it is as wide as it needs to be."""
     console = Console(file=file, highlight=False)
     if not console.is_terminal:
-        console = Console(file=file, highlight=False, width=160)
+        console = Console(file=file, highlight=False, width=UNBOUNDED)
     console.print(table)
 
 
@@ -106,8 +108,9 @@ def export_table(result: Mapping[str, Any]) -> RenderableType:
         return Group(*lines)
     table = _table("exit", "threshold", "leave here")
     thresholds = [*(f"{value:.4f}" for value in result["thresholds"]), NOT_KNOWN]
-    for name, threshold, fraction in zip(result["exits"], thresholds, result["exit_fractions"], strict=True):
-        table.add_row(name, threshold, share(fraction))
+    fractions = result["exit_fractions"] or [None] * len(thresholds)
+    for name, threshold, fraction in zip(result["exits"], thresholds, fractions, strict=True):
+        table.add_row(escape(name), threshold, share(fraction))
     return Group(*lines, table)
 
 
@@ -117,7 +120,7 @@ def evaluation_table(result: Mapping[str, Any]) -> RenderableType:
     if result["exits"]:
         table = _table("exit", "accuracy %")
         for row in result["exits"]:
-            table.add_row(row["name"], percent(row["accuracy_pct"]))
+            table.add_row(escape(row["name"]), percent(row["accuracy_pct"]))
         for name, accuracy in result["ensembles"].items():
             table.add_row(f"ensemble {name}", percent(accuracy))
         parts.append(table)
@@ -133,7 +136,7 @@ def evaluation_table(result: Mapping[str, Any]) -> RenderableType:
         )
     if result["progressive"]:
         parts.append(table)
-    return Group(*parts, f"{result['split']}: {result['samples']} images")
+    return Group(*parts, escape(f"{result['split']}: {result['samples']} images"))
 
 
 def prediction_table(result: Mapping[str, Any]) -> RenderableType:
@@ -141,7 +144,7 @@ def prediction_table(result: Mapping[str, Any]) -> RenderableType:
     progressive = result["kind"] == "progressive"
     table = _table("image", "class", "confidence", *(["exit", "MACs of main"] if progressive else []))
     for row in result["images"]:
-        extra = [row["exit"], share(row["macs_ratio"])] if progressive else []
+        extra = [escape(row["exit"]), share(row["macs_ratio"])] if progressive else []
         table.add_row(escape(row["image"]), escape(row["class"]), f"{row['confidence']:.4f}", *extra)
     return table
 
@@ -183,9 +186,9 @@ def millions(count: float) -> str:
     return f"{count / 1e6:.2f}M"
 
 
-def share(fraction: float) -> str:
+def share(fraction: float | None) -> str:
     """``36.0 %``."""
-    return f"{100 * fraction:.1f} %"
+    return NOT_KNOWN if fraction is None else f"{100 * fraction:.1f} %"
 
 
 def percent(value: float | None) -> str:

@@ -4,6 +4,7 @@ The order of the images, their augmentation and the learning rate are functions 
 states, the step and torch's random state (for layers that draw from it) are all there is.
 """
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,18 @@ class TrainingState:
 
 
 def save(state: TrainingState, path: Path, surroundings: dict[str, str | int]) -> None:
-    """Writes a checkpoint, whole or not at all. `surroundings` records what bit-equality depends on."""
+    """Writes a checkpoint, whole or not at all. `surroundings` records what bit-equality depends on.
+
+    Raises:
+        RunError: If it cannot be written; what is at `path` stays.
+    """
+    content = _packed(state, surroundings)
+    with atomic_write(path) as part:
+        part.write_bytes(content)
+
+
+def _packed(state: TrainingState, surroundings: dict[str, str | int]) -> memoryview:
+    """The bytes of a checkpoint, made in memory: a full disk reaches us as OSError only if Python writes the file."""
     content = {
         "format": FORMAT,
         "step": state.step,
@@ -46,16 +58,23 @@ def save(state: TrainingState, path: Path, surroundings: dict[str, str | int]) -
         "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "surroundings": surroundings,
     }
-    with atomic_write(path) as part:
-        torch.save(content, part)
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getbuffer()
 
 
 def rotate(folder: Path, state: TrainingState, surroundings: dict[str, str | int]) -> None:
-    """Writes ``last.pt``; what was the last one becomes ``last_good.pt``, so that one good file is always there."""
+    """Writes ``last.pt``; what was the last one becomes ``last_good.pt``, so that one good file is always there.
+
+    Raises:
+        RunError: If it cannot be written; the older ones stay.
+    """
     last = folder / LAST
-    if last.exists():
-        last.replace(folder / LAST_GOOD)
-    save(state, last, surroundings)
+    content = _packed(state, surroundings)
+    with atomic_write(last) as part:
+        part.write_bytes(content)
+        if last.exists():  # only now: the last one may be a damaged one, and the one before it all there is
+            last.replace(folder / LAST_GOOD)
 
 
 def load_newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lcprune.data.loaders import TrainLoader, eval_batches
 from lcprune.data.sources import Split
-from lcprune.errors import TrainingError
+from lcprune.errors import Interrupted, TrainingError
 from lcprune.models import Network
 from lcprune.recipe import Recipe
 from lcprune.training import checkpoint
@@ -25,10 +25,6 @@ from lcprune.training.methods import Losses, Method
 from lcprune.training.optim import all_finite, set_learning_rates
 
 EVAL_BATCH = 500
-
-
-class Interrupted(Exception):  # noqa: N818
-    """Ctrl-C or SIGTERM: everything up to here is saved."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +104,9 @@ def fit(plan: Plan, method: Method, state: TrainingState, listener: Listener) ->
             if due[1]:
                 _save(plan, state)
             if stop and not at_end:
-                raise Interrupted
+                raise Interrupted(
+                    f"interrupted at step {state.step}: saved", f"go on with: lcprune resume {plan.checkpoints.parent}"
+                )
             meter.resume(state)
 
 

@@ -47,7 +47,8 @@ def lr_factor(schedule: str, step: int, iterations: int, lr_drops: tuple[float, 
     if schedule == "constant":
         return 1.0
     if schedule == "step":
-        return float(0.1 ** bisect_right([drop * iterations for drop in lr_drops], step))
+        drops = [round(drop * iterations, 6) for drop in lr_drops]  # in floats 0.55 * 100 is over 55
+        return float(0.1 ** bisect_right(drops, step))
     done = (step + 0.5) / iterations  # the middle of the step, so that no step has a rate of zero
     return done / warmup if done < warmup else (1 - done) / (1 - warmup)
 

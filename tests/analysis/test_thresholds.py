@@ -4,6 +4,7 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 
+from lcprune.analysis import search
 from lcprune.analysis import thresholds as module
 from lcprune.analysis.evaluate import CascadeCost, correct_rows, leave_at, progressive, softmax_confidence
 from lcprune.analysis.intervals import paired_drop_upper_pct
@@ -63,9 +64,9 @@ def test_the_search_near_the_best_costs_hardly_more_than_trying_all(
     monkeypatch: pytest.MonkeyPatch, max_drop_pct: float
 ) -> None:
     found = predictions(4, 600, seed=1)
-    monkeypatch.setattr(module, "EXACT_CELLS", 1 << 24)
+    monkeypatch.setattr(search, "EXACT_CELLS", 1 << 24)
     exact = calibrate(*found, CHEAP, max_drop_pct, exits=(0, 1, 2))
-    monkeypatch.setattr(module, "EXACT_CELLS", 0)
+    monkeypatch.setattr(search, "EXACT_CELLS", 0)
     searched = calibrate(*found, CHEAP, max_drop_pct, exits=(0, 1, 2))
     assert exact.mean_macs <= searched.mean_macs <= 1.002 * exact.mean_macs
 
@@ -137,9 +138,9 @@ def test_what_is_reported_is_what_the_thresholds_do_and_within_the_budget(max_dr
     assert result.mean_macs < CHEAP.main_macs
 
 
-@pytest.mark.parametrize("exact_cells", [module.EXACT_CELLS, 0])
+@pytest.mark.parametrize("exact_cells", [search.EXACT_CELLS, 0])
 def test_a_larger_budget_never_costs_more(monkeypatch: pytest.MonkeyPatch, exact_cells: int) -> None:
-    monkeypatch.setattr(module, "EXACT_CELLS", exact_cells)
+    monkeypatch.setattr(search, "EXACT_CELLS", exact_cells)
     found = predictions(4, 300, seed=3)
     macs = [calibrate(*found, CHEAP, lost / 3).mean_macs for lost in range(30)]
     assert macs == sorted(macs, reverse=True)
@@ -177,10 +178,10 @@ def test_the_search_counts_what_the_cascade_does(max_drop_pct: float) -> None:
     logits, labels = predictions(4, 200, seed=5)
     logits[0, ::3], logits[1, ::7], logits[3, ::11] = np.nan, np.inf, np.nan
     confidences, predicted = softmax_confidence(logits)
-    rows = module._Rows(confidences, correct_rows(predicted, labels), CHEAP)
+    rows = search.Rows(confidences, correct_rows(predicted, labels), CHEAP)
     for exits in ((0,), (0, 1), (0, 1, 2)):
         expected = calibrate(logits, labels, CHEAP, max_drop_pct, exits=exits)
-        setting = module._cheapest(rows, rows.losses(), rows_allowed(200, max_drop_pct), exits)[-1]
+        setting = search.cheapest_settings(rows, rows.losses(), rows_allowed(200, max_drop_pct), exits)[-1]
         assert setting.total_macs == pytest.approx(200 * expected.mean_macs, rel=1e-12)
         assert expected.drop_pct <= max_drop_pct
 
@@ -221,7 +222,7 @@ def test_with_confidence_the_drop_is_bounded_on_the_half_that_did_not_choose() -
 def test_the_walk_stops_at_the_first_bound_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     found = predictions(3, 1000)
     uppers = iter([1.0, 1.5, 2.5, 0.1])
-    sequence = [module._Setting((0,), (threshold,), 1.0) for threshold in (0.9, 0.8, 0.7, 0.6)]
+    sequence = [search.Setting((0,), (threshold,), 1.0) for threshold in (0.9, 0.8, 0.7, 0.6)]
     monkeypatch.setattr(module, "_safest_first", lambda *_: sequence)
     monkeypatch.setattr(module, "_drop_upper_pct", lambda *_: next(uppers))
     result = calibrate(*found, CascadeCost((10, 20, 30), (1, 1)), 2.0, confidence=0.9)
@@ -231,7 +232,7 @@ def test_the_walk_stops_at_the_first_bound_that_fails(monkeypatch: pytest.Monkey
 def test_the_walk_goes_from_safe_to_cheap() -> None:
     logits, labels = predictions(4, 1500)
     confidences, predicted = softmax_confidence(logits)
-    rows = module._Rows(confidences, correct_rows(predicted, labels), CHEAP)
+    rows = search.Rows(confidences, correct_rows(predicted, labels), CHEAP)
     walk = module._safest_first(rows, 2.0, None, 0.95)
     uppers = [module._drop_upper_pct(rows, setting, 0.95) for setting in walk]
     macs = [setting.total_macs for setting in walk]
