@@ -169,9 +169,9 @@ def run(_finished_run: Path, here: Path) -> Path:
 
 @pytest.fixture
 def shaped_run(run: Path) -> Callable[..., Path]:
-    """``shaped_run(val=[[..], ..], test=...)`` makes predictions of the run up: whether each exit is right on each image.
+    """``shaped_run(val, test)`` makes up the predictions of the run: whether each exit ``(4, N)`` is right.
 
-    A right logit says 1 for the class, so that every confidence is the same.
+    All confidences are the same.
     """
 
     def shape(val: Sequence[Sequence[int]] | None, test: Sequence[Sequence[int]] | None = None) -> Path:

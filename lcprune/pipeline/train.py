@@ -185,8 +185,11 @@ def _run(
     memory_format = torch.channels_last if recipe.train.channels_last else torch.contiguous_format
     network.to(device).to(memory_format=memory_format)
     if recipe.train.compile:
-        for module in (*network.groups, *network.critics):
-            module.compile()
+        parts = (*network.groups, *network.critics)
+        # All parts share the code of nn.Sequential.forward, and the limit of compilations is counted by code.
+        torch._dynamo.config.recompile_limit = 4 * len(parts)
+        for part in parts:
+            part.compile()
     state = TrainingState(network, build_optimizers(recipe, network))
     torch.manual_seed(recipe.train.seed)
     surroundings = _surroundings(device, recipe.train.channels_last)

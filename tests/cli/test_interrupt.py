@@ -1,6 +1,7 @@
 """Ctrl-C in a process of its own: it saves, says how to go on, and exits with 130."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -13,15 +14,16 @@ from typing import Any
 import pytest
 
 from lcprune.pipeline import predict
+from lcprune.report.progress import TrainingProgress
 from lcprune.training import checkpoint
+from lcprune.training.loop import LoggedStep
 
 START = [sys.executable, "-c", "from lcprune.cli import main; main()"]
 
 
-@pytest.mark.parametrize("as_json", [False, True])
-def test_a_run_is_saved_and_goes_on(here: Path, cli: Callable[..., Any], tiny: tuple[str, ...], as_json: bool) -> None:
+def test_a_run_is_saved_and_goes_on(here: Path, cli: Callable[..., Any], tiny: tuple[str, ...]) -> None:
     settings = [part for key in (*tiny, "train.iterations=20000", "logging.every=2") for part in ("--set", key)]
-    command = [*START, "train", "digits", *settings, "--out", "mine", *(["--json"] if as_json else [])]
+    command = [*START, "train", "digits", *settings, "--out", "mine"]
     metrics = here / "mine/metrics.jsonl"
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         while not (metrics.exists() and metrics.stat().st_size) and process.poll() is None:
@@ -31,11 +33,6 @@ def test_a_run_is_saved_and_goes_on(here: Path, cli: Callable[..., Any], tiny: t
     step = checkpoint.load(here / "mine/checkpoints/last.pt")["step"]
     assert process.returncode == 130, stderr
     assert "Traceback" not in stderr
-    if as_json:
-        fix = "go on with: lcprune resume mine"
-        problem = f"interrupted at step {step}: saved"
-        assert json.loads(stdout) == {"error": {"kind": "interrupted", "problem": problem, "fix": fix}}
-        return
     assert stdout == ""
     assert stderr.splitlines()[-1] == f"interrupted at step {step}: saved; go on with: lcprune resume mine"
     resumed = cli("resume", "mine", "--set", f"train.iterations={step + 3}", "--json")
@@ -45,6 +42,23 @@ def test_a_run_is_saved_and_goes_on(here: Path, cli: Callable[..., Any], tiny: t
     logged = [int(found) for found in re.findall(r'"step": (\d+)', metrics.read_text())]
     assert logged == sorted(logged)
     assert logged[-1] == step + 3
+
+
+def test_the_same_as_json(
+    here: Path, cli: Callable[..., Any], tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: TrainingProgress, step: int, __: LoggedStep | None) -> None:
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(TrainingProgress, "stepped", interrupt)
+    result = cli("train", "digits", *(part for key in tiny for part in ("--set", key)), "--json")
+    assert result.exit_code == 130
+    assert json.loads(result.stdout)["error"] == {
+        "kind": "interrupted",
+        "problem": "interrupted at step 3: saved",
+        "fix": "go on with: lcprune resume runs/digits-1",
+    }
 
 
 def test_anywhere_else_it_just_ends(here: Path, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,7 @@ def test_a_finished_run_is_left_as_it_is(run: Path, cli: Cli) -> None:
 
 def test_a_longer_run_forgets_what_was_decided_on_the_shorter_one(run: Path, cli: Cli) -> None:
     cli("select", "--max-drop", "50", "--quiet")
-    cli("export", "--progressive", "--max-drop", "50", "--quiet")
+    cli("export", "--progressive", "--exits", "1,2,3", "--max-drop", "50", "--quiet")
     assert (run / runs.THRESHOLDS).is_file()
     result = cli("resume", "--set", "train.iterations=61")
     assert result.exit_code == 0, result.stderr

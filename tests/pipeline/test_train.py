@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -244,3 +245,16 @@ def test_a_changed_file_is_found(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(RunError, match="SHA-256 has changed"):
         runs.read_predictions(tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+def test_compiled_training_is_near_the_plain_one(tmp_path: Path) -> None:
+    short = ("train.iterations=3", "critics.after=[5]", "train.schedule=constant", "train.lr=0.01")
+    train(tmp_path / "plain", *short)
+    train(tmp_path / "compiled", *short, "train.compile=true")
+    plain, compiled = (load_file(tmp_path / name / runs.WEIGHTS) for name in ("plain", "compiled"))
+    assert plain.keys() == compiled.keys()
+    for name, tensor in plain.items():
+        torch.testing.assert_close(compiled[name], tensor, rtol=1e-3, atol=1e-4)

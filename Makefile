@@ -1,0 +1,82 @@
+# `make demo` and `make test` are all the set-up there is; both make .venv the first time.
+# Another Python: make demo PYTHON=python3.12
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+VENV := $(CURDIR)/.venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+LCPRUNE := "$(BIN)/lcprune"
+DEMO_IMAGES := 12
+
+# Says a command before it runs.
+define run
+echo; echo "\$$ $(1)"; $(subst lcprune ,$(LCPRUNE) ,$(1))
+endef
+
+.PHONY: help demo install test format clean
+
+help:
+	@echo "make demo     install into .venv, train on handwritten digits, export a model that stops early, use it"
+	@echo "make test     install into .venv, then check format, lint and types, and run the tests"
+	@echo "make format   format the code and mend what the linter can"
+	@echo "make clean    remove demo/, builds and caches; .venv, runs/ and data/ stay"
+
+install: $(INSTALLED)
+
+# Done once, and again when pyproject.toml has changed. Of pip's output only the large downloads and the end are shown.
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: lcprune needs Python 3.11 or newer, and $(PYTHON) is not"; \
+		  echo "  fix: name one, such as make demo PYTHON=python3.12"; exit 1; }
+	@echo "Making .venv with $$($(PYTHON) --version) and installing lcprune into it"
+	@echo "(the first time some minutes: torch is large)"
+	@$(PYTHON) -m venv $(VENV)
+	@PYTHONUNBUFFERED=1 "$(BIN)/python" -m pip install --disable-pip-version-check --progress-bar off -e '.[dev]' \
+		| awk '/^ *(Downloading|Using cached) .*whl \([0-9.]+ [MG]B\)/ || /^(Installing|Successfully built)/ \
+			{ print "  " substr($$0, match($$0, /[^ ]/), 100); fflush() }'
+	@touch $(INSTALLED)
+	@echo "Installed."
+
+demo: $(INSTALLED)
+	@rm -rf demo/runs demo/digits && mkdir -p demo
+	@echo
+	@echo "1. Train on 1,797 handwritten digits of 8x8 pixels: one training, four networks. A quarter of a minute."
+	@cd demo && $(call run,lcprune train digits)
+	@echo
+	@echo "2. Choose the smallest of the four that loses at most half a point of accuracy on the validation images."
+	@cd demo && $(call run,lcprune select --max-drop 0.5)
+	@echo
+	@echo "3. Write all four as one ONNX model: an image leaves at the first exit that is 99 % sure."
+	@echo "   (By hand, to see every exit at work. The digits are so easy that thresholds chosen on the validation"
+	@echo "   images, which is the default, would stop nearly everything at the first exit.)"
+	@cd demo && $(call run,lcprune export --format onnx --progressive --threshold 0.99)
+	@echo
+	@echo "4. Classify $(DEMO_IMAGES) images of the test set, with onnxruntime alone. 7_041.png shows a 7."
+	@"$(BIN)/python" examples/digit_images.py demo/digits --count $(DEMO_IMAGES) > demo/digits.txt
+	@cd demo && $(call run,lcprune predict runs/latest/export/progressive.onnx digits)
+	@echo
+	@echo "Done. Everything is in demo/; README.md says how to train on CIFAR-10 or on images of your own."
+
+test: $(INSTALLED)
+	@echo "Format: ruff format --check"
+	@"$(BIN)/ruff" format --check .
+	@echo "Lint: ruff check"
+	@"$(BIN)/ruff" check .
+	@echo "Types: mypy"
+	@"$(BIN)/mypy"
+	@echo "Tests: pytest"
+	@"$(BIN)/python" -m pytest -q
+
+format: $(INSTALLED)
+	@echo "Formatting, and mending what the linter can"
+	@"$(BIN)/ruff" format .
+	@"$(BIN)/ruff" check --fix .
+
+clean:
+	@echo "Removing demo/, builds and caches (.venv, runs/ and data/ stay)"
+	@rm -rf demo build dist .mypy_cache .pytest_cache .ruff_cache
+	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
