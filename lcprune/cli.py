@@ -135,7 +135,7 @@ def train(
             out=out,
             data_root=_data_root(data_root),
             device=device.value,
-            display=_display(chosen.name, quiet),
+            display=_display(quiet),
             notice=_notice(quiet),
         )
         _print_trained(result, as_json, quiet)
@@ -157,7 +157,7 @@ def resume(
             run,
             overrides or [],
             device=device.value,
-            display=_display(run.name, quiet),
+            display=_display(quiet),
             notice=_notice(quiet),
         )
         _print_trained(result, as_json, quiet)
@@ -439,7 +439,7 @@ def _torch() -> Iterator[None]:
         ) from None
 
 
-def _display(run_name: str, quiet: bool) -> Any:
+def _display(quiet: bool) -> Any:
     from lcprune.report.progress import TrainingProgress
 
     hint = (

@@ -174,7 +174,7 @@ def read_predictions(folder: Path) -> dict[str, np.ndarray]:
     command = f"lcprune resume {folder}"
     path = require(folder, PREDICTIONS, command)
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise RunError(f"{path} is damaged ({error})", f"run this, which writes it again: {command}") from None

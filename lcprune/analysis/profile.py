@@ -14,7 +14,7 @@ from lcprune.errors import ProfileError
 from lcprune.models import Network
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", FutureWarning)  # fvcore calls torch.jit.script while it is imported
+    warnings.simplefilter("ignore")  # fvcore calls torch.jit.script while it is imported, which is deprecated
     from fvcore.nn import FlopCountAnalysis
 
 MAC_OPS = frozenset({"conv", "linear", "addmm", "mm", "bmm", "matmul", "einsum"})

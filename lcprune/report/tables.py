@@ -28,7 +28,7 @@ def trained_table(result: Any) -> RenderableType:
     for index, name in enumerate(result.exit_names):
         table.add_row(name, *(f"{values[index]:.2f}" for values in shown.values()))
     if len(result.exit_names) > 1:
-        steps = "next: lcprune select --max-drop 2.0, then lcprune export --format onnx --progressive"
+        steps = "next: lcprune select --max-drop 2.0\nthen: lcprune export --format onnx --progressive"
     else:
         steps = "next: lcprune export --format onnx --exit main"
     return Group(table, f"run: {escape(str(result.run))}", steps)

@@ -1,0 +1,74 @@
+"""`lcprune evaluate` of a run: keys, table, and runs without images."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lcprune import runs
+
+Cli = Callable[..., Any]
+
+
+def test_the_result_as_json(run: Path, cli: Cli) -> None:
+    result = cli("evaluate", "--json")
+    assert (result.exit_code, result.stderr) == (0, "")
+    content = json.loads(result.stdout)
+    assert set(content) == {"split", "samples", "exits", "ensembles", "progressive"}
+    assert (content["split"], content["samples"]) == ("test", 360)
+    assert [set(row) for row in content["exits"]] == [{"name", "exit_index", "accuracy_pct"}] * 4
+    assert set(content["ensembles"]) == {"1+2+3", "1+2+3+main"}
+    keys = {"threshold", "accuracy_pct", "mean_macs", "macs_ratio", "exit_fractions"}
+    assert [set(row) for row in content["progressive"]] == [keys] * 7
+    assert [row["threshold"] for row in content["progressive"]] == [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99]
+
+
+def test_the_accuracies_are_those_of_training_and_of_the_stored_logits(
+    run: Path, cli: Cli, tiny: tuple[str, ...]
+) -> None:
+    settings = [part for override in tiny for part in ("--set", override)]
+    trained = json.loads(cli("train", "digits", *settings, "--out", "mine", "--json").stdout)
+    evaluated = json.loads(cli("evaluate", "mine", "--json").stdout)
+    with np.load("mine/predictions.npz") as arrays:
+        said, labels = arrays["test_logits"].argmax(axis=2), arrays["test_labels"]
+    by_hand = [100 * sum(row == label for row, label in zip(of_exit, labels, strict=True)) / 360 for of_exit in said]
+    assert trained["test_accuracy_pct"] == by_hand
+    assert [row["accuracy_pct"] for row in evaluated["exits"]] == by_hand
+    again = json.loads(cli("evaluate", "--json").stdout)  # runs/latest is the newest: mine
+    assert again == evaluated
+
+
+def test_the_table(run: Path, cli: Cli) -> None:
+    lines = cli("evaluate").stdout.splitlines()
+    assert lines[0].split() == ["exit", "accuracy", "%"]
+    assert lines[5].startswith("ensemble 1+2+3 ")
+    assert lines[7].split()[:3] == ["threshold", "accuracy", "%"]
+    assert lines[-1] == "test: 360 images"
+
+
+def test_validation_stands_in_for_absent_test_images(shaped_run: Callable[..., Path], cli: Cli) -> None:
+    shaped_run([[1, 0], [1, 0], [1, 1], [1, 1]])
+    content = json.loads(cli("evaluate", "--json").stdout)
+    assert (content["split"], content["samples"]) == ("val", 2)
+    assert [row["accuracy_pct"] for row in content["exits"]] == [50, 50, 100, 100]
+
+
+def test_a_run_without_images_cannot_be_evaluated(
+    shaped_run: Callable[..., Path], refused: Callable[..., dict[str, str]]
+) -> None:
+    shaped_run(None, None)
+    error = refused("evaluate")
+    assert error["problem"].endswith("digits-1 has neither test nor validation images")
+    assert error["fix"] == "train with data.val_size above 0, or add test images"
+
+
+def test_predictions_that_were_changed(run: Path, refused: Callable[..., dict[str, str]]) -> None:
+    path = run / runs.PREDICTIONS
+    path.write_bytes(path.read_bytes()[:-10])
+    error = refused("evaluate", "runs/digits-1")
+    assert error["problem"] == "runs/digits-1/predictions.npz is not what was written: its SHA-256 has changed"
+    assert error["fix"] == "restore it, or run: lcprune resume runs/digits-1"
+    (run / runs.MANIFEST).unlink()
+    assert refused("evaluate", "runs/digits-1")["problem"].startswith("runs/digits-1/predictions.npz is damaged (")

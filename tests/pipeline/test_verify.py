@@ -1,0 +1,81 @@
+"""`lcprune verify` finds every file of a run that is not what was written."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lcprune import runs
+
+Refused = Callable[..., dict[str, str]]
+
+RECORDED = ["dataset.json", "export/progressive.onnx", "predictions.npz", "profile.json", "weights.safetensors"]
+
+
+def flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_run_that_nobody_touched_is_right(run: Path, cli: Callable[..., Any]) -> None:
+    plain = cli("verify")
+    assert (plain.exit_code, plain.stdout) == (0, f"{len(RECORDED)} files are what was recorded\n")
+    content = json.loads(cli("verify", run, "--json").stdout)
+    assert content == {"run": str(run), "files": RECORDED}
+
+
+def test_an_exported_file_is_verified_by_itself(run: Path, cli: Callable[..., Any]) -> None:
+    flip_a_byte(run / runs.WEIGHTS)  # of no concern to the file that is asked about
+    content = json.loads(cli("verify", run / "export/progressive.onnx", "--json").stdout)
+    assert content["files"] == ["export/progressive.onnx"]
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_one_flipped_bit_is_found_and_the_file_named(run: Path, refused: Refused, name: str) -> None:
+    flip_a_byte(run / name)
+    error = refused("verify", run)
+    assert error["kind"] == "run"
+    assert error["problem"] == f"{run}: {name} is missing or is not what was written"
+
+
+def test_a_changed_export_is_found_when_it_is_the_target(run: Path, refused: Refused) -> None:
+    path = run / "export/progressive.onnx"
+    flip_a_byte(path)
+    assert "export/progressive.onnx is missing or is not what was written" in refused("verify", path)["problem"]
+
+
+def test_all_that_is_wrong_is_named(run: Path, refused: Refused) -> None:
+    (run / runs.PROFILE).unlink()
+    flip_a_byte(run / runs.PREDICTIONS)
+    assert f"{runs.PREDICTIONS}, {runs.PROFILE} is missing" in refused("verify", run)["problem"]
+
+
+def test_a_file_outside_a_run_is_refused(run: Path, here: Path, refused: Refused) -> None:
+    outside = here / "copy.onnx"
+    outside.write_bytes((run / "export/progressive.onnx").read_bytes())
+    error = refused("verify", outside)
+    assert error["problem"] == f"{outside} does not lie in a run folder, so nothing is recorded about it"
+
+
+def test_a_file_that_the_run_did_not_export_is_refused(run: Path, refused: Refused) -> None:
+    stranger = run / "export/stranger.onnx"
+    stranger.write_bytes(b"x")
+    assert refused("verify", stranger)["problem"] == f"nothing is recorded about {stranger}"
+
+
+def test_a_file_that_is_not_there_is_refused(here: Path, refused: Refused) -> None:
+    assert refused("verify", "nowhere.onnx")["problem"] == "there is no file nowhere.onnx"
+
+
+def test_a_folder_without_a_run_is_refused(here: Path, refused: Refused) -> None:
+    (here / "empty").mkdir()
+    assert refused("verify", "empty")["problem"] == "empty is no run folder: it has no recipe.yaml"
+    assert "runs/latest is missing" in refused("verify")["problem"]
+
+
+def test_a_run_that_is_not_finished_has_nothing_to_verify(run: Path, refused: Refused) -> None:
+    (run / runs.MANIFEST).unlink()
+    assert refused("verify", run)["problem"] == f"nothing is recorded about {run}"

@@ -1,0 +1,272 @@
+"""The loop: what happens at which step, and the ways in which a run can end."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lcprune import recipe as recipes
+from lcprune.data.loaders import TrainLoader
+from lcprune.data.sources import Split
+from lcprune.errors import Interrupted, TrainingError
+from lcprune.models import Network
+from lcprune.training import checkpoint, loop
+from lcprune.training.checkpoint import TrainingState
+from lcprune.training.loop import Evaluation, LoggedStep, Plan, fit, predict_logits
+from lcprune.training.methods import Losses
+from lcprune.training.optim import build_optimizers
+
+CPU = torch.device("cpu")
+
+
+class Scripted:
+    """A method whose losses at step n are n + 1 and 2n, and that moves one weight by the learning rate."""
+
+    def __init__(self, network: Network, at: int = -1, act: Callable[[], None] = lambda: None) -> None:
+        self.weight = network.groups[0][1].weight
+        self.at, self.act = at, act
+        self.steps: list[int] = []
+
+    def backward(self, images: Tensor, labels: Tensor, step: int) -> Losses:
+        assert images.shape == (2, 1, 2, 2)
+        self.steps.append(step)
+        if step == self.at:
+            self.act()
+        self.weight.grad = torch.zeros_like(self.weight)
+        self.weight.grad[0, 0] = -1
+        return Losses(torch.tensor([step + 1.0, 2.0 * step]), torch.tensor([0.5]))
+
+
+class Heard:
+    """Everything that a listener is told, in order."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[int, str]] = []
+        self.logged: list[LoggedStep] = []
+        self.evaluations: list[Evaluation] = []
+
+    def stepped(self, step: int, logged: LoggedStep | None) -> None:
+        self.events.append((step, "step" if logged is None else "logged"))
+        self.logged += [] if logged is None else [logged]
+
+    def evaluated(self, evaluation: Evaluation) -> None:
+        self.events.append((evaluation.step, "evaluated"))
+        self.evaluations.append(evaluation)
+
+
+class Bench:
+    """A tiny run: 2 exits, 10 images of 2 x 2, batches of 2."""
+
+    def __init__(self, folder: Path, *overrides: str, held_out: int = 3, name: str = "val") -> None:
+        self.recipe = recipes.parse(
+            "name: tiny\ndata: {source: digits, batch_size: 2}\n"
+            "train: {iterations: 6, lr: 0.5, schedule: constant, momentum: 0, weight_decay: 0,"
+            " evaluate_every: 4, checkpoint_every: 3}\nlogging: {every: 2}\n",
+            overrides=overrides,
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            groups = [nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), nn.Linear(3, 2)]
+            self.network = Network(nn.Identity(), groups, [nn.Linear(3, 2)])
+        rng = np.random.default_rng(0)
+        images = rng.integers(0, 256, (10, 1, 2, 2), dtype=np.uint8)
+        labels = np.arange(10) % 2
+        self.state = TrainingState(self.network, build_optimizers(self.recipe, self.network))
+        loader = TrainLoader(Split(images, labels), batch_size=2, augment="none", pad=1, seed=0, device=CPU)
+        self.folder = folder
+        self.plan = Plan(
+            recipe=self.recipe,
+            iterations=self.recipe.train.iterations or 0,
+            loader=loader,
+            held_out=Split(images[:held_out], labels[:held_out]),
+            held_out_name=name,
+            checkpoints=folder,
+            device=CPU,
+            surroundings={"threads": 1},
+        )
+        self.heard = Heard()
+
+    def fit(self, at: int = -1, act: Callable[[], None] = lambda: None) -> Scripted:
+        method = Scripted(self.network, at, act)
+        fit(self.plan, method, self.state, self.heard)
+        return method
+
+    def saved(self) -> dict[str, int]:
+        return {path.name: checkpoint.load(path)["step"] for path in sorted(self.folder.iterdir())}
+
+
+def sigint() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def sigterm() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_what_happens_at_which_step(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    assert bench.fit().steps == [0, 1, 2, 3, 4, 5]
+    assert bench.heard.events == [
+        (1, "step"),
+        (2, "logged"),
+        (3, "logged"),  # a checkpoint is due, which knows the seconds
+        (4, "logged"),
+        (4, "evaluated"),
+        (5, "step"),
+        (6, "logged"),
+        (6, "evaluated"),  # the end
+    ]
+    assert bench.saved()["last.pt"] == 6
+    assert bench.saved()["last_good.pt"] == 3
+
+
+def test_logged_losses_are_means_since_the_line_before(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.fit()
+    assert [line.loss for line in bench.heard.logged] == [[1.5, 1.0], [3.0, 4.0], [4.0, 6.0], [5.5, 9.0]]
+    assert [line.critic_loss for line in bench.heard.logged] == [[0.5]] * 4
+    assert [line.epoch for line in bench.heard.logged] == pytest.approx([2 / 5, 3 / 5, 4 / 5, 6 / 5])
+    assert {line.lr for line in bench.heard.logged} == {0.5}
+    assert all(line.images_per_s > 0 for line in bench.heard.logged)
+    assert bench.state.seconds > 0
+
+
+def test_every_step_updates_the_weights_once(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    before = bench.network.groups[0][1].weight[0, 0].item()
+    bench.fit()
+    assert bench.network.groups[0][1].weight[0, 0].item() == pytest.approx(before + 6 * 0.5)
+
+
+def test_a_finished_run_does_nothing(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.state.step = 6
+    assert bench.fit().steps == []
+    assert bench.heard.events == []
+    assert bench.saved() == {}
+
+
+@pytest.mark.parametrize("send", [sigint, sigterm])
+def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(tmp_path: Path, send: Callable[[], None]) -> None:
+    bench = Bench(tmp_path)
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted) as error:
+        bench.fit(at=3, act=send)
+    assert str(error.value) == f"interrupted at step 4: saved; go on with: lcprune resume {tmp_path.parent}"
+    assert error.value.exit_code == 130
+    assert checkpoint.load(tmp_path / "last.pt")["step"] == 4
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    assert bench.fit().steps == [4, 5]
+
+
+def test_a_second_signal_acts_at_once(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+
+    def twice() -> None:
+        sigint()
+        sigint()
+
+    with pytest.raises(KeyboardInterrupt):
+        bench.fit(at=1, act=twice)
+    assert bench.saved() == {}
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_signal_at_the_last_step_changes_nothing(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.fit(at=5, act=sigint)
+    assert bench.state.step == 6
+    assert bench.saved()["last.pt"] == 6
+
+
+def test_it_also_runs_outside_the_main_thread(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    thread = threading.Thread(target=bench.fit)
+    thread.start()
+    thread.join()
+    assert bench.state.step == 6
+
+
+@pytest.mark.parametrize(("exit_index", "name"), [(0, "layer group 1 (sub-model 1)"), (1, "layer group 2 (main)")])
+def test_a_loss_that_is_not_finite_names_the_group(tmp_path: Path, exit_index: int, name: str) -> None:
+    bench = Bench(tmp_path)
+    method = Scripted(bench.network)
+
+    def backward(images: Tensor, labels: Tensor, step: int) -> Losses:
+        losses = Scripted.backward(method, images, labels, step)
+        losses.exits[exit_index] = float("nan") if step == 4 else losses.exits[exit_index]
+        return losses
+
+    with pytest.raises(TrainingError) as error:
+        fit(bench.plan, type("Failing", (), {"backward": staticmethod(backward)})(), bench.state, bench.heard)
+    assert error.value.problem == f"the loss of {name} is no longer a finite number at step 6"
+    assert error.value.fix == (
+        f"train again with a lower learning rate: --set train.lr=0.125, "
+        f"or resume from {tmp_path}/last.pt: lcprune resume {tmp_path.parent}"
+    )
+    assert bench.saved()["last.pt"] == 3
+
+
+def test_a_weight_that_is_not_finite_is_never_saved(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+
+    def spoil() -> None:
+        with torch.no_grad():
+            bench.network.critics[0].weight[0, 0] = float("inf")
+
+    with pytest.raises(TrainingError, match="a weight is no longer a finite number at step 3") as error:
+        bench.fit(at=1, act=spoil)
+    assert error.value.fix == "train again with a lower learning rate: --set train.lr=0.125"  # no checkpoint yet
+    assert bench.saved() == {}
+
+
+def test_the_best_checkpoint_is_of_the_best_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    accuracies = iter([1, 3, 2, 3, 0, 2])  # of 3 images, by main
+
+    def logits(*_: object) -> Tensor:
+        right = next(accuracies)
+        labels = torch.tensor([0, 1, 0])
+        said = torch.where(torch.arange(3) < right, labels, 1 - labels)
+        return nn.functional.one_hot(said, 2).float().repeat(2, 1, 1)
+
+    monkeypatch.setattr(loop, "predict_logits", logits)
+    bench = Bench(tmp_path, "train.evaluate_every=1")
+    bench.fit()
+    assert [evaluation.accuracy_pct[1] for evaluation in bench.heard.evaluations] == pytest.approx(
+        [100 / 3, 100, 200 / 3, 100, 0, 200 / 3]
+    )
+    assert bench.saved()["best.pt"] == 2
+    assert bench.state.best_accuracy_pct == 100
+
+
+def test_without_held_out_images_nothing_is_evaluated(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, held_out=0)
+    bench.fit()
+    assert bench.heard.evaluations == []
+
+
+def test_the_test_split_chooses_no_best_checkpoint(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, name="test")
+    bench.fit()
+    assert [evaluation.split for evaluation in bench.heard.evaluations] == ["test", "test"]
+    assert "best.pt" not in bench.saved()
+
+
+def test_logits_of_every_exit_in_eval_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(tmp_path, held_out=10)
+    bench.network.critics[0] = nn.Sequential(nn.Dropout(0.9), bench.network.critics[0])
+    bench.network.train()
+    monkeypatch.setattr(loop, "EVAL_BATCH", 4)
+    found = predict_logits(bench.network, bench.plan.held_out, CPU, channels_last=False)
+    assert bench.network.training
+    pixels = torch.from_numpy(bench.plan.held_out.images.astype(np.float32) / 255)
+    with torch.no_grad():
+        expected = torch.stack(bench.network.eval()(pixels))
+    assert found.shape == (2, 10, 2)
+    torch.testing.assert_close(found, expected)
