@@ -46,7 +46,7 @@ $(INSTALLED): pyproject.toml
 demo test: export OMP_NUM_THREADS ?= 1
 
 demo: $(INSTALLED)
-	@rm -rf demo/runs demo/digits && mkdir -p demo
+	@rm -rf demo/runs demo/images && mkdir -p demo
 	@echo
 	@echo "1. Train on 1,797 handwritten digits of 8x8 pixels: one training, four networks. A quarter of a minute."
 	@cd demo && $(call run,lcprune train digits)
@@ -60,8 +60,8 @@ demo: $(INSTALLED)
 	@cd demo && $(call run,lcprune export --format onnx --progressive --threshold 0.99)
 	@echo
 	@echo "4. Classify $(DEMO_IMAGES) images of the test set, with onnxruntime alone. 7_021.png shows a 7."
-	@"$(BIN)/python" examples/digit_images.py demo/digits --count $(DEMO_IMAGES) > demo/digits.txt
-	@cd demo && $(call run,lcprune predict runs/latest/export/progressive.onnx digits)
+	@"$(BIN)/python" examples/digit_images.py demo/images --count $(DEMO_IMAGES) > /dev/null
+	@cd demo && $(call run,lcprune predict runs/latest/export/progressive.onnx images)
 	@echo
 	@echo "Done. Everything is in demo/; README.md says how to train on CIFAR-10 or on images of your own."
 

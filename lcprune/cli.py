@@ -75,7 +75,7 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as train.lr=0.05.")
 ]
 DataRoot = Annotated[
-    Path | None, typer.Option(help="Folder of the images.  [default: $LCPRUNE_DATA, else data/]", show_default=False)
+    Path | None, typer.Option(help="Folder of the images. Default: $LCPRUNE_DATA, else data/.", show_default=False)
 ]
 Exits = Annotated[str | None, typer.Option(metavar="1,3", help="Consider only these sub-models, counted from 1.")]
 
@@ -111,7 +111,7 @@ def _root(
 def train(
     recipe: RecipeName = None,
     overrides: Overrides = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder to make.  [default: runs/NAME-N]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder to make. Default: runs/NAME-N.")] = None,
     data_root: DataRoot = None,
     device: Annotated[Device, typer.Option(help="Where to train.")] = Device.AUTO,
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's train.seed.")] = None,
@@ -229,7 +229,7 @@ def export(
     ] = "auto",
     max_drop: Annotated[
         float | None,
-        typer.Option(min=0, max=100, callback=_finite, help="Budget of `auto`.  [default: the selection's, else 0.5]"),
+        typer.Option(min=0, max=100, callback=_finite, help="Budget of `auto`. Default: the selection's, else 0.5."),
     ] = None,
     confidence: Annotated[
         float | None,
@@ -243,7 +243,7 @@ def export(
         ThresholdInput, typer.Option(help="Whether the graph takes thresholds as an input.")
     ] = ThresholdInput.OPTIONAL,
     use_test_split: Annotated[bool, typer.Option("--use-test-split", help="Let the test set decide.")] = False,
-    output: Annotated[Path | None, typer.Option(help="File to write.  [default: RUN/export/...]")] = None,
+    output: Annotated[Path | None, typer.Option(help="File to write. Default: below RUN/export/.")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:

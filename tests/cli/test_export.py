@@ -257,12 +257,15 @@ def test_without_validation_images_auto_must_be_told_to_use_the_test_split(
     shaped_run: Callable[..., Path], cli: Cli, refused: Refused
 ) -> None:
     run = shaped_run(val=None, test=[[1] * 10] * 4)
+    recipe = run / runs.RECIPE
+    recipe.write_text(recipe.read_text().replace("val_size: 300", "val_size: 0"))
     export = ("export", "--progressive", "--exits", "1,2,3")
     assert refused(*export)["fix"].endswith("let the test images decide with --use-test-split")
     result = cli(*export, "--use-test-split", "--json")
     assert result.exit_code == 0, result.stderr
     content = json.loads(result.stdout)
     assert (content["val_accuracy_pct"], content["test_accuracy_pct"]) == (None, 100)
+    assert content["parity"]["samples"] == 256  # test images, as there are no others that it was not trained on
     assert json.loads((run / runs.THRESHOLDS).read_text())["decided_on"] == "test"
 
 
