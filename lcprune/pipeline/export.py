@@ -138,15 +138,16 @@ def _submodel_number(loaded: _Loaded, exit_name: str | None) -> int:
 def _export_progressive(loaded: _Loaded, request: ExportRequest, notice: Callable[[str], None]) -> dict[str, Any]:
     if len(loaded.network.groups) < 2:
         raise ExportError("this run has no critics, so there is nothing to stop at", "export it with --exit main")
-    if request.threshold == "auto":
-        kept, thresholds = _calibrated(loaded, request)
-    else:
-        kept, thresholds = _by_hand(loaded, request)
+    calibrated = _calibrated(loaded, request) if request.threshold == "auto" else None
+    kept, thresholds = (calibrated["exits"], calibrated["thresholds"]) if calibrated else _by_hand(loaded, request)
     path = _output(loaded, request, "progressive.onnx")
     val, test = loaded.accuracies("val"), loaded.accuracies("test")
     info = progressive_info(loaded.recipe, loaded.facts, loaded.costs.counted, kept, val, test)
     images = _parity_images(loaded)
     parity = write_progressive(loaded.network, kept, thresholds, path, info, images, request.threshold_input)
+    if calibrated:
+        runs.write_json(loaded.folder / runs.THRESHOLDS, calibrated)
+        runs.record(loaded.folder, runs.THRESHOLDS)
     results = {split: _simulate(loaded, split, kept, thresholds) for split in ("val", "test")}
     known, deciding = results["test"] or results["val"], results["val"] or results["test"]
     for message in _remarks(deciding, kept):
@@ -184,8 +185,8 @@ def _remarks(result: ProgressiveResult | None, kept: Sequence[int]) -> list[str]
     return lines
 
 
-def _calibrated(loaded: _Loaded, request: ExportRequest) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Exits and thresholds that cost least within the budget; they are written to ``thresholds.json``."""
+def _calibrated(loaded: _Loaded, request: ExportRequest) -> dict[str, Any]:
+    """Exits and thresholds that cost least within the budget, as in ``thresholds.json``."""
     split = deciding_split(loaded.arrays, request.use_test_split)
     max_drop_pct = _budget(loaded, request)
     kept_by_hand = None if request.exits is None else _exit_indices(loaded, request.exits)
@@ -205,9 +206,7 @@ def _calibrated(loaded: _Loaded, request: ExportRequest) -> tuple[tuple[int, ...
             "allow more with --max-drop, export main with --exit main, or train cheaper critics (critics.head: pooled)",
         )
     content = {"decided_on": split, "max_drop_pct": max_drop_pct, "confidence": request.confidence}
-    runs.write_json(loaded.folder / runs.THRESHOLDS, {**content, **asdict(calibration)})
-    runs.record(loaded.folder, runs.THRESHOLDS)
-    return calibration.exits, calibration.thresholds
+    return {**content, **asdict(calibration)}
 
 
 def _budget(loaded: _Loaded, request: ExportRequest) -> float:

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,15 +13,143 @@ from typing import Any
 
 import pytest
 import typer
-import yaml
 from PIL import Image
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+from ruamel.yaml import YAML
 
 from lcprune import recipe as recipes
 from lcprune.cli import app
 from lcprune.data.sources import read_digits
-from lcprune.export.metadata import ModelInfo
+from lcprune.export.metadata import PREFIX, ModelInfo
+from lcprune.recipe import schema
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 TEXTS = {path.relative_to(REPOSITORY).as_posix(): path.read_text(encoding="utf-8") for path in PAGES}
-COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+README = TEXTS["README.md"]
+COMMANDS = typer.main.get_command(app).commands
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The fenced blocks of a language, without their indentation."""
+    found = re.findall(rf"^( *)```{language}\n(.*?)^\1```", text, re.MULTILINE | re.DOTALL)
+    return ["".join(line.removeprefix(indent) for line in body.splitlines(True)) for indent, body in found]
+
+
+def command_lines(text: str) -> list[str]:
+    """Every ``lcprune ...`` of a page, in a block or within a sentence, that has more than the command's name."""
+    lines = [
+        line.removeprefix("$ ") for kind in ("sh", "console") for b in blocks(text, kind) for line in b.splitlines()
+    ]
+    spans = re.findall(r"`(lcprune [^`]+)`", text)
+    return sorted({line for line in [*lines, *spans] if line.startswith("lcprune ")})
+
+
+def check(line: str) -> None:
+    """Parses a command line as the command would; an error is raised for what the command would refuse."""
+    words = shlex.split(line.partition(" > ")[0], comments=True)[1:]
+    command = COMMANDS[words[0]]
+    if len(words) > 1:  # else it is no more than a name in a sentence
+        command.make_context(words[0], words[1:])
+
+
+def keys_of(section: str) -> dict[str, Any]:
+    """The keys of a section and their defaults."""
+    model = schema.Recipe.model_fields[section].annotation
+    assert isinstance(model, type)
+    assert issubclass(model, BaseModel)
+    return {name: field.default for name, field in model.model_fields.items()}
+
+
+def test_the_pages_are_there() -> None:
+    assert set(TEXTS) >= {"README.md", "docs/recipes.md", "docs/onnx.md", "docs/methods.md"}
+
+
+@pytest.mark.parametrize("line", sorted({line for text in TEXTS.values() for line in command_lines(text)}))
+def test_a_command_line_parses(line: str) -> None:
+    check(line)
+
+
+@pytest.mark.parametrize(
+    "line", ["lcprune select --max-drp 2", "lcprune select --max-drop -1", "lcprune predict x.onnx"]
+)
+def test_a_wrong_command_line_would_be_seen(line: str) -> None:
+    with pytest.raises(Exception, match=r"No such option|range|greater than or equal|Missing (argument|parameter)"):
+        check(line)
+
+
+def test_every_command_stands_in_the_readme() -> None:
+    named = {line.split()[1] for line in re.findall(r"^\| `(lcprune [^`]+)`", README, re.MULTILINE)}
+    assert named == set(COMMANDS)
+
+
+def test_every_make_target_exists() -> None:
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    named = set(re.findall(r"(?:^|`)make ([a-z]+)", README, re.MULTILINE))
+    assert {"demo", "test"} <= named <= set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_links_lead_somewhere(page: str) -> None:
+    for link in re.findall(r"\]\(([^)#]+)", TEXTS[page]):
+        assert ((REPOSITORY / page).parent / link).exists(), link
+
+
+@pytest.mark.parametrize(
+    ("page", "number"), [(page, n) for page, t in TEXTS.items() for n in range(len(blocks(t, "yaml")))]
+)
+def test_a_recipe_loads(page: str, number: int) -> None:
+    recipes.parse(blocks(TEXTS[page], "yaml")[number], page)
+
+
+def test_every_shipped_recipe_is_described() -> None:
+    for page in ("README.md", "docs/recipes.md"):
+        described = set(re.findall(r"`([a-z0-9_]+)`", "\n".join(re.findall(r"^\| .*$", TEXTS[page], re.MULTILINE))))
+        assert set(recipes.shipped()) <= described, page
+
+
+@pytest.mark.parametrize("section", [name for name, keys in schema.sections().items() if keys])
+def test_every_key_is_described_with_its_default(section: str) -> None:
+    text = TEXTS["docs/recipes.md"].partition(f"\n## `{section}`\n")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in row.split(" | ")] for row in re.findall(r"^\| (`.*) \|$", text, re.MULTILINE)]
+    described = {key.strip("`"): (default, meaning) for key, _, default, meaning in rows}
+    assert list(described) == list(keys_of(section))
+    for key, default in keys_of(section).items():
+        written, meaning = described[key]
+        if default is PydanticUndefined or default is None:
+            assert written == ("left out" if default is None else "required"), key
+        else:
+            value = YAML(typ="safe").load(written.strip("`"))
+            assert (tuple(value) if isinstance(value, list) else value) == default, key
+        assert len(meaning) > 10, key
+
+
+def test_every_key_of_the_metadata_is_described() -> None:
+    table = TEXTS["docs/onnx.md"].partition("## Metadata")[2].partition("\n## ")[0]
+    named = re.findall(r"`([a-z_0-9]+)`", "\n".join(re.findall(r"^\| ([^|]*) \|", table, re.MULTILINE)))
+    assert sorted(named) == sorted(field.name for field in fields(ModelInfo))
+    assert f"`{PREFIX}`" in TEXTS["docs/onnx.md"]
+
+
+def test_the_costs_of_the_papers_network_are_those_of_the_dry_run(cli: Callable[..., Any]) -> None:
+    (table,) = [block for block in blocks(README, "console") if "all exits in cascade" in block]
+    printed = cli("train", "vgg_cifar10", "--dry-run").stdout
+    assert [line.rstrip() for line in table.splitlines()] == [line.rstrip() for line in printed.splitlines()]
+
+
+def test_the_python_of_the_readme_runs_without_torch_and_says_what_predict_says(
+    run: Path, here: Path, cli: Callable[..., Any]
+) -> None:
+    shutil.copytree(here / "runs", here / "demo/runs", symlinks=True)
+    (here / "demo/images").mkdir()
+    _, test = read_digits()
+    Image.fromarray(test.images[21, 0]).save(here / "demo/images/7_021.png")
+    (snippet,) = blocks(README, "python")
+    code = f"import sys; sys.modules['torch'] = None\n{snippet}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=here, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    (row,) = json.loads(cli("predict", run / "export/progressive.onnx", here / "demo/images", "--json").stdout)[
+        "images"
+    ]
+    assert done.stdout == f"{row['class']} at exit {row['exit_index']}\n"
