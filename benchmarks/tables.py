@@ -54,9 +54,8 @@ def _small(result: dict[str, Any]) -> str:
     for row in (progressive, result["export_progressive_2_points"]):
         name = f"progressive, `{_option(row['command'], '--max-drop')}`"
         macs = f"{row['mean_macs'] / 1e6:.2f}M (mean) | {100 * row['macs_ratio']:.1f} %"
-        rows.append(
-            f"| {name} | {row['test_accuracy_pct']:.2f} | {macs} | {result['profile']['cascade']['params'] / 1e6:.3f}M |"
-        )
+        params = f"{result['profile']['cascade']['params'] / 1e6:.3f}M"
+        rows.append(f"| {name} | {row['test_accuracy_pct']:.2f} | {macs} | {params} |")
     return "\n".join(rows)
 
 
