@@ -45,7 +45,7 @@ def main() -> None:
         result["recipe"] = {**provenance("benchmarks.cifar10_small", SEED), **recipe_run(args)}
     if args.only != "recipe":
         result["methods_at_equal_time"] = {**provenance("benchmarks.cifar10_small", SEED), "rows": compare(args)}
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    RESULT.write_text(json.dumps(result, indent=2).replace(str(args.out), "FOLDER") + "\n")
     print(RESULT)
 
 
