@@ -92,9 +92,9 @@ def costs_of_steps(folder: Path) -> dict[str, float]:
 
 def train(run: Path, data_root: Path, options: list[str]) -> dict[str, Any]:
     """Trains, goes on with what was stopped, or takes what is there."""
-    if run.exists():
-        return lcprune("resume", str(run))
-    return lcprune("train", RECIPE, "--out", str(run), "--data-root", str(data_root), "--device", "cpu", *options)
+    words = ["train", RECIPE, "--out", str(run), "--data-root", str(data_root), "--device", "cpu", *options]
+    result = lcprune("resume", str(run)) if run.exists() else lcprune(*words)
+    return {**result, "command": " ".join(["lcprune", *words])}
 
 
 def lcprune(*words: str) -> dict[str, Any]:

@@ -146,7 +146,7 @@ def within(value: float, limit: float) -> bool:
 def ensembles(logits: FloatArray, labels: IntArray) -> dict[str, float]:
     """Accuracy in percent of summed outputs: of all sub-models ("1+2+3") and of all exits ("1+2+3+main").
 
-    Source: Lee et al. 2021, Figure 4(b). A sum of one exit alone is no ensemble and is left out.
+    Source: Lee and Lee 2018, arXiv:1805.01128, Figure 4b. A sum of one exit alone is no ensemble and is left out.
     """
     submodels = [str(k) for k in range(1, len(logits))]
     members = {"+".join([*submodels, "main"][:size]): size for size in (len(logits) - 1, len(logits)) if size > 1}
