@@ -441,3 +441,11 @@ def test_an_override_is_not_blamed_for_the_file() -> None:
     assert error.problem.startswith("my.yaml, line 6: train.seed: ")
     error = refused(BASE + "critics: {depth: [1, 1]}\n", ("critics.lr=3",))
     assert error.problem.startswith("my.yaml, line 6: critics: depth names 2 critics")
+
+
+def test_a_folder_of_the_same_name_does_not_hide_a_shipped_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").mkdir()
+    assert recipe.load("digits").name == "digits"
