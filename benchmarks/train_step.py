@@ -166,13 +166,13 @@ def _mac_ratio(one: Recipe) -> float:
 
 
 def _report(rows: list[Row], options: argparse.Namespace, device: torch.device) -> dict[str, object]:
-    """The first row's figures on top, all rows below, and where they come from."""
+    """The first row's figures on top, whether all rows are within their limits, the rows, and where they come from."""
     first = rows[0]
     return {
         "lc_over_bp": first.lc_over_bp,
         "mac_ratio": first.mac_ratio,
         "limit": first.limit,
-        "met": first.met,
+        "met": all(row.met for row in rows),
         "rows": [asdict(row) for row in rows],
         "repeats": options.repeats,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
