@@ -95,8 +95,9 @@ def _progressive(result: dict[str, Any]) -> str:
 def _train_step(result: dict[str, Any], alone: dict[str, Any]) -> str:
     rows = [
         "**A training step** of `local_critic` against one of `backprop` (`benchmarks/results/train_step.json`). "
-        "Critics with BatchNorm, as in `vgg_cifar10_small`, take two backward passes. The paper's critics at quarter width "
-        "come out lower after the other networks than in a process of their own, which is what a user has "
+        "Critics with BatchNorm, as in `vgg_cifar10_small`, take two backward passes. "
+        "The paper's critics at quarter width come out lower "
+        "after the other networks than in a process of their own, which is what a user has "
         "(`benchmarks/results/train_step_quarter_width.json`); why is not settled.",
         "",
         "| network | ratio of times | ratio of MACs | 1.10 x MACs | within it |",
