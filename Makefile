@@ -17,13 +17,15 @@ define run
 echo; echo "\$$ $(1)"; $(subst lcprune ,$(LCPRUNE) ,$(1))
 endef
 
-.PHONY: help demo install test format clean
+.PHONY: help demo install test bench bench-gpu format clean
 
 help:
-	@echo "make demo     install into .venv, train on handwritten digits, export a model that stops early, use it"
-	@echo "make test     install into .venv, then check format, lint and types, and run the tests"
-	@echo "make format   format the code and mend what the linter can"
-	@echo "make clean    remove demo/, builds and caches; .venv, runs/ and data/ stay"
+	@echo "make demo       install into .venv, train on handwritten digits, export a model that stops early, use it"
+	@echo "make test       install into .venv, then check format, lint and types, and run the tests"
+	@echo "make bench      measure speed, memory and start on this CPU, into benchmarks/results/; about 10 minutes"
+	@echo "make bench-gpu  the same on a CUDA device; what was measured is kept, and the same command goes on"
+	@echo "make format     format the code and mend what the linter can"
+	@echo "make clean      remove demo/, builds and caches; .venv, runs/ and data/ stay"
 
 install: $(INSTALLED)
 
@@ -74,6 +76,13 @@ test: $(INSTALLED)
 	@"$(BIN)/mypy"
 	@echo "Tests: pytest"
 	@"$(BIN)/python" -m pytest -q
+
+# Options: make bench ARGS="--only speed memory"
+bench: $(INSTALLED)
+	@"$(BIN)/python" -m benchmarks.bench $(ARGS)
+
+bench-gpu: $(INSTALLED)
+	@"$(BIN)/python" -m benchmarks.gpu $(ARGS)
 
 format: $(INSTALLED)
 	@echo "Formatting, and mending what the linter can"

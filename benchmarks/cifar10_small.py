@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.provenance import provenance
-from benchmarks.train_step import step_costs
+from benchmarks.throughput import step_costs
 
 RECIPE = "vgg_cifar10_small"
 SEED = 0  # of the recipe

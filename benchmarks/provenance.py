@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -16,17 +17,44 @@ def provenance(module: str, seed: int) -> dict[str, Any]:
         "command": " ".join([f"python -m {module}", *sys.argv[1:]]),
         "seed": seed,
         "machine": {
-            "cpu": _cpu_name(),
+            "cpu": cpu_name(),
             "cores": os.cpu_count(),
-            "threads": os.environ.get("OMP_NUM_THREADS", str(os.cpu_count())),
+            "threads": os.environ.get("OMP_NUM_THREADS", str(_usable_cores())),
             "system": platform.platform(),
         },
-        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
+        "versions": {"python": platform.python_version(), **_versions()},
     }
 
 
-def _cpu_name() -> str:
+def machine_slug() -> str:
+    """The CPU and its cores as the name of a file: ``intel-xeon-2-cores``."""
+    return slug(f"{cpu_name()} {os.cpu_count()} cores")
+
+
+def slug(name: str) -> str:
+    """A device's name as the name of a file, without what all of them have in it."""
+    plain = re.sub(r"\((r|tm)\)|\b(cpu|processor)\b|@.*?ghz", " ", name.lower())
+    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
+
+
+def cpu_name() -> str:
+    """What the CPU calls itself."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _usable_cores() -> int:
+    """Those that this process may run on, which may be fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _versions() -> dict[str, str]:
+    installed = {}
+    for name in PACKAGES:
+        try:
+            installed[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            installed[name] = "not installed"  # a machine that is lent for its GPU may lack some
+    return installed

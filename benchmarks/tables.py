@@ -1,40 +1,54 @@
-"""The figures of the README, made from the result files, so that none stands there without its source.
+"""The figures of README.md and docs/speed.md, made from the result files: none stands there without its source.
 
-python -m benchmarks.tables    writes the part of README.md between the two marks
+python -m benchmarks.tables    writes the parts of both between the two marks
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import markdown
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-README = ROOT / "README.md"
 BEGIN, END = "<!-- results: made by python -m benchmarks.tables -->", "<!-- end of results -->"
+CPU, GPU = "intel-xeon-2-cores", "nvidia-h200"
+"""Machines whose result files of the suite are shown; the second once it has one."""
 
 
 def main() -> None:
-    """Puts the tables into the README."""
-    README.write_text(with_tables(README.read_text(encoding="utf-8")), encoding="utf-8")
-    print(README)
+    """Puts the tables into all pages."""
+    for page, tables in PAGES.items():
+        path = ROOT / page
+        path.write_text(with_tables(path.read_text(encoding="utf-8"), tables()), encoding="utf-8")
+        print(page)
 
 
-def with_tables(text: str) -> str:
-    """A README with the tables between its marks made anew."""
+def with_tables(text: str, tables: str) -> str:
+    """A page with what stands between its marks made anew."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{markdown()}\n{END}{after}"
+    return f"{before}{BEGIN}\n{tables}\n{END}{after}"
 
 
-def markdown() -> str:
-    """All tables, each with the file that it comes from."""
+def readme() -> str:
+    """What the README shows, each with the file that it comes from."""
     small = _read("cifar10_small_cpu.json")
     parts = [_small(small["recipe"]), _methods(small["methods_at_equal_time"])]
-    parts += [
-        _progressive(_read("progressive_latency.json")),
-        _train_step(_read("train_step.json"), _read("train_step_quarter_width.json")),
-    ]
-    return "\n\n".join(parts)
+    parts.append(_progressive(_read("progressive_latency.json")))
+    return "\n\n".join(parts + _suite(CPU, ("speed",)) + _suite(GPU, ("protocol", "fast")))
+
+
+def speed() -> str:
+    """What docs/speed.md shows."""
+    parts = _suite(CPU, ("methods", "memory", "analysis", "start", "export")) + _suite(
+        GPU, ("variants", "speed", "memory")
+    )
+    return "\n\n".join([_profile(_read("step_profile.json")), *parts])
+
+
+PAGES = {"README.md": readme, "docs/speed.md": speed}
 
 
 def _small(result: dict[str, Any]) -> str:
@@ -92,23 +106,52 @@ def _progressive(result: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def _train_step(result: dict[str, Any], alone: dict[str, Any]) -> str:
-    rows = [
-        "**A training step** of `local_critic` against one of `backprop` (`benchmarks/results/train_step.json`). "
-        "Critics with BatchNorm, as in `vgg_cifar10_small`, take two backward passes. "
-        "The paper's critics at quarter width come out lower "
-        "after the other networks than in a process of their own, which is what a user has "
-        "(`benchmarks/results/train_step_quarter_width.json`); why is not settled.",
-        "",
-        "| network | ratio of times | ratio of MACs | 1.10 x MACs | within it |",
-        "|---|---|---|---|---|",
+def _profile(result: dict[str, Any]) -> str:
+    """Steps before and after each change, and where their time goes."""
+    rows = result["rows"]
+    steps = [
+        f"| {row['recipe']} | {row['variant']} "
+        + "".join(f"| {_spread(row['step_over_first'][method])} " for method in ("local_critic", "backprop"))
+        + f"| {_spread(row['lc_over_bp'])} | {row['page_faults']['local_critic']:,.0f} |"
+        for row in rows
     ]
-    measured = [*((row, "") for row in result["rows"]), *((row, ", alone") for row in alone["rows"])]
-    for row, how in measured:
-        name = f"`{' '.join([row['recipe'], *row['overrides']])}`{how}"
-        within = f"{row['limit']:.3f} | {'yes' if row['met'] else 'no'}"
-        rows.append(f"| {name} | {row['lc_over_bp']:.3f} | {row['mac_ratio']:.3f} | {within} |")
-    return "\n".join(rows)
+    operators = [
+        f"| {row['recipe']} | {row['variant']} | "
+        + ", ".join(f"`{name}` {pct:.1f}" for name, pct in list(row["operators_pct_of_first"].items())[:7])
+        + " |"
+        for row in rows
+    ]
+    return "\n".join(
+        [
+            f"**Before and after each change** (`benchmarks/results/step_profile.json`, {_machine(result)}; every "
+            "variant adds a change to the one above it). The time of a step is over that of the first variant: the median of "
+            f"{result['turns']} processes, and in brackets the quartiles.",
+            "",
+            "| recipe | variant | `local_critic` | `backprop` | `local_critic` over `backprop` | page faults |",
+            "|---|---|---|---|---|---|",
+            *steps,
+            "",
+            "The operators that take most of a step of `local_critic`, as torch.profiler sees them, in % of the first "
+            "variant's step:",
+            "",
+            "| recipe | variant | self time, % |",
+            "|---|---|---|",
+            *operators,
+        ]
+    )
+
+
+def _spread(values: dict[str, float]) -> str:
+    return f"{values['median']:.3f} ({values['low']:.3f} to {values['high']:.3f})"
+
+
+def _suite(machine: str, shown: Sequence[str]) -> list[str]:
+    """Parts of the suite as they were measured on a machine, if they were."""
+    if not (RESULTS / f"{machine}.json").exists():
+        return []
+    result = _read(f"{machine}.json")
+    tables = [markdown.TABLES[part](result) for part in shown if part in result]
+    return [*tables, f"From `benchmarks/results/{machine}.json`; the page beside it shows all of it."] if tables else []
 
 
 def _machine(result: dict[str, Any]) -> str:

@@ -275,6 +275,9 @@ def evaluate(
         str | None,
         typer.Option(metavar="RECIPE|FOLDER", help="Images for an .onnx file: a recipe's test split, or a folder."),
     ] = None,
+    flip: Annotated[
+        bool, typer.Option("--flip", help="Average the logits over each image and its mirror image (a run alone).")
+    ] = False,
     data_root: DataRoot = None,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -290,13 +293,20 @@ def evaluate(
                 raise OnnxModelError(
                     f"{target} needs images to be evaluated on", "add --data with a recipe or a folder"
                 )
+            if flip:
+                raise OnnxModelError(
+                    f"{target} decides on plain images: --flip is computed from the weights of a run",
+                    "leave --flip out, or name the run",
+                )
             result = evaluate_onnx.evaluate(target, data, _data_root(data_root))
         else:
             from lcprune.pipeline import evaluate_run
 
             if data is not None:
                 raise RunError("a run is evaluated on its own images", "leave --data out, or name an .onnx file")
-            result = evaluate_run.evaluate(target)
+            result = evaluate_run.evaluate(target, flip=flip)
+            if flip:
+                _notice(quiet)("every logit is the mean over an image and its mirror image")
         _show(result, tables.evaluation_table(result), as_json, quiet)
 
 

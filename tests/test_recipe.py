@@ -8,6 +8,7 @@ import pytest
 
 from lcprune import models, recipe
 from lcprune.errors import RecipeError
+from lcprune.recipe import schema
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 IMAGES = {"digits": (10, (1, 8, 8)), "cifar10": (10, (3, 32, 32)), "cifar100": (100, (3, 32, 32))}
@@ -18,6 +19,8 @@ PAPER = {
     "vgg_cifar100": ("cifar100", (2, 5, 8)),
     "vgg_cifar100_lc1": ("cifar100", (5,)),
     "vgg_cifar100_lc5": ("cifar100", (2, 4, 6, 8, 10)),
+    "resnet50_cifar10": ("cifar10", (3, 7, 13)),
+    "resnet101_cifar10": ("cifar10", (3, 7, 30)),
 }
 BASE = """\
 name: mine
@@ -67,6 +70,7 @@ def test_paper_recipes_hold_the_protocol_of_the_paper(name: str) -> None:
         "image_size": None,
         "channels": None,
         "augment": "crop_flip",
+        "flip": "random",
         "pad": 4,
         "batch_size": 128,
     }
@@ -94,6 +98,42 @@ def test_what_is_left_out_has_its_default() -> None:
     assert loaded.critics.depths == (1, 1, 1)
     assert loaded.data.batch_size == 128
     assert loaded.logging.every == 50
+
+
+@pytest.mark.parametrize(
+    ("trunk", "after", "downsample"),
+    [("vgg", (2, 5, 8), "max_pool"), ("resnet50", (3, 7, 13), "stride"), ("resnet101", (3, 7, 30), "stride")],
+)
+@pytest.mark.parametrize("critics", ["", "critics: {depth: [2, 1, 1]}\n", "critics: {after: null}\n"])
+def test_the_trunk_decides_what_is_left_out_and_the_dump_says_it(
+    trunk: str, after: tuple[int, ...], downsample: str, critics: str
+) -> None:
+    loaded = recipe.parse(BASE + f"model: {{trunk: {trunk}}}\n" + critics)
+    assert (loaded.critics.after, loaded.model.downsample) == (after, downsample)
+    assert len(loaded.critics.depths) == 3
+    dumped = recipe.dump(loaded)
+    unwrapped = " ".join(dumped.split())
+    assert f"after: [{', '.join(map(str, after))}]" in unwrapped
+    assert f"downsample: {downsample}" in unwrapped
+    assert recipe.parse(dumped) == loaded
+    assert recipe.parse(BASE + critics, overrides=[f"model.trunk={trunk}"]) == loaded
+
+
+def test_places_that_are_given_stay() -> None:
+    for trunk in ("vgg", "resnet50"):
+        loaded = recipe.parse(BASE + f"model: {{trunk: {trunk}}}\ncritics: {{after: [1, 4], depth: [3, 1]}}\n")
+        assert (loaded.critics.after, loaded.critics.depths) == ((1, 4), (3, 1))
+    assert recipe.parse(BASE + "critics: {after: []}\n").critics.depths == ()
+
+
+def test_the_schema_says_where_critics_sit_if_nothing_is_said() -> None:
+    after = recipe.json_schema()["$defs"]["CriticsConfig"]["properties"]["after"]
+    assert after["default"] is None
+    for trunk, places in schema.PLACES.items():
+        assert f"{list(places)} for\n``{trunk}``" in after["description"].replace(" ``", "\n``")
+    assert {kind["type"] for kind in after["anyOf"]} == {"array", "null"}
+    trunks = recipe.json_schema()["$defs"]["ModelConfig"]["properties"]["trunk"]["enum"]
+    assert trunks == list(schema.PLACES)
 
 
 def test_depth_may_name_every_critic() -> None:
@@ -344,9 +384,50 @@ def test_a_list_that_makes_no_sense_is_refused(added: str, problem: str, fix: st
     assert (error.problem, error.fix) == (f"my.yaml, line 6: {problem}", fix)
 
 
+@pytest.mark.parametrize("augment", ["none", "crop"])
+def test_flips_alternate_only_where_there_are_any(augment: str) -> None:
+    error = refused(BASE, ("data.flip=alternating", f"data.augment={augment}"))
+    assert error.problem.endswith(f"data: an alternating flip mirrors nothing if augment is {augment}")
+    assert error.fix == "write augment: crop_flip"
+    assert recipe.parse(BASE, overrides=("data.flip=alternating", "data.augment=crop_flip"))
+
+
+@pytest.mark.parametrize(
+    ("added", "problem", "fix"),
+    [
+        (
+            "model: {trunk: resnet50, downsample: max_pool}\n",
+            "model: resnet50 has no max pools, its size is halved by strides",
+            "leave downsample out",
+        ),
+        (
+            "model: {trunk: resnet5}\n",
+            "model.trunk: Input should be 'vgg', 'resnet50' or 'resnet101' (given: \"resnet5\")",
+            "did you mean resnet50?",
+        ),
+        (
+            "model: {trunk: [vgg]}\n",
+            "model.trunk: Input should be 'vgg', 'resnet50' or 'resnet101' (given: [\"vgg\"])",
+            "did you mean vgg?",
+        ),
+        ("model: 3\n", "model: this is a section, with keys of its own (given: 3)", "known keys: trunk, width, "),
+    ],
+)
+def test_what_does_not_fit_a_trunk_is_refused(added: str, problem: str, fix: str) -> None:
+    error = refused(BASE + added)
+    assert error.problem == f"my.yaml, line 6: {problem}"
+    assert error.fix.startswith(fix)
+
+
 def test_nesterov_needs_momentum() -> None:
     error = refused(BASE + "  nesterov: true\n  momentum: 0\n")
     assert error.problem == "my.yaml, line 4: train: nesterov needs a momentum above 0"
+
+
+def test_steps_that_differ_cannot_be_recorded() -> None:
+    error = refused(BASE + "  cuda_graph: true\ncritics: {update_every: 2}\n")
+    assert error.problem == ("my.yaml: train.cuda_graph replays one step, but critics.update_every above 1 makes two")
+    assert error.fix == "drop one of them"
 
 
 def test_several_errors_are_counted_and_the_first_is_told() -> None:

@@ -157,6 +157,21 @@ def test_predictions_come_back_as_they_were(folder: Path) -> None:
     assert (folder / runs.PREDICTIONS).read_bytes() == first  # the same bytes at any time of the day
 
 
+def test_the_logits_of_other_splits_are_left_alone(folder: Path) -> None:
+    logits, labels = np.arange(12, dtype=np.float32).reshape(2, 3, 2), np.array([0, 1, 0])
+    runs.write_predictions(
+        folder, {"val_logits": logits, "val_labels": labels, "test_logits": -logits, "test_labels": labels}
+    )
+    back = runs.read_predictions(folder, ["test"])
+    assert back.keys() == {"val_labels", "test_logits", "test_labels"}
+    np.testing.assert_array_equal(back["test_logits"], -logits)
+
+
+def test_compressed_predictions_of_older_runs_are_read(folder: Path) -> None:
+    np.savez_compressed(folder / runs.PREDICTIONS, val_labels=np.array([3, 1]))
+    assert runs.read_predictions(folder)["val_labels"].tolist() == [3, 1]
+
+
 @pytest.mark.parametrize("cut", [0, 10, 200])
 def test_damaged_predictions(folder: Path, cut: int) -> None:
     runs.write_predictions(folder, {"val_labels": np.arange(100)})

@@ -3,7 +3,7 @@
 Logits are ``(K, N, C)`` float32, shallow exits first and ``main`` last; labels are ``(N,)``.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -20,8 +20,8 @@ SWEEP_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 NO_PREDICTION = -1
 """The class of a row whose logits are not finite: it equals no label, so the row counts as wrong."""
 
-CHUNK_VALUES = 1 << 22
-"""Logits looked at together: 16 MiB of float32, whatever the number of classes."""
+CHUNK_VALUES = 1 << 17
+"""Logits looked at together, whatever the number of classes: 512 KiB of float32, which stay in a core's cache."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,18 @@ class ProgressiveResult:
     """Share of the rows that leave at each early exit, and last at main."""
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What the logits of a data set say of a network."""
+
+    accuracies_pct: tuple[float, ...]
+    """Of every exit, shallow first."""
+    ensembles: dict[str, float]
+    """See `ensembles`."""
+    progressive: tuple[ProgressiveResult, ...]
+    """See `sweep`; empty where there is no early exit."""
+
+
 def check_exits(exits: Sequence[int], n_exits: int) -> None:
     """Refuse what is not an ascending choice among the early exits of a network with ``n_exits`` exits.
 
@@ -100,8 +112,7 @@ def softmax_confidence(logits: FloatArray) -> tuple[npt.NDArray[np.float32], npt
     Raises:
         ValueError: If ``logits`` is not ``(K, N, C)`` with something in it.
     """
-    if logits.ndim != 3 or 0 in logits.shape:
-        raise ValueError(f"logits are {logits.shape}, not (K, N, C) with K, N, C > 0")
+    _check_logits(logits)
     confidences = np.empty(logits.shape[:2], dtype=np.float32)
     predictions = np.empty(logits.shape[:2], dtype=np.int64)
     for exit_index, of_exit in enumerate(logits):
@@ -111,14 +122,42 @@ def softmax_confidence(logits: FloatArray) -> tuple[npt.NDArray[np.float32], npt
     return confidences, predictions
 
 
+def predicted_classes(logits: FloatArray) -> npt.NDArray[np.int64]:
+    """The classes of `softmax_confidence`, ``(K, N)``, without the work that the confidences are.
+
+    Raises:
+        ValueError: If ``logits`` is not ``(K, N, C)`` with something in it.
+    """
+    _check_logits(logits)
+    predictions = np.empty(logits.shape[:2], dtype=np.int64)
+    for exit_index, of_exit in enumerate(logits):
+        for rows in _chunks(*of_exit.shape):
+            predictions[exit_index, rows] = _classes(of_exit[rows].astype(np.float32, copy=False))[0]
+    return predictions
+
+
+def evaluate(
+    logits: FloatArray, labels: IntArray, cost: CascadeCost, thresholds: Sequence[float] = SWEEP_THRESHOLDS
+) -> Evaluation:
+    """`accuracies_pct`, `ensembles` and, where there are early exits, `sweep`, with one softmax for all of them.
+
+    Raises:
+        ValueError: If the arguments do not fit each other.
+    """
+    confidences, predictions = softmax_confidence(logits)
+    correct = correct_rows(predictions, labels)
+    swept = _sweep(confidences, correct, cost.exit_macs(), cost.main_macs, thresholds) if len(logits) > 1 else ()
+    return Evaluation(tuple(accuracy_pct(of_exit) for of_exit in correct), ensembles(logits, labels), swept)
+
+
 def accuracies_pct(logits: FloatArray, labels: IntArray) -> tuple[float, ...]:
     """Accuracy of every exit, shallow first.
 
     Raises:
         ValueError: If the shapes do not fit each other.
     """
-    correct = correct_rows(softmax_confidence(logits)[1], labels)
-    return tuple(_percent(of_exit) for of_exit in correct)
+    correct = correct_rows(predicted_classes(logits), labels)
+    return tuple(accuracy_pct(of_exit) for of_exit in correct)
 
 
 def correct_rows(predictions: IntArray, labels: IntArray) -> BoolArray:
@@ -130,6 +169,11 @@ def correct_rows(predictions: IntArray, labels: IntArray) -> BoolArray:
     if labels.shape != predictions.shape[-1:]:
         raise ValueError(f"labels are {labels.shape} but predictions are {predictions.shape}")
     return np.equal(predictions, labels)
+
+
+def accuracy_pct(correct: BoolArray) -> float:
+    """How many of the rows are correct, in percent."""
+    return 100 * int(np.count_nonzero(correct)) / correct.size
 
 
 def drop_pct(reference_correct: BoolArray, candidate_correct: BoolArray) -> float:
@@ -150,7 +194,13 @@ def ensembles(logits: FloatArray, labels: IntArray) -> dict[str, float]:
     """
     submodels = [str(k) for k in range(1, len(logits))]
     members = {"+".join([*submodels, "main"][:size]): size for size in (len(logits) - 1, len(logits)) if size > 1}
-    return {name: _ensemble_pct(logits[:size], labels) for name, size in members.items()}
+    if not members:
+        return {}
+    n_correct = dict.fromkeys(members.values(), 0)
+    for rows in _chunks(*logits.shape[1:]):
+        for size, classes in _ensemble_classes(logits[:, rows], n_correct):
+            n_correct[size] += int(np.count_nonzero(correct_rows(classes, labels[rows])))
+    return {name: 100 * n_correct[size] / len(labels) for name, size in members.items()}
 
 
 def leave_at(confidences: FloatArray, thresholds: Sequence[float]) -> npt.NDArray[np.int64]:
@@ -197,9 +247,7 @@ def sweep(
 ) -> tuple[ProgressiveResult, ...]:
     """`progressive` for each of ``thresholds``, the same one at every early exit."""
     confidences, predictions = softmax_confidence(logits)
-    correct = correct_rows(predictions, labels)
-    common = ([threshold] * (len(logits) - 1) for threshold in thresholds)
-    return tuple(cascade(confidences, correct, per_exit, exit_macs, main_macs) for per_exit in common)
+    return _sweep(confidences, correct_rows(predictions, labels), exit_macs, main_macs, thresholds)
 
 
 def cascade(
@@ -224,15 +272,27 @@ def cascade(
     mean_macs = float(counts @ np.asarray(exit_macs, dtype=np.float64)) / len(left_at)
     return ProgressiveResult(
         thresholds=tuple(float(threshold) for threshold in thresholds),
-        accuracy_pct=_percent(np.take_along_axis(correct, left_at[None], axis=0)),
+        accuracy_pct=accuracy_pct(np.take_along_axis(correct, left_at[None], axis=0)),
         mean_macs=mean_macs,
         macs_ratio=mean_macs / main_macs,
         exit_fractions=tuple((counts / len(left_at)).tolist()),
     )
 
 
-def _percent(correct: BoolArray) -> float:
-    return 100 * int(np.count_nonzero(correct)) / correct.size
+def _sweep(
+    confidences: FloatArray,
+    correct: BoolArray,
+    exit_macs: Sequence[int],
+    main_macs: int,
+    thresholds: Sequence[float],
+) -> tuple[ProgressiveResult, ...]:
+    common = ([threshold] * (len(confidences) - 1) for threshold in thresholds)
+    return tuple(cascade(confidences, correct, per_exit, exit_macs, main_macs) for per_exit in common)
+
+
+def _check_logits(logits: FloatArray) -> None:
+    if logits.ndim != 3 or 0 in logits.shape:
+        raise ValueError(f"logits are {logits.shape}, not (K, N, C) with K, N, C > 0")
 
 
 def _chunks(rows: int, classes: int) -> Iterator[slice]:
@@ -244,19 +304,29 @@ def _softmax_rows(
     logits: npt.NDArray[np.float32],
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     """Confidence and class of ``(n, C)``, each ``(n,)``."""
-    finite = np.logical_and.reduce(np.isfinite(logits), axis=1)
-    clean = np.where(finite[:, None], logits, np.float32(0))
-    with np.errstate(over="ignore"):  # logits as far apart as float32 goes: -inf, whose exp is 0
-        exponentials = np.exp(clean - clean.max(axis=1, keepdims=True))
-    confidence = exponentials.max(axis=1) / exponentials.sum(axis=1)
-    return np.where(finite, confidence, np.float32(np.nan)), np.where(finite, clean.argmax(axis=1), NO_PREDICTION)
+    classes, largest = _classes(logits)
+    with np.errstate(over="ignore", invalid="ignore"):  # logits as far apart as float32 goes: -inf, whose exp is 0
+        exponentials = logits - largest[:, None]
+        np.exp(exponentials, out=exponentials)
+        confidence = np.float32(1) / exponentials.sum(axis=1)  # that of the largest is exp(0)
+    confidence[classes == NO_PREDICTION] = np.nan
+    return confidence, classes
 
 
-def _ensemble_pct(logits: FloatArray, labels: IntArray) -> float:
-    """Accuracy of the sum over the exits of ``(k, N, C)``, some rows at a time to spare memory."""
-    n_correct = 0
-    for rows in _chunks(*logits.shape[1:]):
+def _classes(logits: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Class and largest logit of ``(n, C)``, each ``(n,)``; the latter is of no use where there is no class."""
+    classes = logits.argmax(axis=1)
+    largest = logits[np.arange(len(logits)), classes]  # NaN where there is one
+    if not (np.all(np.isfinite(largest)) and np.isfinite(logits.min())):  # rare, so that it may take its time
+        classes[~np.all(np.isfinite(logits), axis=1)] = NO_PREDICTION
+    return classes, largest
+
+
+def _ensemble_classes(logits: FloatArray, sizes: Container[int]) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+    """Classes of the sum over the first exits of ``(K, n, C)``, for those numbers of exits that are in ``sizes``."""
+    summed = logits[0].astype(np.float32)
+    for size, of_exit in enumerate(logits[1:], start=2):
         with np.errstate(over="ignore", invalid="ignore"):  # such a row has no prediction
-            summed = logits[:, rows].sum(axis=0, dtype=np.float32)
-        n_correct += int(np.count_nonzero(correct_rows(_softmax_rows(summed)[1], labels[rows])))
-    return 100 * n_correct / len(labels)
+            summed += of_exit.astype(np.float32, copy=False)
+        if size in sizes:
+            yield size, _classes(summed)[0]

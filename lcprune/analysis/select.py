@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from lcprune.analysis.evaluate import correct_rows, drop_pct, softmax_confidence, within
+from lcprune.analysis.evaluate import accuracy_pct, correct_rows, drop_pct, predicted_classes, within
 from lcprune.analysis.intervals import paired_drop_upper_pct
 from lcprune.errors import BudgetError, DataError, LcpruneError, RunError
 
@@ -191,14 +191,13 @@ def choose(candidates: Sequence[Candidate], budget: Budget) -> Candidate:
 
 def _correct(predictions: Predictions) -> npt.NDArray[np.bool_]:
     logits, labels = predictions
-    return correct_rows(softmax_confidence(logits)[1], labels)
+    return correct_rows(predicted_classes(logits), labels)
 
 
 def _accuracy_pct(correct: dict[str, npt.NDArray[np.bool_]], split: str, exit_index: int) -> float | None:
     if split not in correct:
         return None
-    rows = correct[split][exit_index]
-    return 100 * int(np.count_nonzero(rows)) / len(rows)
+    return accuracy_pct(correct[split][exit_index])
 
 
 def _drop_upper_pct(correct: npt.NDArray[np.bool_], exit_index: int, confidence: float) -> float:

@@ -19,7 +19,7 @@ from lcprune.analysis.evaluate import (
 from lcprune.analysis.intervals import paired_drop_upper_pct
 from lcprune.analysis.search import NEVER, Bools, Rows, Setting, cheapest_settings, main_alone
 
-__all__ = ["NEVER", "Calibration", "calibrate", "rows_allowed"]
+__all__ = ["NEVER", "Calibration", "Rows", "calibrate", "calibrate_rows", "rows_allowed"]
 
 
 @dataclass(frozen=True)
@@ -70,16 +70,32 @@ def calibrate(
     Raises:
         ValueError: If the arguments do not fit each other or are out of range.
     """
-    if len(cost.group_macs) != len(logits):
-        raise ValueError(f"{len(logits)} exits do not go with {len(cost.group_macs)} groups")
+    confidences, predictions = softmax_confidence(logits)
+    rows = Rows(confidences, correct_rows(predictions, labels), cost)
+    return calibrate_rows(rows, max_drop_pct, exits, confidence, seed)
+
+
+def calibrate_rows(
+    rows: Rows,
+    max_drop_pct: float,
+    exits: Sequence[int] | None = None,
+    confidence: float | None = None,
+    seed: int = 0,
+) -> Calibration:
+    """`calibrate` on what the logits say: confidences and correctness of all exits.
+
+    Raises:
+        ValueError: If the arguments do not fit each other or are out of range.
+    """
+    n_exits = len(rows.cost.group_macs)
+    if not n_exits == len(rows.confidences) == len(rows.correct):
+        raise ValueError(f"{len(rows.confidences)} exits do not go with {n_exits} groups")
     if not 0 <= max_drop_pct <= 100:
         raise ValueError(f"max_drop_pct {max_drop_pct} is not in 0..100")
     if confidence is not None and not 0.5 <= confidence < 1:
         raise ValueError(f"confidence {confidence} is not in [0.5, 1)")
     exits = None if exits is None else tuple(sorted(set(exits)))
-    check_exits(exits or (), len(logits))
-    confidences, predictions = softmax_confidence(logits)
-    rows = Rows(confidences, correct_rows(predictions, labels), cost)
+    check_exits(exits or (), n_exits)
     if confidence is None:
         setting = cheapest_settings(rows, rows.losses(), rows_allowed(rows.n, max_drop_pct), exits)[-1]
         return _calibration(rows, setting, None)

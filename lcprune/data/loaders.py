@@ -15,7 +15,7 @@ from torch import Tensor
 from lcprune.data.sources import Split
 from lcprune.errors import DataError
 
-_ORDER, _AUGMENT = 0, 1  # streams of random numbers that start from the same seed
+_ORDER, _AUGMENT, _FLIP = 0, 1, 2  # streams of random numbers that start from the same seed
 
 
 class TrainLoader:
@@ -30,6 +30,8 @@ class TrainLoader:
         seed: Decides the order and every crop and flip.
         device: Holds the images and makes the batches.
         channels_last: Whether batches have that memory format.
+        flip: ``random`` draws at every step which images ``crop_flip`` mirrors; ``alternating`` draws it once for the
+            first epoch, and what an epoch mirrors the next one does not. Without meaning for the other augmentations.
 
     Raises:
         DataError: If there are fewer images than `batch_size`.
@@ -44,6 +46,7 @@ class TrainLoader:
         seed: int,
         device: torch.device | str,
         channels_last: bool = False,
+        flip: Literal["random", "alternating"] = "random",
     ) -> None:
         if batch_size < 1 or pad < 0:
             raise ValueError(f"batch_size {batch_size} must be positive and pad {pad} not negative")
@@ -56,11 +59,13 @@ class TrainLoader:
         self._seed = seed
         self._device = torch.device(device)
         self._margin = 0 if augment == "none" else pad
-        self._flip = augment == "crop_flip"
+        self._mirrors = flip if augment == "crop_flip" else None
         self._labels = torch.from_numpy(split.labels).to(self._device)
         self._crops = _Crops(torch.from_numpy(split.images).to(self._device), self._margin, channels_last)
         self._scale = torch.tensor(255.0, device=self._device)
         self._shuffled: tuple[int, Tensor] | None = None
+        first = torch.randint(2, (len(split),), generator=_generator(seed, _FLIP, 0))
+        self._first_mirrored = first.to(self._device)  # in the first epoch, of every image
 
     @property
     def steps_per_epoch(self) -> int:
@@ -73,8 +78,10 @@ class TrainLoader:
             raise ValueError(f"step {step} is negative")
         epoch, position = divmod(step, self.steps_per_epoch)
         indices = self._order(epoch)[position * self.batch_size : (position + 1) * self.batch_size]
-        tops, lefts, mirrored = self._draws(step)
-        pixels = self._crops.take(indices, tops, lefts, mirrored if self._flip else None)
+        tops, lefts, drawn = self._draws(step)
+        if self._mirrors == "alternating":
+            drawn = (self._first_mirrored[indices] + epoch) % 2
+        pixels = self._crops.take(indices, tops, lefts, drawn if self._mirrors else None)
         return pixels.float().div_(self._scale), self._labels[indices]
 
     def _order(self, epoch: int) -> Tensor:

@@ -9,7 +9,10 @@ from torch import nn
 from lcprune.errors import ModelError
 from lcprune.models.critics import build_critic
 from lcprune.models.network import Network, Normalize
+from lcprune.models.resnet import build_resnet
+from lcprune.models.trunk import Shape
 from lcprune.models.vgg import build_vgg
+from lcprune.models.whitening import Whitening
 from lcprune.recipe import Recipe
 
 
@@ -40,14 +43,13 @@ def build(
             f"set model.classes: {classes}, or leave it out",
         )
     config = recipe.critics
-    after = () if recipe.train.method == "backprop" else config.after
+    after = () if recipe.train.method == "backprop" else config.after or ()
     if recipe.train.method == "local_critic" and not after:
         raise ModelError(
-            "local_critic needs a critic, but critics.after is empty", "write places such as after: [2, 5, 8]"
+            "local_critic needs a critic, but critics.after is empty",
+            "leave critics.after out, or write places such as after: [2, 5, 8]",
         )
-    groups, shapes = build_vgg(
-        image_shape, classes, width=recipe.model.width, downsample=recipe.model.downsample, cuts=after
-    )
+    groups, shapes = _build_trunk(recipe, image_shape, classes, after)
     critics = [
         build_critic(
             shape,
@@ -62,6 +64,27 @@ def build(
     network = Network(Normalize(mean, std), groups, critics)
     initialize(network, recipe.train.init, recipe.train.seed)
     return network
+
+
+def _build_trunk(
+    recipe: Recipe, image_shape: Shape, classes: int, cuts: Sequence[int]
+) -> tuple[list[nn.Sequential], list[Shape]]:
+    """The layer groups, and the shape ``(C, H, W)`` at each cut."""
+    if not recipe.model.whiten:
+        return _build_plain_trunk(recipe, image_shape, classes, cuts)
+    whitening = Whitening(image_shape[0])
+    groups, shapes = _build_plain_trunk(recipe, (whitening.out_channels, *image_shape[1:]), classes, cuts)
+    groups[0].insert(0, whitening)
+    return groups, shapes
+
+
+def _build_plain_trunk(
+    recipe: Recipe, image_shape: Shape, classes: int, cuts: Sequence[int]
+) -> tuple[list[nn.Sequential], list[Shape]]:
+    model = recipe.model
+    if model.trunk == "vgg":
+        return build_vgg(image_shape, classes, width=model.width, downsample=model.downsample, cuts=cuts)
+    return build_resnet(image_shape, classes, trunk=model.trunk, width=model.width, cuts=cuts)
 
 
 def initialize(network: nn.Module, scheme: Literal["xavier", "kaiming"], seed: int) -> None:

@@ -3,6 +3,7 @@
 from torch import nn
 
 from lcprune.errors import ModelError
+from lcprune.models.layers import AveragePool, Flatten
 
 
 def build_critic(
@@ -30,7 +31,7 @@ def build_critic(
                 f"set critics.pool_to to a divisor of {height} and {width}, or critics.head: paper",
             )
         if (height, width) != (pool_to, pool_to):
-            layers.append(nn.AvgPool2d((height // pool_to, width // pool_to)))
+            layers.append(AveragePool((height // pool_to, width // pool_to)))
         height = width = pool_to
     for _ in range(depth):
         layers.append(nn.Conv2d(in_channels, channels, 3, padding=1, bias=not batch_norm))
@@ -38,7 +39,7 @@ def build_critic(
             layers.append(nn.BatchNorm2d(channels))
         layers.append(nn.ReLU(inplace=True))
         in_channels = channels
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(in_channels * height * width, classes))
+    return nn.Sequential(*layers, Flatten(), nn.Linear(in_channels * height * width, classes))
 
 
 def mixes_samples(module: nn.Module) -> bool:

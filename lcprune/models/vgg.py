@@ -1,26 +1,25 @@
 """The paper's trunk: a VGG-like network of eleven convolutions (Figure 2a, rebuilt from Table 5)."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Literal
 
 from torch import nn
 
-from lcprune.errors import ModelError
+from lcprune.models.layers import Flatten
+from lcprune.models.trunk import Shape, check_size, cut, scaled
 
 STAGES = ((64, 2), (128, 3), (256, 3), (512, 3))
 """Channels and number of convolutions of each stage; the size halves before every stage but the first."""
-CONVOLUTIONS = sum(count for _, count in STAGES)
 
 
 def build_vgg(
-    image_shape: tuple[int, int, int],
+    image_shape: Shape,
     classes: int,
     *,
     width: float,
     downsample: Literal["max_pool", "stride"],
     cuts: Sequence[int],
-) -> tuple[list[nn.Sequential], list[tuple[int, int, int]]]:
+) -> tuple[list[nn.Sequential], list[Shape]]:
     """The layer groups, and the shape ``(C, H, W)`` at each cut.
 
     Args:
@@ -33,22 +32,12 @@ def build_vgg(
     Raises:
         ModelError: If a cut is not inside the network, or the image is too small to be halved three times.
     """
-    if outside := [cut for cut in cuts if not 0 < cut < CONVOLUTIONS]:
-        raise ModelError(
-            f"critics.after: {outside} is not inside the trunk, which has {CONVOLUTIONS} convolutions",
-            f"write places from 1 to {CONVOLUTIONS - 1}",
-        )
-    halvings = len(STAGES) - 1
-    if min(image_shape[1:]) >> halvings == 0:
-        raise ModelError(
-            f"an image of {image_shape[1]}x{image_shape[2]} cannot be halved {halvings} times",
-            f"the vgg trunk needs at least {1 << halvings}x{1 << halvings} pixels: raise data.image_size",
-        )
+    check_size(image_shape, len(STAGES) - 1, "vgg")
     channels, height, wide = image_shape
     layers: list[list[nn.Module]] = []
     shapes = []
     for stage, (full_channels, count) in enumerate(STAGES):
-        out_channels = max(1, round(full_channels * width))
+        out_channels = scaled(full_channels, width)
         for position in range(count):
             halve = stage > 0 and position == 0
             if halve:
@@ -59,10 +48,9 @@ def build_vgg(
             layers.append(_layer(channels, out_channels, halve, downsample))
             channels = out_channels
             shapes.append((channels, height, wide))
-    layers[-1] += [nn.Flatten(), nn.Linear(channels * height * wide, classes)]
-    edges = pairwise([0, *cuts, CONVOLUTIONS])
-    groups = [nn.Sequential(*(module for layer in layers[start:end] for module in layer)) for start, end in edges]
-    return groups, [shapes[cut - 1] for cut in cuts]
+    layers[-1] += [Flatten(), nn.Linear(channels * height * wide, classes)]
+    groups = cut(layers, cuts, "convolutions")
+    return groups, [shapes[place - 1] for place in cuts]
 
 
 def _layer(in_channels: int, out_channels: int, halve: bool, downsample: str) -> list[nn.Module]:

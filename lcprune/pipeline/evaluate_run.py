@@ -3,39 +3,72 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lcprune import runs
 from lcprune.analysis import evaluate as analysis
+from lcprune.data.sources import Split
 from lcprune.errors import RunError
+from lcprune.pipeline import stored
 from lcprune.pipeline.profile import costs_of
 from lcprune.pipeline.rows import progressive_rows
+from lcprune.pipeline.train import choose_device
+from lcprune.recipe import Recipe
+from lcprune.training.loop import predict_logits
 
 
-def evaluate(folder: Path) -> dict[str, Any]:
+def evaluate(folder: Path, *, flip: bool = False) -> dict[str, Any]:
     """What the stored logits say about the test split, or about validation where there are no test images.
+
+    Args:
+        folder: A finished run.
+        flip: Whether to take the mean of the logits of each image and of its mirror image instead. Both are computed
+            now, from the weights and the run's images; the stored logits stay plain. Every MAC is paid twice.
 
     Raises:
         RunError: If the run is not finished, or has neither test nor validation images.
+        DataError: If `flip` needs images that are no longer there.
     """
     folder, recipe = runs.open_run(folder)
-    arrays = runs.read_predictions(folder)
+    arrays = runs.read_predictions(folder, ["test"])
     split = "test" if len(arrays["test_labels"]) else "val"
+    arrays = arrays if split == "test" else runs.read_predictions(folder, ["val"])
     logits, labels = arrays[f"{split}_logits"], arrays[f"{split}_labels"]
     if not len(labels):
         raise RunError(
             f"{folder} has neither test nor validation images", "train with data.val_size above 0, or add test images"
         )
+    if flip:
+        logits, labels = _flipped(folder, recipe, split)
     costs = costs_of(folder, recipe)
     names = [cost.name for cost in costs.exits]
-    accuracies = analysis.accuracies_pct(logits, labels)
-    cascade = costs.cascade
-    swept = analysis.sweep(logits, labels, cascade.exit_macs(), cascade.main_macs) if len(logits) > 1 else ()
-    return {
+    found = analysis.evaluate(logits, labels, costs.cascade)
+    result = {
         "split": split,
         "samples": len(labels),
         "exits": [
             {"name": name, "exit_index": index, "accuracy_pct": accuracy}
-            for index, (name, accuracy) in enumerate(zip(names, accuracies, strict=True))
+            for index, (name, accuracy) in enumerate(zip(names, found.accuracies_pct, strict=True))
         ],
-        "ensembles": analysis.ensembles(logits, labels),
-        "progressive": progressive_rows(swept),
+        "ensembles": found.ensembles,
+        "progressive": progressive_rows(found.progressive),
     }
+    return _paid_twice(result) if flip else result
+
+
+def _paid_twice(result: dict[str, Any]) -> dict[str, Any]:
+    """The same where each image passes with its mirror image."""
+    twice = [row | {key: 2 * row[key] for key in ("mean_macs", "macs_ratio")} for row in result["progressive"]]
+    return result | {"progressive": twice, "flip": True}
+
+
+def _flipped(folder: Path, recipe: Recipe, name: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Logits ``(K, N, C)``, means over each image and its mirror image, and labels ``(N,)``."""
+    dataset, _ = stored.load_dataset(folder, recipe)
+    split = dataset.test if name == "test" else dataset.val
+    mirrored = Split(np.ascontiguousarray(split.images[..., ::-1]), split.labels)
+    device, channels_last = choose_device("auto"), recipe.train.channels_last
+    network = stored.load_network(folder, recipe)[0].to(device)
+    logits = predict_logits(network, split, device, channels_last)
+    logits += predict_logits(network, mirrored, device, channels_last)
+    return (logits / 2).numpy(), split.labels

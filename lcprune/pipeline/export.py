@@ -9,8 +9,8 @@ from typing import Any, Literal
 import numpy as np
 
 from lcprune import runs
-from lcprune.analysis.evaluate import ProgressiveResult, accuracies_pct, progressive
-from lcprune.analysis.thresholds import calibrate
+from lcprune.analysis.evaluate import ProgressiveResult, accuracy_pct, cascade, correct_rows, softmax_confidence
+from lcprune.analysis.thresholds import Rows, calibrate_rows
 from lcprune.data import sources
 from lcprune.errors import BudgetError, ExportError, RunError
 from lcprune.export.progressive import write_progressive, write_submodel
@@ -57,11 +57,13 @@ class _Loaded:
     network: Network
     facts: DataFacts
     costs: Costs
-    arrays: dict[str, np.ndarray[Any, Any]]
+    labels: dict[str, np.ndarray[Any, Any]]
+    """``val_labels`` and ``test_labels``."""
+    rows: dict[str, Rows]
+    """Of ``val`` and ``test``, where they have images: what the logits say, which are too large to be kept."""
 
     def accuracies(self, split: str) -> tuple[float, ...]:
-        labels = self.arrays[f"{split}_labels"]
-        return accuracies_pct(self.arrays[f"{split}_logits"], labels) if len(labels) else ()
+        return tuple(accuracy_pct(of_exit) for of_exit in self.rows[split].correct) if split in self.rows else ()
 
 
 def export(folder: Path, request: ExportRequest, notice: Callable[[str], None]) -> dict[str, Any]:
@@ -74,13 +76,26 @@ def export(folder: Path, request: ExportRequest, notice: Callable[[str], None]) 
     """
     _refuse_contradictions(request)
     folder, recipe = runs.open_run(folder)
-    network, facts = stored.load_network(folder, recipe)
-    loaded = _Loaded(folder, recipe, network, facts, costs_of(folder, recipe), runs.read_predictions(folder))
+    loaded = _load(folder, recipe)
     result = _export_progressive(loaded, request, notice) if request.progressive else _export_submodel(loaded, request)
     path = Path(result["path"])
     if path.resolve().is_relative_to(folder.resolve()):
         runs.record(folder, path.resolve().relative_to(folder.resolve()).as_posix())
     return result
+
+
+def _load(folder: Path, recipe: Recipe) -> _Loaded:
+    network, facts = stored.load_network(folder, recipe)
+    costs = costs_of(folder, recipe)
+    arrays = runs.read_predictions(folder)
+    labels, rows = {}, {}
+    for split in ("val", "test"):
+        labels[f"{split}_labels"] = of_split = arrays[f"{split}_labels"]
+        logits = arrays.pop(f"{split}_logits")
+        if len(of_split):
+            confidences, predictions = softmax_confidence(logits)
+            rows[split] = Rows(confidences, correct_rows(predictions, of_split), costs.cascade)
+    return _Loaded(folder, recipe, network, facts, costs, labels, rows)
 
 
 def _refuse_contradictions(request: ExportRequest) -> None:
@@ -187,13 +202,11 @@ def _remarks(result: ProgressiveResult | None, kept: Sequence[int]) -> list[str]
 
 def _calibrated(loaded: _Loaded, request: ExportRequest) -> dict[str, Any]:
     """Exits and thresholds that cost least within the budget, as in ``thresholds.json``."""
-    split = deciding_split(loaded.arrays, request.use_test_split)
+    split = deciding_split(loaded.labels, request.use_test_split)
     max_drop_pct = _budget(loaded, request)
     kept_by_hand = None if request.exits is None else _exit_indices(loaded, request.exits)
-    calibration = calibrate(
-        loaded.arrays[f"{split}_logits"],
-        loaded.arrays[f"{split}_labels"],
-        loaded.costs.cascade,
+    calibration = calibrate_rows(
+        loaded.rows[split],
         max_drop_pct,
         exits=kept_by_hand,
         confidence=request.confidence,
@@ -253,12 +266,16 @@ def _exit_indices(loaded: _Loaded, exits: Sequence[int]) -> tuple[int, ...]:
 def _simulate(
     loaded: _Loaded, split: str, kept: Sequence[int], thresholds: Sequence[float]
 ) -> ProgressiveResult | None:
-    labels = loaded.arrays[f"{split}_labels"]
-    if not len(labels):
+    if split not in loaded.rows:
         return None
-    cascade = loaded.costs.cascade
-    logits = loaded.arrays[f"{split}_logits"][[*kept, len(cascade.group_macs) - 1]]
-    return progressive(logits, labels, thresholds, cascade.exit_macs(kept), cascade.main_macs)
+    rows, of_cascade = loaded.rows[split], [*kept, len(loaded.costs.exits) - 1]
+    return cascade(
+        rows.confidences[of_cascade],
+        rows.correct[of_cascade],
+        thresholds,
+        rows.cost.exit_macs(kept),
+        rows.cost.main_macs,
+    )
 
 
 def _parity_images(loaded: _Loaded) -> np.ndarray[Any, Any]:

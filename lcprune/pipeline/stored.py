@@ -8,6 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from lcprune import models, runs
+from lcprune.data import sources
 from lcprune.data.sources import Dataset
 from lcprune.errors import RunError
 from lcprune.models import Network
@@ -68,6 +69,23 @@ def read_facts(folder: Path) -> DataFacts:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{path} is damaged ({error})", "train again") from None
+
+
+def load_dataset(folder: Path, recipe: Recipe) -> tuple[Dataset, DataFacts]:
+    """The images that a run was trained on, from where they were found then.
+
+    Raises:
+        DataError: If they are no longer there.
+        RunError: If they are other ones.
+    """
+    facts = read_facts(folder)
+    dataset = sources.load(recipe.data, Path(facts.data_root), recipe.train.seed)
+    if facts_of(dataset, Path(facts.data_root)) != facts:
+        raise RunError(
+            f"the images in {facts.data_root} are not those that {folder} was trained on",
+            "put them back, or train again",
+        )
+    return dataset, facts
 
 
 def build_network(recipe: Recipe, facts: DataFacts) -> Network:

@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 from lcprune import __version__, runs
 from lcprune import recipe as recipes
@@ -21,14 +23,15 @@ from lcprune.data import sources
 from lcprune.data.loaders import TrainLoader
 from lcprune.data.sources import Dataset
 from lcprune.errors import LcpruneError, RunError, SetupError
-from lcprune.models import Network
+from lcprune.models import Network, Whitening
 from lcprune.pipeline import stored
 from lcprune.recipe import Recipe
-from lcprune.training import checkpoint
+from lcprune.training import averaging, checkpoint, precision
 from lcprune.training.checkpoint import TrainingState
 from lcprune.training.loop import Evaluation, Listener, LoggedStep, Plan, fit, predict_logits
 from lcprune.training.methods import build_method
 from lcprune.training.optim import build_optimizers
+from lcprune.training.step import compile_parts
 
 RESUMABLE_KEYS = ("train.iterations", "train.epochs", "train.evaluate_every", "train.checkpoint_every", "logging.every")
 """What `resume` may change: the length and the intervals."""
@@ -77,7 +80,7 @@ def train(
     loader = _loader(recipe, dataset, on)
     folder = runs.create(recipe, out)
     notice(f"run folder: {folder}")
-    runs.write_json(folder / runs.ENVIRONMENT, environment(on))
+    runs.write_json(folder / runs.ENVIRONMENT, environment(recipe, on))
     stored.write_facts(folder, facts)
     return _run(folder, recipe, dataset, network, loader, on, display, notice)
 
@@ -93,13 +96,7 @@ def resume(folder: Path, overrides: Sequence[str], *, device: str, display: Disp
     if overrides:
         recipe = _with_overrides(folder, recipe, overrides)
     on = choose_device(device)
-    facts = stored.read_facts(folder)
-    dataset = sources.load(recipe.data, Path(facts.data_root), recipe.train.seed)
-    if stored.facts_of(dataset, Path(facts.data_root)) != facts:
-        raise RunError(
-            f"the images in {facts.data_root} are not those that {folder} was trained on",
-            "put them back, or train again",
-        )
+    dataset, facts = stored.load_dataset(folder, recipe)
     network = stored.build_network(recipe, facts)
     return _run(folder, recipe, dataset, network, _loader(recipe, dataset, on), on, display, notice)
 
@@ -124,7 +121,7 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def environment(device: torch.device) -> dict[str, Any]:
+def environment(recipe: Recipe, device: torch.device) -> dict[str, Any]:
     """What a run's results depend on besides the recipe."""
     packages = ("torch", "torchvision", "numpy", "onnx", "onnxruntime", "fvcore")
     return {
@@ -134,17 +131,18 @@ def environment(device: torch.device) -> dict[str, Any]:
         "packages": {name: metadata.version(name) for name in packages},
         "command": ["lcprune", *sys.argv[1:]],
         "cores": os.cpu_count(),
-        **_surroundings(device, channels_last=False),
+        **_surroundings(recipe, device),
     }
 
 
-def _surroundings(device: torch.device, channels_last: bool) -> dict[str, str | int]:
+def _surroundings(recipe: Recipe, device: torch.device) -> dict[str, str | int]:
     """What bit-equality depends on."""
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "threads": torch.get_num_threads(),
         "device": f"{device.type} ({kind})",
-        "memory_format": "channels_last" if channels_last else "contiguous",
+        "memory_format": "channels_last" if recipe.train.channels_last else "contiguous",
+        "precision": precision.resolve(recipe.train.precision, device),
         "torch": str(torch.__version__),  # a TorchVersion could not be read back with weights_only
     }
 
@@ -158,6 +156,7 @@ def _loader(recipe: Recipe, dataset: Dataset, device: torch.device) -> TrainLoad
         seed=recipe.train.seed,
         device=device,
         channels_last=recipe.train.channels_last,
+        flip=recipe.data.flip,
     )
 
 
@@ -184,16 +183,15 @@ def _run(
 ) -> Trained:
     memory_format = torch.channels_last if recipe.train.channels_last else torch.contiguous_format
     network.to(device).to(memory_format=memory_format)
+    method = build_method(recipe, network)
     if recipe.train.compile:
-        parts = (*network.groups, *network.critics)
-        # All parts share the code of nn.Sequential.forward, and the limit of compilations is counted by code.
-        torch._dynamo.config.recompile_limit = 4 * len(parts)
-        for part in parts:
-            part.compile()
-    state = TrainingState(network, build_optimizers(recipe, network))
+        compile_parts(method)
+    state = TrainingState(network, build_optimizers(recipe, network), average=averaging.new_average(recipe, network))
     torch.manual_seed(recipe.train.seed)
-    surroundings = _surroundings(device, recipe.train.channels_last)
+    surroundings = _surroundings(recipe, device)
     _restore(folder, state, surroundings, notice)
+    if state.step == 0:
+        _whiten(network, dataset)
     iterations = iterations_of(recipe, loader.steps_per_epoch)
     if state.step > iterations:
         raise RunError(
@@ -212,8 +210,26 @@ def _run(
         surroundings=surroundings,
     )
     with display(plan.iterations, state.step, network.exit_names) as shown:
-        fit(plan, build_method(recipe, network), state, _Recorder(folder / runs.METRICS, state.step, shown))
+        fit(plan, method, state, _Recorder(folder / runs.METRICS, state.step, shown))
+    if state.average is not None:
+        _settle(state.average, plan, state)
     return _finish(folder, recipe, dataset, state, device, notice)
+
+
+def _whiten(network: Network, dataset: Dataset) -> None:
+    """Finds the weights of the frozen first layer, where there is one. From then on they are in the checkpoints."""
+    for layer in network.modules():
+        if isinstance(layer, Whitening):
+            layer.fit(dataset.train.images, network.normalize)
+
+
+def _settle(average: AveragedModel, plan: Plan, state: TrainingState) -> None:
+    """Gives the network its averaged weights; that is training time too."""
+    started = time.perf_counter()
+    averaging.settle(average, state.network, plan.loader, plan.iterations)
+    if plan.device.type == "cuda":
+        torch.cuda.synchronize(plan.device)
+    state.seconds += time.perf_counter() - started
 
 
 def _restore(folder: Path, state: TrainingState, surroundings: dict[str, str | int], notice: Notice) -> None:
@@ -226,7 +242,7 @@ def _restore(folder: Path, state: TrainingState, surroundings: dict[str, str | i
     notice(f"going on from step {state.step}")
     before = content["surroundings"]
     for key, now in surroundings.items():
-        if before[key] != now:
+        if before.get(key, now) != now:  # an older version recorded fewer
             notice(f"{key} was {before[key]} and is {now}: the result will not be bit-equal to a run never stopped")
 
 

@@ -37,7 +37,8 @@ def explain(error: ValidationError, document: Any, origin: str, overrides: Seque
             f"{where}: {key} is missing", f"add {name}: ... " + (f"under {section}:" if section else "to it")
         )
     problem, fix = _wording(first, key)
-    return RecipeError(f"{where}: {key}: {problem}" + (f" ({others} more after this one)" if others else ""), fix)
+    subject = f"{where}: {key}" if key else where  # two sections that do not fit each other have no key
+    return RecipeError(f"{subject}: {problem}" + (f" ({others} more after this one)" if others else ""), fix)
 
 
 def _key(error: ErrorDetails) -> tuple[str, ...]:

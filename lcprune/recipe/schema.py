@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 
+PLACES = {"vgg": (2, 5, 8), "resnet50": (3, 7, 13), "resnet101": (3, 7, 30)}
+"""Where the critics of each trunk sit if a recipe does not say: the paper's three, at the ends of the first stages."""
+
 
 class _Section(BaseModel):
     """What every section shares: frozen, unknown keys refused, no infinite numbers."""
@@ -39,6 +42,8 @@ class DataConfig(_Section):
     """1 for grey, 3 for RGB; left out, ``digits`` is grey and everything else is RGB."""
     augment: Literal["none", "crop", "crop_flip"] = "none"
     """``crop``: a random crop out of the image padded by `pad` pixels; ``crop_flip``: and a horizontal flip."""
+    flip: Literal["random", "alternating"] = "random"
+    """``random``: at every step; ``alternating``: an image is mirrored in every second epoch (needs ``crop_flip``)."""
     pad: PositiveInt = 4
     """Padding of the random crop, in pixels."""
     batch_size: PositiveInt = 128
@@ -54,27 +59,53 @@ class DataConfig(_Section):
             raise ValueError(f"{self.source} images have a size of their own: leave image_size out")
         return self
 
+    @model_validator(mode="after")
+    def _flips_alternate_if_there_are_any(self) -> "DataConfig":
+        if self.flip == "alternating" and self.augment != "crop_flip":
+            raise ValueError(
+                f"an alternating flip mirrors nothing if augment is {self.augment}: write augment: crop_flip"
+            )
+        return self
+
 
 class ModelConfig(_Section):
     """The ``model:`` section: the trunk, which is the network without its critics."""
 
-    trunk: Literal["vgg"] = "vgg"
-    """``vgg``: the eleven convolutions of the paper's Figure 2a."""
+    trunk: Literal["vgg", "resnet50", "resnet101"] = "vgg"
+    """``vgg``: the paper's eleven convolutions (Figure 2a); ``resnet50``, ``resnet101``: its ResNets (Table 8)."""
     width: PositiveFloat = 1.0
     """Factor on the channels of every layer: 0.25 gives 16, 32, 64 and 128 instead of 64, 128, 256 and 512."""
     classes: Annotated[int, Field(ge=2)] | None = None
     """Number of classes; left out, what the data has."""
+    whiten: bool = False
+    """A frozen layer before the first group: 2x2 patches along their principal directions, found in training images."""
     cuts: Literal["auto"] = "auto"
     """Where the trunk is cut into layer groups; ``auto``: where `critics.after` puts a critic."""
     downsample: Literal["max_pool", "stride"] = "max_pool"
-    """How the spatial size is halved: a 2x2 max pool before the stage, or a stride of 2 in its first convolution."""
+    """How the spatial size is halved: a 2x2 max pool before the stage, or a stride of 2 in its first 3x3 convolution.
+    ResNets know ``stride`` alone, and have it where this is left out."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resnets_have_strides(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("trunk") in ("resnet50", "resnet101"):
+            return {"downsample": "stride", **values}
+        return values
+
+    @model_validator(mode="after")
+    def _resnets_have_no_pools(self) -> "ModelConfig":
+        if self.trunk != "vgg" and self.downsample == "max_pool":
+            raise ValueError(f"{self.trunk} has no max pools, its size is halved by strides: leave downsample out")
+        return self
 
 
 class CriticsConfig(_Section):
     """The ``critics:`` section: the side networks, and how they learn."""
 
-    after: tuple[PositiveInt, ...] = (2, 5, 8)
-    """The convolutions of the trunk, counted from 1, after which a critic sits."""
+    after: tuple[PositiveInt, ...] | None = None
+    """The convolutions (``vgg``) or residual blocks (ResNets) of the trunk, counted from 1, after which a critic sits.
+    Left out, the ends of the first three stages: [2, 5, 8] for ``vgg``, [3, 7, 13] for ``resnet50``, [3, 7, 30] for
+    ``resnet101``. A recipe that was read names them always."""
     depth: PositiveInt | tuple[PositiveInt, ...] = 1
     """Convolutions in each critic; one number for all, or one for each."""
     channels: PositiveInt = 128
@@ -102,14 +133,14 @@ class CriticsConfig(_Section):
 
     @field_validator("after")
     @classmethod
-    def _ascending(cls, after: tuple[int, ...]) -> tuple[int, ...]:
-        if list(after) != sorted(set(after)):
+    def _ascending(cls, after: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if after is not None and list(after) != sorted(set(after)):
             raise ValueError(f"{list(after)} is not in ascending order: write each place once, shallow first")
         return after
 
     @model_validator(mode="after")
     def _one_depth_each(self) -> "CriticsConfig":
-        if isinstance(self.depth, tuple) and len(self.depth) != len(self.after):
+        if isinstance(self.depth, tuple) and self.after is not None and len(self.depth) != len(self.after):
             raise ValueError(
                 f"depth names {len(self.depth)} critics but after has {len(self.after)}: give one for each"
             )
@@ -118,7 +149,7 @@ class CriticsConfig(_Section):
     @property
     def depths(self) -> tuple[int, ...]:
         """Convolutions in each critic, shallow first."""
-        return self.depth if isinstance(self.depth, tuple) else (self.depth,) * len(self.after)
+        return self.depth if isinstance(self.depth, tuple) else (self.depth,) * len(self.after or ())
 
 
 class TrainConfig(_Section):
@@ -148,12 +179,22 @@ class TrainConfig(_Section):
     """L2 penalty on the weights of the trunk's convolutions and linear layers."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the target spread evenly over all classes."""
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The last part of the run over which weights are averaged, as a fraction; the average is the result. 0: off."""
+    average_every: PositiveInt = 50
+    """Steps between two weights that go into the average; the last step's always do."""
     init: Literal["xavier", "kaiming"] = "xavier"
     """Initial weights of convolutions and linear layers."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """``bf16``: autocast; losses stay in float32."""
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"
+    """``bf16``: autocast; losses stay in float32. ``auto``: bf16 where the device is built for it, else fp32."""
     channels_last: bool = False
     """Memory format (N, H, W, C); faster for most convolutions."""
+    memory: Literal["fast", "lean"] = "fast"
+    """``lean``: `local_critic` frees a group's activations before the next group runs; the same gradients."""
+    cuda_graph: bool = False
+    """On a CUDA device, record a step once and replay it: no time goes into starting its kernels one by one."""
+    overlap: bool = False
+    """On a CUDA device, the critics of `local_critic` run on a second stream, beside the next group."""
     compile: bool = False
     """Compile the layer groups and critics with torch.compile (needs a C++ compiler; slow to start)."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -200,6 +241,26 @@ class Recipe(_Section):
     critics: CriticsConfig = CriticsConfig()
     train: TrainConfig
     logging: LoggingConfig = LoggingConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _critics_have_places(cls, values: Any) -> Any:
+        """Writes ``critics.after`` where it is left out, so that whoever reads a recipe finds the places in it."""
+        if not isinstance(values, dict):
+            return values
+        model, critics = values.get("model", {}), values.get("critics", {})
+        trunk = model.get("trunk", "vgg") if isinstance(model, dict) else None
+        if not isinstance(critics, dict) or critics.get("after") is not None or trunk not in list(PLACES):
+            return values  # complete, or refused for what is wrong with it
+        return {**values, "critics": {**critics, "after": PLACES[trunk]}}
+
+    @model_validator(mode="after")
+    def _recorded_steps_are_alike(self) -> "Recipe":
+        if self.train.cuda_graph and self.critics.update_every > 1:
+            raise ValueError(
+                "train.cuda_graph replays one step, but critics.update_every above 1 makes two: drop one of them"
+            )
+        return self
 
 
 def sections() -> dict[str, list[str]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
 from lcprune.errors import RunError
 from lcprune.models import Network
@@ -32,6 +33,8 @@ class TrainingState:
     """Time spent in training so far, over all sessions."""
     best_accuracy_pct: float = -1.0
     """Best accuracy of main on the validation split so far; -1 before the first evaluation."""
+    average: AveragedModel | None = None
+    """Mean of the weights over the last part of the run, where the recipe asks for it."""
 
 
 def save(state: TrainingState, path: Path, surroundings: dict[str, str | int]) -> None:
@@ -54,6 +57,7 @@ def _packed(state: TrainingState, surroundings: dict[str, str | int]) -> memoryv
         "best_accuracy_pct": state.best_accuracy_pct,
         "network": state.network.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in state.optimizers],
+        "average": None if state.average is None or not state.average.n_averaged else state.average.state_dict(),
         "rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "surroundings": surroundings,
@@ -125,6 +129,8 @@ def restore(state: TrainingState, content: dict[str, Any]) -> None:
         state.network.load_state_dict(content["network"])
         for optimizer, saved in zip(state.optimizers, content["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+        if state.average is not None and content.get("average") is not None:
+            state.average.load_state_dict(content["average"])
     except (RuntimeError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise RunError(f"the checkpoint belongs to another network ({reason})", "resume with its own recipe") from None

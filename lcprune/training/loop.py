@@ -19,10 +19,12 @@ from lcprune.data.sources import Split
 from lcprune.errors import Interrupted, TrainingError
 from lcprune.models import Network
 from lcprune.recipe import Recipe
-from lcprune.training import checkpoint
+from lcprune.training import averaging, checkpoint, precision
+from lcprune.training.allocator import keep_freed_memory, release_freed_memory
 from lcprune.training.checkpoint import TrainingState
 from lcprune.training.methods import Losses, Method
 from lcprune.training.optim import all_finite, set_learning_rates
+from lcprune.training.step import build_step
 
 EVAL_BATCH = 500
 
@@ -85,12 +87,17 @@ def fit(plan: Plan, method: Method, state: TrainingState, listener: Listener) ->
         Interrupted: After Ctrl-C or SIGTERM, with the state saved.
     """
     train = plan.recipe.train
+    keep_freed_memory()
+    bf16 = precision.resolve(train.precision, plan.device) == "bf16"
+    step = build_step(method, state.optimizers, plan.device, bf16=bf16, cuda_graph=train.cuda_graph)
     meter = _Meter(plan)
     with _interruptible() as interrupted:
         while state.step < plan.iterations:
             lr = set_learning_rates(plan.recipe, state.optimizers, state.step, plan.iterations)
-            meter.add(_train_step(plan, method, state))
+            meter.add(step(*plan.loader.batch(state.step), state.step))
             state.step += 1
+            if state.average is not None:
+                averaging.collect(state.average, state.network, plan.recipe, state.step, plan.iterations)
             at_end = state.step == plan.iterations
             stop = interrupted.is_set()
             due = [
@@ -123,18 +130,6 @@ def predict_logits(network: Network, split: Split, device: torch.device, channel
     return torch.cat(batches, dim=1)
 
 
-def _train_step(plan: Plan, method: Method, state: TrainingState) -> Losses:
-    """One update of everything that the method trains."""
-    images, labels = plan.loader.batch(state.step)
-    for optimizer in state.optimizers:
-        optimizer.zero_grad(set_to_none=True)
-    with torch.autocast(plan.device.type, torch.bfloat16, enabled=plan.recipe.train.precision == "bf16"):
-        losses = method.backward(images, labels, state.step)  # .item() here would stall the GPU at every step
-    for optimizer in state.optimizers:
-        optimizer.step()
-    return losses
-
-
 def _evaluate(plan: Plan, state: TrainingState, listener: Listener) -> None:
     if not len(plan.held_out.labels):
         return
@@ -151,6 +146,7 @@ def _save(plan: Plan, state: TrainingState) -> None:
     if not all_finite(state.network):
         raise _not_finite(plan, state, "a weight")
     checkpoint.rotate(plan.checkpoints, state, plan.surroundings)
+    release_freed_memory()
 
 
 def _not_finite(plan: Plan, state: TrainingState, what: str) -> TrainingError:

@@ -13,10 +13,12 @@ def build_optimizers(recipe: Recipe, network: Network) -> tuple[Optimizer, ...]:
     """The trunk's optimizer and, where there are critics, theirs.
 
     Weight decay acts on the weights of the trunk's convolutions and linear layers: not on BatchNorm, biases or critics.
+    Frozen weights have no optimizer.
     """
     train, critics = recipe.train, recipe.critics
-    weights = [p for p in network.groups.parameters() if p.ndim > 1]
-    others = [p for p in network.groups.parameters() if p.ndim <= 1]
+    trained = [p for p in network.groups.parameters() if p.requires_grad]
+    weights = [p for p in trained if p.ndim > 1]
+    others = [p for p in trained if p.ndim <= 1]
     groups = [{"params": weights, "weight_decay": train.weight_decay}, {"params": others, "weight_decay": 0.0}]
     trunk = _optimizer(train.optimizer, groups, train.lr, train.momentum, train.nesterov)
     if not network.critics:

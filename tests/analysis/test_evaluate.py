@@ -4,11 +4,13 @@ import pytest
 from lcprune.analysis import evaluate
 from lcprune.analysis.evaluate import (
     CascadeCost,
+    Evaluation,
     ProgressiveResult,
     accuracies_pct,
     drop_pct,
     ensembles,
     leave_at,
+    predicted_classes,
     progressive,
     softmax_confidence,
     sweep,
@@ -52,8 +54,60 @@ def test_rows_are_looked_at_in_chunks_with_the_same_result(monkeypatch: pytest.M
     assert chunked[1] == whole[1]
 
 
+def odd_logits() -> np.ndarray:
+    """``(3, 400, 50)``: noise, ties, very large values, and all kinds of values that are not finite."""
+    rng = np.random.default_rng(1)
+    logits = (4 * rng.normal(size=(3, 400, 50))).astype(np.float32)
+    logits[:, :20] = np.round(logits[:, :20])  # ties
+    logits[0, 20:24, 7] = [np.nan, np.inf, -np.inf, 3.4e38]
+    logits[1, 23:26, 7] = [3.4e38, -3.4e38, -np.inf]
+    logits[2, 30] = -np.inf
+    return logits
+
+
+def test_the_fast_softmax_is_the_plain_one_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "CHUNK_VALUES", 50 * 64)
+    logits = odd_logits()
+    finite = np.isfinite(logits).all(axis=2)
+    clean = np.where(finite[..., None], logits, np.float32(0))
+    with np.errstate(over="ignore"):
+        exponentials = np.exp(clean - clean.max(axis=2, keepdims=True))
+    plain = np.where(finite, exponentials.max(axis=2) / exponentials.sum(axis=2), np.float32(np.nan))
+    classes = np.where(finite, clean.argmax(axis=2), -1)
+    confidences, predictions = softmax_confidence(logits)
+    np.testing.assert_array_equal(confidences.view(np.int32), plain.view(np.int32))
+    np.testing.assert_array_equal(predictions, classes)
+    np.testing.assert_array_equal(predicted_classes(logits), classes)
+    assert (~finite).sum() == 5
+
+
+def test_ensembles_in_one_pass_are_the_plain_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "CHUNK_VALUES", 50 * 64)
+    logits, labels = odd_logits(), np.random.default_rng(2).integers(0, 50, 400)
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums = {"1+2": logits[:2].sum(axis=0), "1+2+main": logits.sum(axis=0)}
+    labels[:100] = sums["1+2"][:100].argmax(axis=1)
+    right = {name: (summed.argmax(axis=1) == labels) & np.isfinite(summed).all(axis=1) for name, summed in sums.items()}
+    assert ensembles(logits, labels) == {name: 100 * int(of.sum()) / 400 for name, of in right.items()}
+    assert ensembles(logits.astype(np.float64), labels) == ensembles(logits, labels)
+
+
+def test_evaluate_is_accuracies_ensembles_and_sweep() -> None:
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(4, 60, 3)).astype(np.float32), rng.integers(0, 3, 60)
+    assert evaluate.evaluate(logits, labels, COST, [0.4, 0.6]) == Evaluation(
+        accuracies_pct(logits, labels),
+        ensembles(logits, labels),
+        sweep(logits, labels, COST.exit_macs(), COST.main_macs, [0.4, 0.6]),
+    )
+    main = evaluate.evaluate(logits[:1], labels, CascadeCost((10,), ()))
+    assert main == Evaluation(accuracies_pct(logits[:1], labels), {}, ())
+
+
 def test_shapes_that_do_not_fit_are_refused() -> None:
     logits = np.zeros((2, 3, 4), dtype=np.float32)
+    with pytest.raises(ValueError, match="not \\(K, N, C\\)"):
+        predicted_classes(logits[:, :0])
     with pytest.raises(ValueError, match="not \\(K, N, C\\)"):
         softmax_confidence(logits[0])
     with pytest.raises(ValueError, match="not \\(K, N, C\\)"):

@@ -8,7 +8,7 @@ from lcprune.analysis import search
 from lcprune.analysis import thresholds as module
 from lcprune.analysis.evaluate import CascadeCost, correct_rows, leave_at, progressive, softmax_confidence
 from lcprune.analysis.intervals import paired_drop_upper_pct
-from lcprune.analysis.thresholds import NEVER, Calibration, calibrate, rows_allowed
+from lcprune.analysis.thresholds import NEVER, Calibration, Rows, calibrate, calibrate_rows, rows_allowed
 
 CHEAP = CascadeCost(group_macs=(10, 20, 30, 40), critic_macs=(1, 2, 3))
 Predictions = tuple[np.ndarray, np.ndarray]
@@ -193,6 +193,12 @@ def test_many_exits_are_added_one_by_one() -> None:
     assert result.drop_pct <= 2.0
     single = min(calibrate(*found, cost, 2.0, exits=(k,)).mean_macs for k in range(7))
     assert result.mean_macs < single
+
+
+def test_rows_of_the_wrong_number_of_exits_are_refused() -> None:
+    rows = Rows(np.zeros((3, 5), dtype=np.float32), np.zeros((3, 5), dtype=np.bool_), CHEAP)
+    with pytest.raises(ValueError, match="3 exits do not go with 4 groups"):
+        calibrate_rows(rows, 1.0)
 
 
 def test_one_exit_is_main_alone() -> None:

@@ -1,12 +1,15 @@
-"""No figure stands in the README that its result file does not hold."""
+"""No figure stands in the README or docs/speed.md that its result file does not hold."""
+
+import pytest
 
 from benchmarks import tables
 
 
-def test_the_readme_holds_the_figures_of_the_result_files() -> None:
-    text = tables.README.read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", tables.PAGES)
+def test_a_page_holds_the_figures_of_the_result_files(page: str) -> None:
+    text = (tables.ROOT / page).read_text(encoding="utf-8")
     assert tables.BEGIN in text
-    assert tables.with_tables(text) == text
+    assert tables.with_tables(text, tables.PAGES[page]()) == text
 
 
 def test_every_result_file_says_where_it_comes_from() -> None:

@@ -72,3 +72,19 @@ def test_predictions_that_were_changed(run: Path, refused: Callable[..., dict[st
     assert error["fix"] == "restore it, or run: lcprune resume runs/digits-1"
     (run / runs.MANIFEST).unlink()
     assert refused("evaluate", "runs/digits-1")["problem"].startswith("runs/digits-1/predictions.npz is damaged (")
+
+
+def test_flip_says_what_it_shows(run: Path, cli: Cli) -> None:
+    result = cli("evaluate", "--flip", "--json")
+    assert result.exit_code == 0
+    assert result.stderr == "every logit is the mean over an image and its mirror image\n"
+    content, plain = json.loads(result.stdout), json.loads(cli("evaluate", "--json").stdout)
+    assert set(content) == {*plain, "flip"}
+    assert content["exits"] != plain["exits"]
+    assert cli("evaluate", "--flip", "--quiet").stderr == ""
+
+
+def test_a_file_cannot_be_evaluated_with_flip(run: Path, refused: Callable[..., dict[str, str]]) -> None:
+    error = refused("evaluate", "runs/digits-1/export/progressive.onnx", "--data", "digits", "--flip")
+    assert error["problem"].endswith("decides on plain images: --flip is computed from the weights of a run")
+    assert error["fix"] == "leave --flip out, or name the run"

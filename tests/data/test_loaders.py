@@ -110,6 +110,54 @@ def test_half_of_the_images_are_mirrored() -> None:
     assert 880 < mirrored < 1120
 
 
+def mirrored_by_label(batches: TrainLoader, epoch: int) -> dict[int, bool]:
+    """Which images of one row, brighter to the right, an epoch mirrors."""
+    steps = range(epoch * batches.steps_per_epoch, (epoch + 1) * batches.steps_per_epoch)
+    images, labels = (torch.cat(parts) for parts in zip(*map(batches.batch, steps), strict=True))
+    return dict(zip(labels.tolist(), (images[:, 0, 0, 0] > images[:, 0, 0, -1]).tolist(), strict=True))
+
+
+def bright_to_the_right(count: int) -> Split:
+    images = np.zeros((count, 1, 1, 4), dtype=np.uint8)
+    images[:, 0, 0] = [10, 20, 30, 40]
+    return Split(images, np.arange(count, dtype=np.int64))
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_alternating_mirrors_each_image_in_every_second_epoch(channels_last: bool) -> None:
+    split = bright_to_the_right(400)
+    batches = loader(split, batch_size=50, pad=0, flip="alternating", channels_last=channels_last)
+    epochs = [mirrored_by_label(batches, epoch) for epoch in range(4)]
+    assert 146 < sum(epochs[0].values()) < 254  # 200 +- 5.4 standard deviations of 10
+    assert epochs[0] == epochs[2]
+    assert epochs[1] == epochs[3] == {label: not mirrored for label, mirrored in epochs[0].items()}
+    other = loader(split, batch_size=50, pad=0, flip="alternating", seed=1)
+    assert 146 < sum(mirrored != epochs[0][label] for label, mirrored in mirrored_by_label(other, 0).items()) < 254
+
+
+def test_alternating_changes_neither_order_nor_crops() -> None:
+    split = numbered(24)
+    plain, alternating = loader(split, pad=2, augment="crop"), loader(split, pad=2, flip="alternating")
+    for step in (0, 3, 8, 30):
+        images, labels = plain.batch(step)
+        flipped, same = alternating.batch(step)
+        assert torch.equal(labels, same)
+        straight = {x.numpy().tobytes() for x in images} | {x.flip(2).numpy().tobytes() for x in images}
+        assert {x.numpy().tobytes() for x in flipped} <= straight
+
+
+def test_an_alternating_batch_depends_on_seed_and_step_alone() -> None:
+    split = numbered(24)
+    fresh = {step: loader(split, flip="alternating").batch(step)[0] for step in (0, 7, 8, 30)}
+    shared = loader(split, flip="alternating")
+    assert all(torch.equal(shared.batch(step)[0], fresh[step]) for step in (30, 0, 8, 7))
+
+
+def test_without_crop_flip_alternating_mirrors_nothing() -> None:
+    batches = loader(bright_to_the_right(40), augment="crop", pad=0, flip="alternating")
+    assert not any(any(mirrored_by_label(batches, epoch).values()) for epoch in (0, 1))
+
+
 def test_without_flip_nothing_is_mirrored() -> None:
     images = np.zeros((500, 1, 1, 2), dtype=np.uint8)
     images[:, 0, 0] = [10, 20]

@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lcprune import recipe
 from lcprune.errors import ModelError
 from lcprune.models import Network, build, initialize
+from lcprune.models.resnet import Bottleneck
 
 CIFAR = (3, 32, 32)
 
@@ -120,6 +121,23 @@ def test_classes_of_the_recipe_must_be_those_of_the_data() -> None:
 def test_local_critic_needs_a_critic() -> None:
     with pytest.raises(ModelError, match=r"critics\.after is empty"):
         network_of("critics.after=[]")
+
+
+@pytest.mark.parametrize(
+    ("name", "group_sizes"), [("resnet50_cifar10", [3, 4, 6, 3]), ("resnet101_cifar10", [3, 4, 23, 3])]
+)
+def test_resnets_are_cut_between_residual_blocks(name: str, group_sizes: list[int]) -> None:
+    network = build(recipe.load(name, ["model.width=0.02"]), 10, CIFAR, (0.5,) * 3, (0.25,) * 3)
+    assert [sum(isinstance(part, Bottleneck) for part in group) for group in network.groups] == group_sizes
+    # the paper's critic, on the sums of the blocks: width 0.02 leaves 4 * 1, 4 * 3 and 4 * 5 channels
+    assert [[type(part).__name__ for part in critic] for critic in network.critics] == [
+        ["Conv2d", "ReLU", "Flatten", "Linear"]
+    ] * 3
+    assert [critic[0].in_channels for critic in network.critics] == [4, 12, 20]
+    assert [critic[-1].in_features for critic in network.critics] == [128 * 32**2, 128 * 16**2, 128 * 8**2]
+    uncut = build(recipe.load(name, ["model.width=0.02", "train.method=backprop"]), 10, CIFAR, (0.5,) * 3, (0.25,) * 3)
+    assert (len(uncut.groups), uncut.exit_names) == (1, ("main",))
+    assert params(uncut) == params(network.submodel(4))
 
 
 # First weights

@@ -24,7 +24,7 @@ def test_the_papers_critic_convolves_at_full_resolution() -> None:
 
 def test_the_pooled_critic_averages_first_with_an_integer_kernel() -> None:
     critic = build_critic((6, 8, 12), 5, depth=1, channels=3, batch_norm=False, pool_to=4)
-    assert layers(critic) == ["AvgPool2d", "Conv2d", "ReLU", "Flatten", "Linear"]
+    assert layers(critic) == ["AveragePool", "Conv2d", "ReLU", "Flatten", "Linear"]
     assert critic[0].kernel_size == (2, 3)
     assert critic[-1].in_features == 3 * 4 * 4
     assert critic(torch.zeros(2, 6, 8, 12)).shape == (2, 5)
@@ -45,7 +45,7 @@ def test_a_pool_that_does_not_divide_or_would_enlarge_is_refused(height: int, wi
 
 def test_only_batch_norm_mixes_samples() -> None:
     plain, mixing = (build_critic((6, 4, 4), 5, depth=1, channels=3, batch_norm=bn, pool_to=2) for bn in (False, True))
-    assert layers(mixing) == ["AvgPool2d", "Conv2d", "BatchNorm2d", "ReLU", "Flatten", "Linear"]
+    assert layers(mixing) == ["AveragePool", "Conv2d", "BatchNorm2d", "ReLU", "Flatten", "Linear"]
     assert mixing[1].bias is None
     assert (mixes_samples(plain), mixes_samples(mixing)) == (False, True)
     assert mixes_samples(nn.SyncBatchNorm(3))

@@ -5,9 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from lcprune import recipe as recipes
 from lcprune import runs
-from lcprune.pipeline import evaluate_onnx
+from lcprune.analysis.evaluate import progressive
+from lcprune.data.sources import read_digits
+from lcprune.errors import RunError
+from lcprune.pipeline import evaluate_onnx, stored
 from lcprune.pipeline.evaluate_run import evaluate
 from lcprune.pipeline.predict import predict
 
@@ -44,3 +49,46 @@ def test_a_folder_of_images_and_a_recipe_agree(run: Path, digit_folder: Path) ->
     assert [row["accuracy_pct"] for row in of_folder["exits"]] == pytest.approx(100 * first.mean(1))
     right = np.mean([Path(row["image"]).parent.name == row["class"] for row in predicted["images"]])
     assert of_folder["progressive"][0]["accuracy_pct"] == pytest.approx(100 * right)
+
+
+def flipped_by_hand(run: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Mean logits ``(K, N, C)`` of the test digits and their mirror images, and the labels."""
+    network, _ = stored.load_network(run, recipes.load("digits", ["model.width=0.0625", "critics.channels=8"]))
+    _, test = read_digits()
+    pixels = torch.from_numpy(test.images).float() / 255
+    with torch.inference_mode():
+        both = [torch.stack(network(images)) for images in (pixels, pixels.flip(3))]
+    return ((both[0] + both[1]) / 2).numpy(), test.labels
+
+
+def test_flip_averages_the_logits_of_an_image_and_its_mirror_image(run: Path) -> None:
+    stored_before = (run / runs.PREDICTIONS).read_bytes()
+    plain, flipped = evaluate(run), evaluate(run, flip=True)
+    logits, labels = flipped_by_hand(run)
+    expected = 100 * (logits.argmax(2) == labels).mean(1)
+    assert [row["accuracy_pct"] for row in flipped["exits"]] == pytest.approx(expected)
+    assert [row["accuracy_pct"] for row in plain["exits"]] != pytest.approx(expected)  # or this test could not fail
+    assert (flipped["split"], flipped["samples"], flipped["flip"]) == ("test", 360, True)
+    assert "flip" not in plain
+    assert (run / runs.PREDICTIONS).read_bytes() == stored_before
+
+
+def test_flip_pays_for_both_images(run: Path) -> None:
+    logits, labels = flipped_by_hand(run)
+    profiled = runs.read_json(run / runs.PROFILE)
+    groups, critics = np.cumsum(profiled["group_macs"]), np.cumsum([*profiled["critic_macs"], 0])
+    by_hand = progressive(logits, labels, [0.5] * 3, (groups + critics).tolist(), int(groups[-1]))
+    row = evaluate(run, flip=True)["progressive"][0]
+    assert row["threshold"] == 0.5
+    assert row["exit_fractions"] == pytest.approx(by_hand.exit_fractions)
+    assert row["mean_macs"] == pytest.approx(2 * by_hand.mean_macs)
+    assert row["macs_ratio"] == pytest.approx(2 * by_hand.macs_ratio)
+
+
+def test_flip_reads_the_images_that_the_run_was_trained_on(run: Path) -> None:
+    facts = runs.read_json(run / runs.DATASET)
+    runs.write_json(run / runs.DATASET, facts | {"mean": [0.125]})
+    runs.record(run, runs.DATASET)
+    with pytest.raises(RunError, match="are not those that .* was trained on"):
+        evaluate(run, flip=True)
+    assert evaluate(run)

@@ -15,10 +15,13 @@ from safetensors.torch import load_file
 
 from lcprune import recipe as recipes
 from lcprune import runs
+from lcprune.data import sources
+from lcprune.data.sources import read_digits
 from lcprune.errors import RunError, TrainingError
 from lcprune.pipeline import train as pipeline
+from lcprune.pipeline.stored import build_network, load_network
 from lcprune.training import checkpoint
-from lcprune.training.loop import Evaluation, Interrupted, LoggedStep
+from lcprune.training.loop import Evaluation, Interrupted, LoggedStep, predict_logits
 
 TINY = (
     "model.width=0.0625",
@@ -134,6 +137,97 @@ def test_resume_is_bit_equal_to_a_run_never_stopped(tmp_path: Path, memory: str,
     assert equal_weights(tmp_path / "whole", tmp_path / "stopped")
     with np.load(tmp_path / "whole/predictions.npz") as one, np.load(tmp_path / "stopped/predictions.npz") as other:
         assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+FAST = (
+    "model.whiten=true",
+    "data.augment=crop_flip",
+    "data.flip=alternating",
+    "train.average=0.5",
+    "train.average_every=4",
+    "critics.batch_norm=true",
+)
+
+
+@pytest.mark.parametrize("method", ["local_critic", "backprop", "deep_supervision"])
+@pytest.mark.parametrize("stop_at", [8, 20])
+def test_resume_is_bit_equal_with_everything_of_the_fast_recipe(tmp_path: Path, method: str, stop_at: int) -> None:
+    settings = (*FAST, f"train.method={method}")
+    train(tmp_path / "whole", *settings)
+    with pytest.raises(Interrupted):  # the average begins at step 18 and has two members at step 22
+        train(tmp_path / "stopped", *settings, listener=Recording(stop_at, interrupt))
+    average = checkpoint.load(tmp_path / "stopped/checkpoints/last.pt")["average"]
+    assert (0 if average is None else int(average["n_averaged"])) == {8: 0, 20: 1}[stop_at]
+    resume(tmp_path / "stopped")
+    assert equal_weights(tmp_path / "whole", tmp_path / "stopped")
+    before = (tmp_path / "whole/weights.safetensors").read_bytes()
+    resume(tmp_path / "whole")  # nothing to do
+    assert (tmp_path / "whole/weights.safetensors").read_bytes() == before
+
+
+def test_weights_and_predictions_are_the_averaged_ones_and_evaluations_the_plain_ones(tmp_path: Path) -> None:
+    plain, averaged = Recording(), Recording()
+    train(tmp_path / "plain", *FAST, "train.average=0", listener=plain)
+    result = train(tmp_path / "averaged", *FAST, listener=averaged)
+    assert averaged.evaluations == plain.evaluations
+    assert averaged.logged[-1].loss == plain.logged[-1].loss
+    one, other = (load_file(tmp_path / name / runs.WEIGHTS) for name in ("plain", "averaged"))
+    changed = {name for name in one if not torch.equal(one[name], other[name])}
+    assert {"groups.0.1.weight", "groups.0.2.running_mean"} <= changed
+    assert any(name.startswith("critics.0.") and name.endswith("running_var") for name in changed)
+    assert torch.equal(one["groups.0.0.convolution.weight"], other["groups.0.0.convolution.weight"])
+    mean = checkpoint.load(tmp_path / "averaged/checkpoints/last.pt")["average"]
+    assert torch.equal(other["groups.0.1.weight"], mean["module.groups.0.1.weight"])
+    assert int(mean["n_averaged"]) == 4  # 18, 22, 26, 30
+    network = load_network(tmp_path / "averaged", recipes.load("digits", [*TINY, *FAST]))[0]
+    _, test = read_digits()
+    logits = predict_logits(network, test, torch.device("cpu"), channels_last=False)
+    with np.load(tmp_path / "averaged/predictions.npz") as arrays:
+        np.testing.assert_allclose(logits, arrays["test_logits"], atol=1e-5)
+    assert result.test_accuracy_pct[-1] == pytest.approx(100 * (logits[-1].argmax(1).numpy() == test.labels).mean())
+
+
+def test_whitening_is_found_in_the_training_images_and_stays(tmp_path: Path) -> None:
+    recipe = recipes.load("digits", [*TINY, *FAST])
+    train(tmp_path / "run", *FAST)
+    network, facts = load_network(tmp_path / "run", recipe)
+    fresh = build_network(recipe, facts)
+    initial = fresh.groups[0][0].convolution.weight.clone()
+    fresh.groups[0][0].fit(sources.load(recipe.data, tmp_path, 0).train.images, fresh.normalize)
+    assert torch.equal(network.groups[0][0].convolution.weight, fresh.groups[0][0].convolution.weight)
+    assert not torch.equal(initial, fresh.groups[0][0].convolution.weight)
+
+
+def test_a_resumed_run_takes_its_whitening_from_the_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        train(tmp_path / "run", *FAST, listener=Recording(8, interrupt))
+    path = tmp_path / "run/checkpoints/last.pt"
+    content = checkpoint.load(path)
+    content["network"]["groups.0.0.convolution.weight"].fill_(0.25)
+    torch.save(content, path)
+    resume(tmp_path / "run")
+    assert (load_file(tmp_path / "run" / runs.WEIGHTS)["groups.0.0.convolution.weight"] == 0.25).all()
+
+
+@pytest.mark.parametrize(("amx", "became"), [(True, "bf16"), (False, "fp32")])
+def test_an_automatic_precision_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, amx: bool, became: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx})
+    train(tmp_path / "auto", "train.precision=auto", "train.iterations=3")
+    train(tmp_path / "named", f"train.precision={became}", "train.iterations=3")
+    assert runs.read_json(tmp_path / "auto" / runs.ENVIRONMENT)["precision"] == became
+    assert recipes.load(tmp_path / "auto" / runs.RECIPE).train.precision == "auto"
+    assert equal_weights(tmp_path / "auto", tmp_path / "named")
+    notices: list[str] = []
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": not amx})
+    resume(tmp_path / "auto", "train.iterations=4", notices=notices)
+    assert any(notice.startswith(f"precision was {became} and is ") for notice in notices)
+
+
+def test_the_environment_names_the_memory_format(tmp_path: Path) -> None:
+    train(tmp_path / "run", "train.channels_last=true", "train.iterations=1")
+    assert runs.read_json(tmp_path / "run" / runs.ENVIRONMENT)["memory_format"] == "channels_last"
 
 
 def test_a_run_that_died_before_its_first_checkpoint_starts_again(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.optim import SGD, Adam
+from torch.optim.swa_utils import AveragedModel
 
 from lcprune.errors import RunError
 from lcprune.models import Network
@@ -56,6 +57,31 @@ def test_everything_comes_back(tmp_path: Path) -> None:
         assert one.state_dict()["state"]
     assert content["surroundings"] == SURROUNDINGS
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
+
+
+def test_an_average_comes_back_once_there_is_one(tmp_path: Path) -> None:
+    state, other = new_state(), new_state(seed=1)
+    state.average, other.average = AveragedModel(state.network), AveragedModel(other.network)
+    checkpoint.save(state, tmp_path / "a.pt", SURROUNDINGS)
+    assert checkpoint.load(tmp_path / "a.pt")["average"] is None
+    checkpoint.restore(other, checkpoint.load(tmp_path / "a.pt"))
+    assert int(other.average.n_averaged) == 0
+    state.average.update_parameters(state.network)
+    state.average.update_parameters(new_state(seed=2).network)
+    checkpoint.save(state, tmp_path / "a.pt", SURROUNDINGS)
+    checkpoint.restore(other, checkpoint.load(tmp_path / "a.pt"))
+    assert int(other.average.n_averaged) == 2
+    assert flat(other.average.state_dict()) == flat(state.average.state_dict())
+    assert flat(other.average.module.state_dict()) != flat(other.network.state_dict())
+
+
+def test_a_checkpoint_of_an_older_version_has_no_average(tmp_path: Path) -> None:
+    state = new_state()
+    checkpoint.save(state, tmp_path / "a.pt", SURROUNDINGS)
+    content = checkpoint.load(tmp_path / "a.pt")
+    del content["average"]
+    checkpoint.restore(state, content)
+    assert state.step == 7
 
 
 def test_the_one_before_the_last_is_kept(tmp_path: Path) -> None:

@@ -44,6 +44,14 @@ def test_only_the_weights_of_the_trunks_convolutions_and_linear_layers_decay() -
     assert sides["weight_decay"] == 0
 
 
+def test_frozen_weights_have_no_optimizer() -> None:
+    recipe, network = digits("model.whiten=true")
+    trained = {
+        name for o in build_optimizers(recipe, network) for group in o.param_groups for name in names(network, group)
+    }
+    assert {name for name, _ in network.named_parameters()} - trained == {"groups.0.0.convolution.weight"}
+
+
 @pytest.mark.parametrize(("name", "kind"), [("sgd", SGD), ("adam", Adam), ("adamw", AdamW)])
 def test_the_optimizers_that_a_recipe_names(name: str, kind: type) -> None:
     recipe, network = digits(f"train.optimizer={name}", f"critics.optimizer={name}", "train.momentum=0.8")

@@ -26,4 +26,6 @@ def build_method(recipe: Recipe, network: Network) -> Method:
                 mix=critics.mix,
                 update_every=critics.update_every,
                 label_smoothing=smoothing,
+                memory=recipe.train.memory,
+                overlap=recipe.train.overlap,
             )

@@ -1,7 +1,9 @@
 """Backpropagation through the whole network, by the loss of main alone."""
 
+from collections.abc import Iterable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lcprune.models import Network
 from lcprune.training.methods.base import Losses, sample_losses
@@ -12,8 +14,13 @@ class Backprop:
 
     def __init__(self, network: Network, label_smoothing: float) -> None:
         """`label_smoothing` is the share of the target spread over all classes."""
+        self._network = network
         self._main = network.submodel(len(network.groups))
         self._label_smoothing = label_smoothing
+
+    def parts(self) -> Iterable[nn.Module]:
+        """See `Method`."""
+        return self._network.groups
 
     def backward(self, images: Tensor, labels: Tensor, step: int) -> Losses:
         """See `Method`; `Losses.exits` holds main alone, ``(1,)``."""

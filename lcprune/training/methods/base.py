@@ -1,10 +1,11 @@
 """What a training method is: it puts gradients where they belong, and says what the losses were."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,10 @@ class Method(Protocol):
             labels: Class indices, ``(N,)``.
             step: Number of the step, from 0.
         """
+        ...
+
+    def parts(self) -> Iterable[nn.Module]:
+        """The modules that `backward` calls, which may be compiled one by one."""
         ...
 
 

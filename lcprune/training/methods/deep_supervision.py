@@ -1,7 +1,9 @@
 """Joint training of all exits (deep supervision)."""
 
+from collections.abc import Iterable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lcprune.models import Network
 from lcprune.training.methods.base import Losses, sample_losses
@@ -18,6 +20,10 @@ class DeepSupervision:
         self._network = network
         self._weight = weight
         self._label_smoothing = label_smoothing
+
+    def parts(self) -> Iterable[nn.Module]:
+        """See `Method`."""
+        return (*self._network.groups, *self._network.critics)
 
     def backward(self, images: Tensor, labels: Tensor, step: int) -> Losses:
         """See `Method`."""

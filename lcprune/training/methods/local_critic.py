@@ -8,16 +8,27 @@ d mean_j(w_j L_i^j) / d(critic's weights) for the critic; w_j = sign(L_i^j - L_{
 A critic that treats each sample by itself gives both in one backward pass: back-propagate mean_j(w_j L_i^j); the row of
 sample j that arrives at h_i is then w_j delta_i^j, and a division by w_j leaves delta_i. A weight of zero would lose
 that row, so it becomes 2^-60: nothing to the critic, and divided out again for the group.
+
+One pass has to wait for L_{i+1}, and so for the forward pass of the next group. Two passes need not: the group's comes
+first and frees what the group kept for it, the critic's follows when L_{i+1} is known. A critic that mixes samples
+(BatchNorm) needs two in any case; ``memory="lean"`` takes two everywhere.
+
+The average pool at the head of a critic is differentiated with the group. The gradient that waits between the two
+graphs is then as small as what the pool gives, and the full one lives no longer than the group's backward pass needs.
+For the same reason a max pool at the head of the next group runs before that: what stays of the group's output is a
+quarter.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from lcprune.models import Network, mixes_samples
+from lcprune.models import AveragePool, Network, mixes_samples
 from lcprune.training.methods.base import Losses, sample_losses
+from lcprune.training.methods.streams import SideStream
 
 ALMOST_ZERO = 2.0**-60
 """Stands for a weight of zero; a power of two, so that dividing it out again is exact."""
@@ -26,20 +37,33 @@ CriticLoss = Literal["cascade", "cross_entropy", "mix"]
 
 
 @dataclass(frozen=True)
+class _Stage:
+    """A layer group and its critic, cut behind the critic's pool."""
+
+    group: nn.Module
+    pool: nn.Module
+    critic: nn.Module
+    """What comes after the pool."""
+    two_passes: bool
+    hand_on: nn.Module
+    """The max pool at the head of the next group."""
+
+
+@dataclass(frozen=True)
 class _Exit:
     """One exit of the forward pass, waiting for the loss of the next one."""
 
-    hidden: Tensor
-    """Output of the group, with the group's graph, ``(N, C, H, W)``."""
+    stage: _Stage
+    pooled: Tensor
+    """What the critic reads, with the group's graph, ``(N, C, H, W)``."""
     leaf: Tensor
-    """The same values as the critic reads them, cut off from the group."""
+    """The same values, cut off from the group."""
     losses: Tensor
     """Cross-entropy of each sample, with the critic's graph, ``(N,)``."""
-    critic: nn.Module
 
 
 class LocalCritic:
-    """Local critic training, with one backward pass per critic and none from a later group into an earlier one."""
+    """Local critic training, with no backward pass from a later group into an earlier one."""
 
     def __init__(
         self,
@@ -49,6 +73,8 @@ class LocalCritic:
         mix: float = 0.5,
         update_every: int = 1,
         label_smoothing: float = 0.0,
+        memory: Literal["fast", "lean"] = "fast",
+        overlap: bool = False,
     ) -> None:
         """How critics learn.
 
@@ -58,48 +84,102 @@ class LocalCritic:
             mix: The cascade's share in ``mix``.
             update_every: The critics learn at every n-th step.
             label_smoothing: Share of the target spread over all classes.
+            memory: ``lean`` frees what a group keeps for its gradients before the next group runs.
+            overlap: On a CUDA device, a critic runs on a second stream while the next group runs on the first.
         """
-        self._network = network
+        self._normalize = network.normalize
+        heads, groups = zip(*(_split(group, nn.MaxPool2d) for group in network.groups[1:]), strict=True)
+        self._stages = [
+            _Stage(group, *_split(critic, AveragePool), memory == "lean" or mixes_samples(critic), head)
+            for group, critic, head in zip((network.groups[0], *groups[:-1]), network.critics, heads, strict=True)
+        ]
+        self._last_group = groups[-1]
         self._cascade_share = {"cascade": 1.0, "cross_entropy": 0.0, "mix": mix}[loss]
         self._update_every = update_every
         self._label_smoothing = label_smoothing
+        self._side = SideStream(overlap)
+
+    def parts(self) -> Iterator[nn.Module]:
+        """See `Method`."""
+        for stage in self._stages:
+            yield from (stage.group, stage.critic)
+        yield self._last_group
 
     def backward(self, images: Tensor, labels: Tensor, step: int) -> Losses:
-        """See `Method`. A group's backward pass runs as soon as the next exit's losses are known."""
+        """See `Method`. A group's backward pass runs as soon as the losses that it needs are known."""
         critics_learn = step % self._update_every == 0
         exit_losses, critic_losses = [], []
-        hidden = self._network.normalize(images)
+        hidden = self._normalize(images)
         waiting: _Exit | None = None
-        for group, critic in zip(self._network.groups[:-1], self._network.critics, strict=True):
-            hidden = group(hidden)  # (N, C_i, H_i, W_i), with the graph of this group alone
-            leaf = hidden.detach().requires_grad_()
-            losses = sample_losses(critic(leaf), labels, self._label_smoothing)  # (N,)
-            exit_losses.append(losses.detach())
+        for stage in self._stages:
+            output = stage.group(hidden)  # (N, C_i, H_i, W_i), with the graph of this group alone
+            hidden = stage.hand_on(output.detach())
+            if waiting is not None and self._side.enabled:
+                self._train_group_early(waiting, critics_learn)  # its critic ran beside this group
+            own = self._read(stage, stage.pool(output), labels)
+            del output
+            exit_losses.append(own.losses.detach())
             if waiting is not None:
-                critic_losses.append(self._learn(waiting, losses.detach(), critics_learn))
-            waiting = _Exit(hidden, leaf, losses, critic)
-            hidden = hidden.detach()
-        main_losses = sample_losses(self._network.groups[-1](hidden), labels, self._label_smoothing)
+                critic_losses.append(self._learn(waiting, exit_losses[-1], critics_learn))
+            if not self._side.enabled:
+                self._train_group_early(own, critics_learn)
+            waiting = own
+        main_losses = sample_losses(self._last_group(hidden), labels, self._label_smoothing)
         exit_losses.append(main_losses.detach())
         if waiting is not None:
-            critic_losses.append(self._learn(waiting, main_losses.detach(), critics_learn))
+            if self._side.enabled:
+                self._train_group_early(waiting, critics_learn)
+            critic_losses.append(self._learn(waiting, exit_losses[-1], critics_learn))
         main_losses.mean().backward()
+        self._side.join(*exit_losses, *critic_losses)
         return Losses(torch.stack(exit_losses).mean(dim=1), torch.stack(critic_losses))
 
-    def _learn(self, own: _Exit, deeper: Tensor, critic_learns: bool) -> Tensor:
-        """Gradients of one group and, if it learns, of its critic; the critic's mean loss."""
-        gap = own.losses.detach() - deeper
-        loss = self._cascade_share * gap.abs().mean() + (1 - self._cascade_share) * own.losses.detach().mean()
-        if not critic_learns:
-            (delta,) = torch.autograd.grad(own.losses.mean(), own.leaf)
-        elif self._cascade_share == 0:
-            own.losses.mean().backward()  # every weight is 1
-            delta = _gradient(own.leaf)
-        else:
-            weights = self._cascade_share * gap.sign() + (1 - self._cascade_share)
-            delta = _two_passes(own, weights) if mixes_samples(own.critic) else _one_pass(own, weights)
-        own.hidden.backward(delta)
+    def _read(self, stage: _Stage, pooled: Tensor, labels: Tensor) -> _Exit:
+        """The critic's forward pass."""
+        with self._side.beside(pooled, labels):
+            leaf = pooled.detach().requires_grad_()
+            losses = sample_losses(stage.critic(leaf), labels, self._label_smoothing)
+        return _Exit(stage, pooled, leaf, losses)
+
+    def _train_group_early(self, own: _Exit, critics_learn: bool) -> None:
+        """Gradients of the group, where they need nothing of the next exit."""
+        if critics_learn and self._cascade_share > 0 and not own.stage.two_passes:
+            return
+        with self._side.beside():
+            if critics_learn and self._cascade_share == 0:
+                own.losses.mean().backward()  # every weight is 1, so the critic's gradient comes with it
+                delta = _gradient(own.leaf)
+            else:
+                (delta,) = torch.autograd.grad(own.losses.mean(), own.leaf, retain_graph=critics_learn)
+        self._train_group(own, delta)
+
+    def _learn(self, own: _Exit, deeper: Tensor, critics_learn: bool) -> Tensor:
+        """Gradients of the critic, and of its group where both come in one pass; the critic's mean loss."""
+        share = self._cascade_share
+        delta = None
+        with self._side.beside(deeper):
+            gap = own.losses.detach() - deeper
+            loss = share * gap.abs().mean() + (1 - share) * own.losses.detach().mean()
+            if critics_learn and share > 0:
+                weights = share * gap.sign() + (1 - share)
+                if own.stage.two_passes:
+                    (own.losses * weights).mean().backward(inputs=list(own.stage.critic.parameters()))
+                else:
+                    delta = _one_pass(own, weights)
+        if delta is not None:
+            self._train_group(own, delta)
         return loss
+
+    def _train_group(self, own: _Exit, delta: Tensor) -> None:
+        self._side.join(delta)
+        own.pooled.backward(delta)
+
+
+def _split(module: nn.Module, kind: type[nn.Module]) -> tuple[nn.Module, nn.Module]:
+    """The first layer, if it is of `kind`, and the rest."""
+    if isinstance(module, nn.Sequential) and isinstance(module[0], kind):
+        return module[0], module[1:]
+    return nn.Identity(), module
 
 
 def _one_pass(own: _Exit, weights: Tensor) -> Tensor:
@@ -107,13 +187,6 @@ def _one_pass(own: _Exit, weights: Tensor) -> Tensor:
     weights = torch.where(weights == 0, ALMOST_ZERO, weights)
     (own.losses * weights).mean().backward()
     return _gradient(own.leaf).mul_(weights.reciprocal().reshape(-1, 1, 1, 1))
-
-
-def _two_passes(own: _Exit, weights: Tensor) -> Tensor:
-    """The same where the critic mixes samples, so that their gradients cannot be told apart."""
-    (delta,) = torch.autograd.grad(own.losses.mean(), own.leaf, retain_graph=True)
-    (own.losses * weights).mean().backward(inputs=list(own.critic.parameters()))
-    return delta
 
 
 def _gradient(leaf: Tensor) -> Tensor:

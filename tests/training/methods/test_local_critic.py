@@ -1,6 +1,7 @@
 """Every gradient of a step of local critic training, against a plain implementation with two passes per critic."""
 
 import math
+import weakref
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -195,6 +196,30 @@ def test_ties_of_all_samples_leave_the_critic_without_gradient_and_the_group_wit
     for index in (0, 1):
         assert tied[f"critics.{index}.1.weight"].abs().max().item() < 1e-15
         assert plain[f"critics.{index}.1.weight"].abs().max().item() > 1e-3
+
+
+@pytest.mark.parametrize(("loss", "mix"), KINDS)
+@pytest.mark.parametrize("head", ["paper", "pooled"])
+def test_lean_memory_gives_the_same_gradients(head: str, loss: str, mix: float) -> None:
+    network = vgg(3, f"critics.head={head}", "critics.pool_to=1", "critics.depth=2")
+    images, labels = batch()
+    share = {"cascade": 1.0, "cross_entropy": 0.0, "mix": mix}[loss]
+    expected, _, _ = gradients_in_two_passes(network, images, labels, share, 0.0)
+    assert_same(step(network, images, labels, loss=loss, mix=mix, memory="lean"), expected)
+    assert_same(step(network, images, labels, loss=loss, mix=mix, memory="fast"), expected)
+
+
+@pytest.mark.parametrize(("memory", "alive"), [("fast", 1), ("lean", 0)])
+def test_lean_memory_frees_a_group_before_the_next_one_runs(memory: str, alive: int) -> None:
+    network = vgg(4, "critics.head=pooled", "critics.pool_to=1")
+    kept: list[weakref.ref[Tensor]] = []
+    seen: list[int] = []
+    for group in network.groups:
+        convolution = next(module for module in group if isinstance(module, nn.Conv2d))
+        convolution.register_forward_pre_hook(lambda *_: seen.append(sum(ref() is not None for ref in kept)))
+        convolution.register_forward_hook(lambda *args: kept.append(weakref.ref(args[-1])))  # BatchNorm keeps it
+    LocalCritic(network, memory=memory).backward(*batch(), 0)
+    assert seen == [0, alive, alive, alive]
 
 
 @pytest.mark.parametrize(("loss", "mix"), KINDS)

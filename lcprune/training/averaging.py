@@ -1,0 +1,55 @@
+"""Averaging the weights over the last part of a run.
+
+Source: Izmailov et al. 2018, arXiv:1803.05407 (stochastic weight averaging), with a learning rate that goes on falling.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, update_bn
+
+from lcprune.data.loaders import TrainLoader
+from lcprune.models import Network
+from lcprune.recipe import Recipe
+
+BATCHES = 100
+"""Training batches that BatchNorm's statistics are recomputed on, at most; never more than one epoch."""
+
+
+def new_average(recipe: Recipe, network: Network) -> AveragedModel | None:
+    """An average of nothing yet, on the network's device; None where the recipe asks for none."""
+    return AveragedModel(network) if recipe.train.average else None
+
+
+def first_step(recipe: Recipe, iterations: int) -> int:
+    """After how many steps the first weights go into the average; they are followed by others until the last step."""
+    train = recipe.train
+    begin = min(round((1 - train.average) * iterations), iterations - 1)
+    return iterations - (iterations - begin - 1) // train.average_every * train.average_every
+
+
+def collect(average: AveragedModel, network: Network, recipe: Recipe, step: int, iterations: int) -> None:
+    """Adds the weights after `step` steps of `iterations`, if it is their turn."""
+    first = first_step(recipe, iterations)
+    if step < first or (step - first) % recipe.train.average_every:
+        return
+    if step == first:
+        average.n_averaged.zero_()  # a finished run that was made longer begins its average anew
+    average.update_parameters(network)
+
+
+def settle(average: AveragedModel, network: Network, loader: TrainLoader, iterations: int) -> None:
+    """Gives `network` the averaged weights, and BatchNorm statistics that fit them.
+
+    The statistics are plain means over the batches that would have followed the last step.
+    """
+    with torch.no_grad():
+        for mean, weight in zip(average.module.parameters(), network.parameters(), strict=True):
+            weight.copy_(mean)
+    update_bn(_batches_after(loader, iterations), network)
+
+
+def _batches_after(loader: TrainLoader, iterations: int) -> Iterator[Tensor]:
+    for step in range(iterations, iterations + min(BATCHES, loader.steps_per_epoch)):
+        yield loader.batch(step)[0]

@@ -1,0 +1,61 @@
+"""The logits of a large data set are looked at in pieces: what the analysis needs besides them stays small."""
+
+import tracemalloc
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from lcprune.analysis import search
+from lcprune.analysis.evaluate import CascadeCost, evaluate, softmax_confidence
+from lcprune.analysis.select import SubmodelCost, candidates_from
+from lcprune.analysis.thresholds import calibrate
+
+COST = CascadeCost((10, 20, 30), (1, 2))
+COSTS = [SubmodelCost(macs, macs) for macs in (10, 30, 60)]
+SHARE = 0.15
+"""Of the input, at most: one exponential of one exit's logits would be 0.33 of it."""
+
+
+@pytest.fixture(scope="module")
+def predictions() -> tuple[np.ndarray, np.ndarray]:
+    """``(3, 2000, 1000)`` logits, 24 MB, and labels."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 1000, 2000)
+    logits = rng.standard_normal((3, 2000, 1000), dtype=np.float32)
+    for k, of_exit in enumerate(logits):
+        of_exit[np.arange(2000), labels] += 3 + k
+    return logits, labels
+
+
+def share_of(logits: np.ndarray, run: Callable[[], object]) -> float:
+    """The most memory that ``run`` needs at one time, over that of the logits."""
+    tracemalloc.start()
+    try:
+        run()
+        return tracemalloc.get_traced_memory()[1] / logits.nbytes
+    finally:
+        tracemalloc.stop()
+
+
+def test_evaluate(predictions: tuple[np.ndarray, np.ndarray]) -> None:
+    assert share_of(predictions[0], lambda: evaluate(*predictions, COST)) < SHARE
+
+
+def test_calibrate(predictions: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "EXACT_CELLS", 1 << 12)  # tables of the search: their size is that, whatever the input
+    monkeypatch.setattr(search, "GRID_CELLS", 1 << 10)
+    assert share_of(predictions[0], lambda: calibrate(*predictions, COST, 0.5)) < SHARE
+
+
+def test_select(predictions: tuple[np.ndarray, np.ndarray]) -> None:
+    assert share_of(predictions[0], lambda: candidates_from(COSTS, predictions, confidence=0.95)) < SHARE
+
+
+def test_the_naive_way_would_not_pass(predictions: tuple[np.ndarray, np.ndarray]) -> None:
+    def naive() -> np.ndarray:
+        exponentials = np.exp(predictions[0][0] - predictions[0][0].max(axis=1, keepdims=True))
+        return np.asarray(exponentials.max(axis=1) / exponentials.sum(axis=1))
+
+    assert share_of(predictions[0], naive) > 2 * SHARE
+    np.testing.assert_array_equal(naive(), softmax_confidence(predictions[0][:1])[0][0])

@@ -1,0 +1,91 @@
+"""The tables that the search for thresholds reads, held against counting row by row."""
+
+from itertools import combinations, product
+
+import numpy as np
+import pytest
+
+from lcprune.analysis import search
+
+SAVINGS = (70, 50, 20, 9)
+
+
+def cascade_of(n: int, seed: int = 0) -> search._Cascade:
+    """Four early exits with made-up confidences, some of them equal or NaN, and losses."""
+    rng = np.random.default_rng(seed)
+    confidences = np.round(rng.random((4, n)), 2).astype(np.float32)
+    confidences[0, :2] = np.nan
+    losses = rng.choice([-1, 0, 1], (4, n), p=[0.1, 0.6, 0.3]).astype(np.int8)
+    return search._Cascade(tuple(search._ranking(of_exit) for of_exit in confidences), losses, SAVINGS)
+
+
+def levels_of(parts: search._Cascade, count: int, seed: int = 0) -> list[np.ndarray]:
+    """Some cuts of every exit, nobody and everybody among them."""
+    rng = np.random.default_rng(seed)
+    cuts = []
+    for ranking in parts.rankings:
+        last = len(ranking.thresholds) - 1
+        cuts.append(np.union1d([0, last], rng.integers(1, last, count)))
+    return cuts
+
+
+def counted(parts: search._Cascade, cuts: tuple[int, ...]) -> tuple[int, int]:
+    """MACs saved and rows lost, row by row."""
+    saved = lost = 0
+    for row in range(parts.losses.shape[1]):
+        for ranking, losses, saving, cut in zip(parts.rankings, parts.losses, parts.savings, cuts, strict=True):
+            if ranking.rank[row] < cut:
+                saved, lost = saved + saving, lost + int(losses[row])
+                break
+    return saved, lost
+
+
+def test_tables_are_what_counting_gives() -> None:
+    parts = cascade_of(40)
+    levels = levels_of(parts, 2)
+    saved, lost = search._tables(parts, levels)
+    expected = np.array([counted(parts, cuts) for cuts in product(*levels)]).reshape(*saved.shape, 2)
+    np.testing.assert_array_equal(saved, expected[..., 0])
+    np.testing.assert_array_equal(lost, expected[..., 1])
+
+
+@pytest.mark.parametrize("block", [1 << 13, 17])
+@pytest.mark.parametrize("pair", list(combinations(range(4), 2)))
+def test_the_tables_of_a_pair_are_a_part_of_all_tables(
+    monkeypatch: pytest.MonkeyPatch, pair: tuple[int, int], block: int
+) -> None:
+    monkeypatch.setattr(search, "BLOCK", block)
+    parts = cascade_of(200, seed=1)
+    levels = levels_of(parts, 6, seed=1)
+    at = [len(cuts) // 2 for cuts in levels]
+    current = np.array([cuts[i] for cuts, i in zip(levels, at, strict=True)])
+    saved, lost = search._pair_tables(parts, current, pair, (levels[pair[0]], levels[pair[1]]))
+    held = tuple(slice(None) if k in pair else slice(i, i + 1) for k, i in enumerate(at))
+    all_saved, all_lost = search._tables(parts, levels)
+    np.testing.assert_array_equal(saved, all_saved[held])
+    np.testing.assert_array_equal(lost, all_lost[held])
+    assert len(np.unique(saved)) > 10
+
+
+def test_intervals_count_the_cuts_that_a_rank_does_not_leave_at() -> None:
+    ranking = cascade_of(300).rankings[0]
+    last = len(ranking.thresholds) - 1
+    for cuts in ([0, last], [0, 3, 4, last], [3], [last]):
+        expected = [sum(cut <= rank for cut in cuts) for rank in range(last + 1)]
+        assert ranking.intervals(np.array(cuts)).tolist() == expected
+
+
+def test_no_move_is_tried_twice_from_the_same_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
+    moves = []
+    tables = search._pair_tables
+
+    def noted(
+        parts: search._Cascade, current: np.ndarray, pair: tuple[int, int], levels: tuple[np.ndarray, np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        moves.append((pair, *current.tolist()))
+        return tables(parts, current, pair, levels)
+
+    monkeypatch.setattr(search, "_pair_tables", noted)
+    monkeypatch.setattr(search, "EXACT_CELLS", 0)
+    search._search(cascade_of(300), 20)
+    assert len(moves) == len(set(moves)) > 6

@@ -1,0 +1,45 @@
+"""The benchmark of the analysis runs and says what it promises; how long it takes is no matter of a test."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import analysis_scale
+from lcprune.analysis.evaluate import accuracies_pct, softmax_confidence
+
+ROOT = Path(__file__).parents[2]
+SIZE = ["--samples", "300", "--classes", "20", "--exits", "3"]
+
+
+def run(*arguments: str) -> str:
+    command = [sys.executable, "-m", "benchmarks.analysis_scale", *SIZE, *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def test_json_holds_the_three_times_and_the_peak() -> None:
+    report = json.loads(run("--json"))
+    assert (report["samples"], report["classes"], report["exits"], report["seed"]) == (300, 20, 3, 0)
+    assert report["total_s"] == report["evaluate_s"] + report["calibrate_s"] + report["select_s"] > 0
+    assert report["logits_bytes"] == 300 * 20 * 3 * 4
+    assert 10 << 20 < report["peak_bytes"] < 1 << 30  # numpy and scipy alone
+    assert report["met"] is True
+
+
+def test_the_table_names_time_and_memory() -> None:
+    lines = run().splitlines()
+    assert lines[0] == "300 x 20 logits of 3 exits"
+    assert [line.split()[0] for line in lines[1:4]] == ["evaluate_s", "calibrate_s", "select_s"]
+    assert lines[-1].endswith("GiB")
+
+
+def test_the_logits_look_like_those_of_a_trained_network() -> None:
+    logits, labels = analysis_scale.made_up_predictions(3_000, 1_000, 6, 0)
+    accuracies = accuracies_pct(logits, labels)
+    assert list(accuracies) == sorted(accuracies)
+    assert 45 < accuracies[0] < 57
+    assert 71 < accuracies[-1] < 81
+    confidences, _ = softmax_confidence(logits[-1:])
+    assert 0.2 < np.mean(confidences < 0.9) < 0.8

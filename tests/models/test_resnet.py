@@ -1,0 +1,262 @@
+"""The trunks of Table 8."""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lcprune import recipe
+from lcprune.analysis.profile import count_macs, profile
+from lcprune.errors import ModelError
+from lcprune.models import Network, build
+from lcprune.models.resnet import Bottleneck, build_resnet
+from lcprune.training.methods import build_method
+
+CIFAR = (3, 32, 32)
+STAGES = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
+
+
+def params(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def network_of(trunk: str, *overrides: str, image_shape: tuple[int, int, int] = CIFAR) -> Network:
+    loaded = recipe.load(f"{trunk}_cifar10", overrides)
+    return build(loaded, 10, image_shape, (0.5,) * 3, (0.25,) * 3)
+
+
+def tiny_in_float64(*overrides: str) -> Network:
+    """16 blocks of at most 16 channels, in training mode, with biases and BatchNorm that are not at rest."""
+    small = ["model.width=0.03", "critics.channels=4", "train.init=kaiming"]
+    network = network_of("resnet50", *small, *overrides, image_shape=(3, 8, 8)).double().train()
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    return network
+
+
+def rows(size: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(4)
+    images = torch.rand(size, 3, 8, 8, generator=generator, dtype=torch.float64)
+    return images, torch.randint(10, (size,), generator=generator)
+
+
+# Size and cost
+
+
+def by_the_formula(blocks: tuple[int, ...]) -> tuple[int, int]:
+    """Parameters and multiply-adds at full width for 32x32 pixels and 10 classes, block by block."""
+    weights, macs, inputs = 64 * 3 * 9, 64 * 3 * 9 * 32**2, 64
+    for neck, count, size in zip((64, 128, 256, 512), blocks, (32, 16, 8, 4), strict=True):
+        for position in range(count):
+            head = position == 0
+            before = 2 * size if head and size < 32 else size
+            parts = [inputs * neck, 9 * neck * neck, neck * 4 * neck]
+            macs += parts[0] * before**2 + (parts[1] + parts[2]) * size**2
+            shortcut = inputs * 4 * neck if head else 0
+            macs += shortcut * size**2
+            weights += sum(parts) + shortcut + 2 * (inputs + neck + neck)  # BatchNorm has a weight and a bias
+            inputs = 4 * neck
+    return weights + 2 * inputs + inputs * 10 + 10, macs + inputs * 10
+
+
+@pytest.mark.parametrize(
+    ("trunk", "expected"), [("resnet50", (23_513_162, 1_297_829_888)), ("resnet101", (42_505_290, 2_509_983_744))]
+)
+def test_params_and_macs_of_the_uncut_trunk(trunk: str, expected: tuple[int, int]) -> None:
+    (whole,), shapes = build_resnet(CIFAR, 10, trunk=trunk, width=1.0, cuts=())
+    assert shapes == []
+    assert (params(whole), count_macs(whole, CIFAR)) == expected == by_the_formula(STAGES[trunk])
+
+
+@pytest.mark.parametrize(
+    ("trunk", "published_params", "published_macs"),
+    [("resnet50", 25_557_032, 4_089_184_256), ("resnet101", 44_549_160, 7_801_405_440)],
+)
+def test_params_and_macs_follow_from_those_that_torchvision_publishes(
+    trunk: str, published_params: int, published_macs: int
+) -> None:
+    """The ResNets for 224x224 have the same convolutions but for the stem, 3.5 times as high and wide."""
+    blocks = STAGES[trunk]
+    necks = (64, 128, 256, 512)
+    after_each = 2 * 64 + sum(2 * 6 * neck * n + 2 * 4 * neck for neck, n in zip(necks, blocks, strict=True))
+    before_each = 2 * 2048 + sum(2 * 6 * neck * n for neck, n in zip(necks, blocks, strict=True))
+    for neck, previous in zip(necks, (64, 256, 512, 1024), strict=True):
+        before_each += 2 * (previous - 4 * neck)  # the first BatchNorm of a stage reads the stage before
+    (whole,), _ = build_resnet(CIFAR, 10, trunk=trunk, width=1.0, cuts=())
+    stem_and_head = 64 * 3 * 9 + 2048 * 10 + 10 - (64 * 3 * 49 + 2048 * 1000 + 1000)
+    assert params(whole) == published_params + stem_and_head - after_each + before_each
+    in_blocks = published_macs - 64 * 3 * 49 * 112**2 - 2048 * 1000
+    assert count_macs(whole, CIFAR) == in_blocks * 32**2 // 56**2 + 64 * 3 * 9 * 32**2 + 2048 * 10
+
+
+def test_the_cost_of_every_exit_of_resnet50() -> None:
+    network = network_of("resnet50")
+    cost = profile(network, CIFAR)
+    (whole,), _ = build_resnet(CIFAR, 10, trunk="resnet50", width=1.0, cuts=())
+    assert cost.exits[-1].macs == sum(cost.group_macs) == count_macs(whole, CIFAR)
+    assert cost.exits[-1].params == params(whole)
+    # a critic: 3x3 to 128 channels and a linear layer, both at the size of the hidden layer
+    critics = [(channels * 9 + 10) * 128 * size**2 for channels, size in ((256, 32), (512, 16), (1024, 8))]
+    assert cost.critic_macs == tuple(critics)
+    for k, exit_cost in enumerate(cost.exits[:-1], start=1):
+        assert exit_cost.macs == count_macs(network.submodel(k), CIFAR) == sum(cost.group_macs[:k]) + critics[k - 1]
+    assert [round(100 * exit_cost.macs / cost.exits[-1].macs) for exit_cost in cost.exits] == [40, 54, 85, 100]
+
+
+# Structure
+
+
+@pytest.mark.parametrize(("trunk", "places"), [("resnet50", [3, 7, 13]), ("resnet101", [3, 7, 30])])
+def test_without_places_groups_end_with_the_first_three_stages(trunk: str, places: list[int]) -> None:
+    network = network_of(trunk, "critics.after=null", "model.width=0.02")
+    blocks = [[part for part in group if isinstance(part, Bottleneck)] for group in network.groups]
+    assert tuple(len(group) for group in blocks) == STAGES[trunk]
+    assert [sum(STAGES[trunk][:k]) for k in (1, 2, 3)] == places
+    for stage, group in enumerate(blocks):  # only the head of a stage changes the shape
+        assert [block.residual[3].stride for block in group] == [(1 if stage == 0 else 2,) * 2] + [(1, 1)] * (
+            len(group) - 1
+        )
+        assert [block.project is None for block in group] == [False] + [True] * (len(group) - 1)
+    convolutions = [part for part in network.groups.modules() if isinstance(part, nn.Conv2d)]
+    assert len(convolutions) == 1 + 3 * sum(STAGES[trunk]) + 4
+    assert all(part.bias is None for part in convolutions)
+
+
+def test_a_stem_without_activation_begins_and_an_activation_ends_the_trunk() -> None:
+    groups, _ = build_resnet((3, 8, 8), 4, trunk="resnet50", width=0.1, cuts=(3, 7, 13))
+    names = [[type(layer).__name__ for layer in group] for group in groups]
+    head = ["BatchNorm2d", "ReLU", "AveragePool", "Flatten", "Linear"]
+    assert names == [["Conv2d", *["Bottleneck"] * 3], ["Bottleneck"] * 4, ["Bottleneck"] * 6, ["Bottleneck"] * 3 + head]
+    assert (groups[0][0].kernel_size, groups[0][0].stride, groups[0][0].out_channels) == ((3, 3), (1, 1), 6)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (8, 8), (17, 30), (9, 15)])
+def test_the_shapes_at_the_cuts_are_those_that_come_out(height: int, width: int) -> None:
+    groups, shapes = build_resnet((1, height, width), 4, trunk="resnet50", width=0.04, cuts=range(1, 16))
+    hidden = torch.zeros(2, 1, height, width)
+    for group, shape in zip(groups[:-1], shapes, strict=True):
+        hidden = group(hidden)
+        assert hidden.shape == (2, *shape)
+    assert groups[-1](hidden).shape == (2, 4)
+
+
+def test_every_stage_at_full_width() -> None:
+    _, shapes = build_resnet(CIFAR, 10, trunk="resnet50", width=1.0, cuts=(3, 7, 13, 15))
+    assert shapes == [(256, 32, 32), (512, 16, 16), (1024, 8, 8), (2048, 4, 4)]
+
+
+def test_cutting_changes_nothing() -> None:
+    whole, _ = build_resnet((3, 8, 8), 10, trunk="resnet50", width=0.05, cuts=())
+    cut, _ = build_resnet((3, 8, 8), 10, trunk="resnet50", width=0.05, cuts=(1, 5, 15))
+    nn.Sequential(*(layer for group in cut for layer in group)).load_state_dict(whole[0].state_dict())
+    image = torch.rand(4, 3, 8, 8)
+    assert torch.equal(nn.Sequential(*cut).eval()(image), whole[0].eval()(image))
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4])
+def test_a_sub_model_gives_the_logits_of_its_exit(k: int) -> None:
+    network = network_of("resnet50", "model.width=0.05", "critics.channels=8", image_shape=(3, 8, 8)).eval()
+    image = torch.rand(6, 3, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(network.submodel(k)(image), network(image)[k - 1])
+
+
+@pytest.mark.parametrize(("cuts", "outside"), [((16,), 16), ((3, 20), 20), ((0,), 0)])
+def test_a_cut_outside_is_refused(cuts: tuple[int, ...], outside: int) -> None:
+    with pytest.raises(ModelError) as caught:
+        build_resnet(CIFAR, 10, trunk="resnet50", width=0.1, cuts=cuts)
+    assert caught.value.problem == (f"critics.after: [{outside}] is not inside the trunk, which has 16 residual blocks")
+    assert caught.value.fix == "write places from 1 to 15"
+
+
+@pytest.mark.parametrize("size", [(7, 8), (8, 7)])
+def test_an_image_that_cannot_be_halved_three_times_is_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(ModelError) as caught:
+        build_resnet((3, *size), 10, trunk="resnet101", width=0.1, cuts=())
+    assert caught.value.problem == f"an image of {size[0]}x{size[1]} cannot be halved 3 times"
+    assert caught.value.fix == "the resnet101 trunk needs at least 8x8 pixels: raise data.image_size"
+
+
+# What a block computes
+
+
+def normalized(x: Tensor, norm: nn.Module) -> Tensor:
+    mean, var = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), keepdim=True, unbiased=False)
+    return (x - mean) / (var + norm.eps).sqrt() * norm.weight[:, None, None] + norm.bias[:, None, None]
+
+
+def by_definition(block: Bottleneck, x: Tensor) -> Tensor:
+    """He et al. 2016, Figure 1b, with three convolutions; nothing in it is in place."""
+    first, middle_norm, _, middle, last_norm, _, last = block.residual
+    activated = F.relu(normalized(x, block.activate[0]))
+    inner = F.relu(normalized(F.conv2d(activated, first.weight), middle_norm))
+    inner = F.relu(normalized(F.conv2d(inner, middle.weight, stride=middle.stride, padding=1), last_norm))
+    shortcut = x if block.project is None else F.conv2d(activated, block.project.weight, stride=middle.stride)
+    return F.conv2d(inner, last.weight) + shortcut
+
+
+@pytest.mark.parametrize(("inputs", "stride"), [(8, 1), (6, 1), (8, 2)])
+def test_a_block_is_that_of_the_definition_and_so_are_its_gradients(inputs: int, stride: int) -> None:
+    torch.manual_seed(0)
+    block = Bottleneck(inputs, 2, stride).double()
+    for part in block.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.uniform_(part.weight, 0.5, 1.5)
+            nn.init.uniform_(part.bias, -0.5, 0.5)
+    assert (block.project is None) == (inputs == 8 and stride == 1)
+    x = torch.randn(3, inputs, 4, 4, dtype=torch.float64, requires_grad=True)
+    before = x.detach().clone()
+    output = block(x)
+    expected = by_definition(block, x)
+    weight = torch.randn_like(output)
+    leaves = [x, *block.parameters()]
+    gradients = torch.autograd.grad((output * weight).sum(), leaves)
+    torch.testing.assert_close(output, expected)
+    torch.testing.assert_close(gradients, torch.autograd.grad((expected * weight).sum(), leaves))
+    assert torch.equal(x, before)  # the shortcut, a critic and the next group read it
+
+
+# Training
+
+
+def gradients_of(network: Network, method: str) -> dict[str, Tensor]:
+    loaded = recipe.load("resnet50_cifar10", [f"train.method={method}"])
+    build_method(loaded, network).backward(*rows(6), step=0)
+    return {name: parameter.grad for name, parameter in network.named_parameters()}
+
+
+@pytest.mark.parametrize("method", ["backprop", "local_critic", "deep_supervision"])
+@pytest.mark.parametrize("head", ["paper", "pooled"])
+def test_gradients_are_those_without_anything_in_place(method: str, head: str) -> None:
+    overrides = [f"train.method={method}", f"critics.head={head}", "critics.pool_to=2", "critics.after=[2,3,8]"]
+    network = tiny_in_float64(*overrides)
+    other = copy.deepcopy(network)
+    switched = [part for part in other.modules() if isinstance(part, nn.ReLU)]
+    assert len(switched) == 3 * 16 + 1 + len(network.critics)
+    for part in switched:
+        part.inplace = False
+    first, second = gradients_of(network, method), gradients_of(other, method)
+    assert all(first[name] is not None and first[name].abs().sum() > 0 for name in first)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_training_on_digits_is_stable(tmp_path: Path, train_tiny: Callable[..., Any]) -> None:
+    """The paper's critics and loss on raw sums: nothing grows without bound, and main learns."""
+    papers = ["critics.head=paper", "critics.loss=cascade", "critics.lr=1e-4", "critics.schedule=constant"]
+    papers += ["train.lr=0.1", "train.schedule=constant", "train.init=xavier", "train.nesterov=false"]
+    run = ["train.iterations=60", "train.checkpoint_every=60", "logging.every=15"]
+    train_tiny(tmp_path / "run", "model.trunk=resnet50", "critics.after=null", *papers, *run)
+    assert recipe.load(tmp_path / "run/recipe.yaml").critics.after == (3, 7, 13)
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert len(losses) == 4
+    assert all(0 < loss < 3 for line in losses for loss in line)
+    assert losses[-1][-1] < 0.8 * losses[0][-1]

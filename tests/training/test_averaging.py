@@ -1,0 +1,143 @@
+"""Averaged weights: which steps go in, what comes out, and the BatchNorm statistics that fit them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lcprune import recipe as recipes
+from lcprune.data.loaders import TrainLoader
+from lcprune.data.sources import Split
+from lcprune.models import Network
+from lcprune.recipe import Recipe
+from lcprune.training import averaging
+from lcprune.training.averaging import collect, first_step, new_average, settle
+
+
+def recipe_of(average: float, every: int) -> Recipe:
+    return recipes.load("digits", [f"train.average={average}", f"train.average_every={every}"])
+
+
+def small_network(batch_norm: bool = True) -> Network:
+    """Two exits; BatchNorm in the trunk and in the critic."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        groups = [nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.BatchNorm1d(3)), nn.Linear(3, 2)]
+        critic = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3) if batch_norm else nn.Identity(), nn.Linear(3, 2))
+        return Network(nn.Identity(), groups, [critic])
+
+
+def loader_of(count: int = 10) -> TrainLoader:
+    images = np.random.default_rng(0).integers(0, 256, (count, 1, 2, 2), dtype=np.uint8)
+    return TrainLoader(
+        Split(images, np.arange(count) % 2), batch_size=2, augment="crop_flip", pad=1, seed=0, device="cpu"
+    )
+
+
+def members(average: float, every: int, iterations: int) -> list[int]:
+    """After which steps weights go in, seen from outside."""
+    network, recipe = small_network(), recipe_of(average, every)
+    mean = new_average(recipe, network)
+    assert mean is not None
+    counts = [0]
+    for step in range(1, iterations + 1):
+        collect(mean, network, recipe, step, iterations)
+        counts.append(int(mean.n_averaged))
+    assert counts[-1] == len(set(counts)) - 1
+    return [step for step in range(1, iterations + 1) if counts[step] > counts[step - 1]]
+
+
+@pytest.mark.parametrize(
+    ("average", "every", "iterations", "expected"),
+    [
+        (0.25, 10, 100, [80, 90, 100]),  # the last quarter begins after step 75
+        (0.25, 5, 100, [80, 85, 90, 95, 100]),
+        (0.25, 25, 100, [100]),
+        (0.3, 1, 10, [8, 9, 10]),
+        (0.5, 50, 20, [20]),
+        (0.01, 50, 20, [20]),  # less than a step: the last one
+        (0.99, 7, 10, [3, 10]),
+    ],
+)
+def test_which_steps_go_in(average: float, every: int, iterations: int, expected: Sequence[int]) -> None:
+    assert members(average, every, iterations) == list(expected)
+    assert first_step(recipe_of(average, every), iterations) == expected[0]
+
+
+def test_off_means_no_average() -> None:
+    assert new_average(recipe_of(0.0, 50), small_network()) is None
+    assert recipes.load("digits").train.average == 0
+
+
+def set_weights(network: nn.Module, value: float) -> None:
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(value)
+
+
+def test_the_network_gets_the_plain_mean() -> None:
+    network, recipe = small_network(), recipe_of(0.5, 1)
+    mean = new_average(recipe, network)
+    assert mean is not None
+    for step, value in enumerate([7.0, 7.0, 7.0, 1.0, 2.0, 6.0], start=1):
+        set_weights(network, value)
+        collect(mean, network, recipe, step, 6)
+    assert {float(p.detach().mean()) for p in network.parameters()} == {6.0}  # untouched until the end
+    settle(mean, network, loader_of(), 6)
+    for parameter in network.parameters():
+        torch.testing.assert_close(parameter.detach(), torch.full_like(parameter, 3.0))  # (1 + 2 + 6) / 3
+
+
+def test_a_longer_run_begins_its_average_anew() -> None:
+    network, recipe = small_network(), recipe_of(0.5, 1)
+    mean = new_average(recipe, network)
+    assert mean is not None
+    set_weights(network, 100.0)
+    for step in range(1, 5):
+        collect(mean, network, recipe, step, 4)
+    set_weights(network, 1.0)
+    for step in range(5, 21):
+        collect(mean, network, recipe, step, 20)
+    assert int(mean.n_averaged) == 10
+    assert {float(p.detach().mean()) for p in mean.module.parameters()} == {1.0}
+
+
+def test_statistics_are_means_over_the_batches_that_would_have_followed() -> None:
+    network, recipe, loader = small_network(), recipe_of(0.5, 1), loader_of()
+    mean = new_average(recipe, network)
+    assert mean is not None
+    collect(mean, network, recipe, 6, 6)
+    trunk, critic = network.groups[0][2], network.critics[0][1]
+    trunk.running_mean.fill_(50)  # nothing of what was there remains
+    settle(mean, network, loader, 6)
+    batches = [loader.batch(step)[0] for step in range(6, 11)]  # an epoch has five
+    with torch.no_grad():
+        inner = [network.groups[0][:2](images) for images in batches]  # (2, 3) each
+        torch.testing.assert_close(trunk.running_mean, torch.stack([x.mean(0) for x in inner]).mean(0))
+        torch.testing.assert_close(trunk.running_var, torch.stack([x.var(0) for x in inner]).mean(0))
+    assert int(trunk.num_batches_tracked) == int(critic.num_batches_tracked) == 5
+    assert critic.running_mean.any()
+    assert trunk.momentum == critic.momentum == 0.1
+
+
+def test_no_more_batches_than_stated(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, recipe = small_network(), recipe_of(0.5, 1)
+    mean = new_average(recipe, network)
+    assert mean is not None
+    assert averaging.BATCHES == 100
+    monkeypatch.setattr(averaging, "BATCHES", 3)
+    settle(mean, network, loader_of(), 6)
+    assert int(network.groups[0][2].num_batches_tracked) == 3
+
+
+def test_settling_twice_is_settling_once() -> None:
+    recipe, networks = recipe_of(0.5, 1), [small_network(), small_network()]
+    for network, times in zip(networks, (1, 2), strict=True):
+        mean = new_average(recipe, network)
+        assert mean is not None
+        for _ in range(times):
+            settle(mean, network, loader_of(), 6)
+    one, two = (network.state_dict() for network in networks)
+    assert all(torch.equal(one[name], two[name]) for name in one)
