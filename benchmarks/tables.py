@@ -124,8 +124,8 @@ def _profile(result: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"**Before and after each change** (`benchmarks/results/step_profile.json`, {_machine(result)}; every "
-            "variant adds a change to the one above it). The time of a step is over that of the first variant: the median of "
-            f"{result['turns']} processes, and in brackets the quartiles.",
+            "variant adds a change to the one above it). The time of a step is over that of the first variant: the "
+            f"median of {result['turns']} processes, and in brackets the quartiles.",
             "",
             "| recipe | variant | `local_critic` | `backprop` | `local_critic` over `backprop` | page faults |",
             "|---|---|---|---|---|---|",

@@ -125,12 +125,12 @@ def test_metrics_have_a_line_for_every_interval_and_evaluation(tmp_path: Path) -
     assert [(line["step"], line["split"]) for line in lines if "accuracy_pct" in line] == [(15, "val"), (30, "val")]
 
 
-@pytest.mark.parametrize("memory", ["train.channels_last=true", "train.channels_last=false"])
+@pytest.mark.parametrize("mode", ["train.channels_last=true", "train.channels_last=false", "train.memory=lean"])
 @pytest.mark.parametrize("stop_at", [3, 13, 20])
-def test_resume_is_bit_equal_to_a_run_never_stopped(tmp_path: Path, memory: str, stop_at: int) -> None:
-    train(tmp_path / "whole", memory)
+def test_resume_is_bit_equal_to_a_run_never_stopped(tmp_path: Path, mode: str, stop_at: int) -> None:
+    train(tmp_path / "whole", mode)
     with pytest.raises(Interrupted):  # 13 and 20 are no ends of an epoch, which has 17 steps
-        train(tmp_path / "stopped", memory, listener=Recording(stop_at, interrupt))
+        train(tmp_path / "stopped", mode, listener=Recording(stop_at, interrupt))
     stopped = checkpoint.load(tmp_path / "stopped/checkpoints/last.pt")
     assert stopped["step"] == stop_at + 1
     resume(tmp_path / "stopped")
@@ -348,7 +348,8 @@ def test_a_changed_file_is_found(tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 def test_compiled_training_is_near_the_plain_one(tmp_path: Path) -> None:
-    short = ("train.iterations=3", "critics.after=[5]", "train.schedule=constant", "train.lr=0.01")
+    pooled = ("critics.head=pooled", "critics.pool_to=2", "train.channels_last=true")
+    short = ("train.iterations=3", "critics.after=[5]", "train.schedule=constant", "train.lr=0.01", *pooled)
     train(tmp_path / "plain", *short)
     train(tmp_path / "compiled", *short, "train.compile=true")
     plain, compiled = (load_file(tmp_path / name / runs.WEIGHTS) for name in ("plain", "compiled"))

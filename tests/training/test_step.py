@@ -1,10 +1,12 @@
 """The step: eager, and recorded once and replayed. A stand-in for CUDA graphs replays on the CPU."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lcprune import recipe as recipes
 from lcprune.models import Network, build
@@ -108,6 +110,29 @@ def test_gradients_of_one_step_are_gone_in_the_next() -> None:
     before = [parameter.clone() for parameter in network.critics.parameters()]
     step(images, labels, 1)  # critics do not learn at this one
     assert all(torch.equal(old, new) for old, new in zip(before, network.critics.parameters(), strict=True))
+
+
+class Waits(TorchDispatchMode):
+    """Refuses what makes the host wait for the device: a tensor's value as a Python number, a shape made of values."""
+
+    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "bincount")
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert not any(name in str(func).split("::")[-1].split(".") for name in self.WAITING), f"{func} waits"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("method", ["local_critic", "backprop", "deep_supervision"])
+def test_nothing_in_a_step_waits_for_the_device(method: str) -> None:
+    recipe = tiny(f"train.method={method}", "critics.head=pooled", "critics.pool_to=1", "train.optimizer=adam")
+    network = network_of(recipe)
+    optimizers = build_optimizers(recipe, network)
+    step = EagerStep(build_method(recipe, network), optimizers, CPU, bf16=False)
+    images, labels = batches()[0]
+    with Waits():
+        step(images, labels, 0)
+        with pytest.raises(AssertionError, match="waits"):
+            images.sum().item()
 
 
 def test_bf16_is_near_fp32() -> None:

@@ -209,6 +209,24 @@ def test_lean_memory_gives_the_same_gradients(head: str, loss: str, mix: float) 
     assert_same(step(network, images, labels, loss=loss, mix=mix, memory="fast"), expected)
 
 
+@pytest.mark.parametrize(("loss", "mix"), KINDS)
+@pytest.mark.parametrize("overrides", [[], ["critics.batch_norm=true"]])
+@pytest.mark.parametrize("memory", ["fast", "lean"])
+def test_the_order_of_two_streams_gives_the_same_gradients(
+    memory: str, overrides: list[str], loss: str, mix: float
+) -> None:
+    network = vgg(4, *overrides)
+    images, labels = batch()
+    share = {"cascade": 1.0, "cross_entropy": 0.0, "mix": mix}[loss]
+    expected, exits, critics = gradients_in_two_passes(network, images, labels, share, 0.0)
+    method = LocalCritic(network, loss=loss, mix=mix, memory=memory, overlap=True)
+    method._side.enabled = True  # the order of work is that of two streams; without CUDA there is one
+    losses = method.backward(images, labels, 0)
+    assert_same(gradients(network), expected)
+    assert losses.exits.tolist() == pytest.approx(exits, rel=1e-12)
+    assert losses.critics.tolist() == pytest.approx(critics, rel=1e-12)
+
+
 @pytest.mark.parametrize(("memory", "alive"), [("fast", 1), ("lean", 0)])
 def test_lean_memory_frees_a_group_before_the_next_one_runs(memory: str, alive: int) -> None:
     network = vgg(4, "critics.head=pooled", "critics.pool_to=1")
