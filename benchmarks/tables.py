@@ -45,7 +45,8 @@ def speed() -> str:
     parts = _suite(CPU, ("methods", "memory", "analysis", "start", "export")) + _suite(
         GPU, ("variants", "speed", "memory")
     )
-    return "\n\n".join([_profile(_read("step_profile.json")), *parts])
+    trials = [_analysis_profile(_read("analysis_profile.json")), _trials(_read("fast_recipe_trials.json"))]
+    return "\n\n".join([_profile(_read("step_profile.json")), *trials, *parts])
 
 
 PAGES = {"README.md": readme, "docs/speed.md": speed}
@@ -139,6 +140,45 @@ def _profile(result: dict[str, Any]) -> str:
             *operators,
         ]
     )
+
+
+def _analysis_profile(result: dict[str, Any]) -> str:
+    """CPU time of the analysis before and after, and where it went."""
+    rows = [
+        "**Evaluation, calibration and selection before and after** (`benchmarks/results/analysis_profile.json`, "
+        f"{_machine(result)}; 50,000 x 1,000 logits of 6 exits; functions with most self time, in % of the whole).",
+        "",
+        "| work | before, CPU s | after, CPU s | most time before | most time after |",
+        "|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        both = [row["before"], row["after"]]
+        times = " | ".join(f"{side['cpu_s']:.2f}" for side in both)
+        tops = " | ".join(_top(side["self_time_pct"]) for side in both)
+        rows.append(f"| {row['work']} | {times} | {tops} |")
+    return "\n".join(rows)
+
+
+def _top(self_time_pct: dict[str, float]) -> str:
+    return ", ".join(f"`{name}` {pct:.0f}" for name, pct in list(self_time_pct.items())[:3])
+
+
+def _trials(result: dict[str, Any]) -> str:
+    """What each ingredient of the fast recipe does by itself to a short run."""
+    rows = [
+        "**Ingredients of the fast recipe, each by itself**, on a short run at quarter width "
+        f"(`benchmarks/results/fast_recipe_trials.json`, {_machine(result)}, one seed: differences of a few tenths "
+        "are noise).",
+        "",
+        "| added | sub-model 1, validation % | main, validation % | main, test % | seconds |",
+        "|---|---|---|---|---|",
+    ]
+    rows += [
+        f"| {row['change']} | {row['val_accuracy_pct'][0]:.2f} | {row['val_accuracy_pct'][-1]:.2f} "
+        f"| {row['test_accuracy_pct'][-1]:.2f} | {row['seconds']:.0f} |"
+        for row in result["rows"]
+    ]
+    return "\n".join(rows)
 
 
 def _spread(values: dict[str, float]) -> str:
