@@ -49,6 +49,9 @@ def command_lines(text: str) -> list[str]:
 def check(line: str) -> None:
     """Parses a command line as the command would; an error is raised for what the command would refuse."""
     words = shlex.split(line.partition(" > ")[0], comments=True)[1:]
+    if words[-1] == "--help":  # parsing it would print the page and leave
+        assert set(words[:-1]) <= set(COMMANDS)
+        return
     command = COMMANDS[words[0]]
     if len(words) > 1:  # else it is no more than a name in a sentence
         command.make_context(words[0], words[1:])
