@@ -90,9 +90,9 @@ def costs_of_steps(folder: Path) -> dict[str, float]:
     return dict(json.loads(path.read_text()))
 
 
-def train(run: Path, data_root: Path, options: list[str]) -> dict[str, Any]:
+def train(run: Path, data_root: Path, options: list[str], recipe: str = RECIPE) -> dict[str, Any]:
     """Trains, goes on with what was stopped, or takes what is there."""
-    words = ["train", RECIPE, "--out", str(run), "--data-root", str(data_root), "--device", "cpu", *options]
+    words = ["train", recipe, "--out", str(run), "--data-root", str(data_root), "--device", "cpu", *options]
     result = lcprune("resume", str(run)) if run.exists() else lcprune(*words)
     return {**result, "command": " ".join(["lcprune", *words])}
 

@@ -1,3 +1,17 @@
 """Local critic training: one training yields a family of smaller networks, and one that stops early."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lcprune.export.session import ProgressiveSession
+
+__all__ = ["ProgressiveSession", "__version__"]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """`ProgressiveSession`, imported when it is asked for: `import lcprune` stays instant."""
+    if name == "ProgressiveSession":
+        return importlib.import_module("lcprune.export.session").ProgressiveSession
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -57,12 +57,33 @@ class Format(StrEnum):
     """File format of an export."""
 
     ONNX = "onnx"
+    ORT = "ort"
+
+
+class Form(StrEnum):
+    """How a progressive graph goes on with the images that stay."""
+
+    NESTED = "nested"
+    FLAT = "flat"
+
+
+class Criterion(StrEnum):
+    """What is held against the thresholds of a progressive graph."""
+
+    SOFTMAX = "softmax"
+    MARGIN = "margin"
+    ENTROPY = "entropy"
+    AGREEMENT = "agreement"
+    AUTO = "auto"
 
 
 class Precision(StrEnum):
     """Number format of an export."""
 
     FP32 = "fp32"
+    INT8 = "int8"
+    FP16 = "fp16"
+    W8 = "w8"
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print data as JSON on stdout, everything else on stderr.")]
@@ -219,7 +240,9 @@ def select(
 @app.command()
 def export(
     run: Run = LATEST,
-    file_format: Annotated[Format, typer.Option("--format", help="File format.")] = Format.ONNX,
+    file_format: Annotated[
+        Format, typer.Option("--format", help="ort: onnxruntime's own format, for reduced builds.")
+    ] = Format.ONNX,
     progressive: Annotated[bool, typer.Option("--progressive", help="One graph that stops early.")] = False,
     exit_name: Annotated[
         str | None, typer.Option("--exit", metavar="K|main", help="This sub-model instead of the selected one.")
@@ -235,19 +258,45 @@ def export(
         float | None,
         typer.Option(min=0.5, max=0.9999, callback=_finite, help="Hold the budget with this confidence."),
     ] = None,
-    precision: Annotated[Precision, typer.Option(help="Number format.")] = Precision.FP32,
+    max_macs: Annotated[
+        int | None, typer.Option(min=1, help="Budget of `auto` instead: mean multiply-adds for an image.")
+    ] = None,
+    max_latency_ms: Annotated[
+        float | None,
+        typer.Option(min=0, callback=_finite, help="Budget of `auto` instead: mean latency, batch 1, one thread."),
+    ] = None,
+    criterion: Annotated[
+        Criterion,
+        typer.Option(help="What must reach the threshold; auto takes the one with which the budget goes furthest."),
+    ] = Criterion.SOFTMAX,
+    temperature: Annotated[
+        bool, typer.Option("--temperature/--no-temperature", help="Make confidences true before `auto` looks at them.")
+    ] = True,
+    precision: Annotated[
+        Precision,
+        typer.Option(help="Numbers of weights and arithmetic; w8 stores weights in 8 bits, and computes fp32."),
+    ] = Precision.FP32,
     exits: Annotated[
         str | None, typer.Option(metavar="1,3", help="Keep only these early exits; drop the other critics.")
     ] = None,
     threshold_input: Annotated[
         ThresholdInput, typer.Option(help="Whether the graph takes thresholds as an input.")
     ] = ThresholdInput.OPTIONAL,
+    form: Annotated[
+        Form, typer.Option(help="Exits as branches (If), or one flat graph in which the rows get fewer.")
+    ] = Form.NESTED,
+    batch: Annotated[
+        int | None, typer.Option(min=1, max=1, metavar="1", help="Fix all shapes, for one image. Default: any number.")
+    ] = None,
+    segments: Annotated[
+        bool, typer.Option("--segments", help="Also one file per segment, for hosts that drive the exits.")
+    ] = False,
     use_test_split: Annotated[bool, typer.Option("--use-test-split", help="Let the test set decide.")] = False,
     output: Annotated[Path | None, typer.Option(help="File to write. Default: below RUN/export/.")] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write ONNX, checked against torch before it gets its name."""
+    """Write ONNX, checked against torch before it gets its name, with a model card."""
     with _user_errors(as_json):
         with _torch():
             from lcprune.pipeline import export as pipeline
@@ -259,10 +308,19 @@ def export(
             threshold=threshold,
             max_drop_pct=max_drop,
             confidence=confidence,
+            max_macs=max_macs,
+            max_latency_ms=max_latency_ms,
+            criterion=criterion.value,
+            temperature=temperature,
             exits=_numbers(exits),
             threshold_input=threshold_input.value,
             use_test_split=use_test_split,
             output=output,
+            precision=precision.value,
+            form=form.value,
+            batch=None if batch is None else 1,
+            segments=segments,
+            file_format=file_format.value,
         )
         result = pipeline.export(run, request, notice=_notice(quiet))
         _show(result, tables.export_table(result), as_json, quiet)
@@ -270,7 +328,7 @@ def export(
 
 @app.command()
 def evaluate(
-    target: Annotated[Path, typer.Argument(help="A run folder, or an .onnx file with --data.")] = LATEST,
+    target: Annotated[Path, typer.Argument(help="A run folder, or an exported model with --data.")] = LATEST,
     data: Annotated[
         str | None,
         typer.Option(metavar="RECIPE|FOLDER", help="Images for an .onnx file: a recipe's test split, or a folder."),
@@ -286,7 +344,7 @@ def evaluate(
     with _user_errors(as_json):
         from lcprune.report import tables
 
-        if target.suffix == ".onnx":
+        if target.suffix in (".onnx", ".ort", ".json"):
             from lcprune.pipeline import evaluate_onnx
 
             if data is None:
@@ -312,7 +370,7 @@ def evaluate(
 
 @app.command()
 def predict(
-    model: Annotated[Path, typer.Argument(help="An .onnx file that `lcprune export` wrote.")],
+    model: Annotated[Path, typer.Argument(help="A model that `lcprune export` wrote.")],
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
     as_json: Json = False,
     quiet: Quiet = False,
@@ -328,7 +386,7 @@ def predict(
 
 @app.command()
 def bench(
-    models: Annotated[list[Path], typer.Argument(help="The .onnx files to compare.")],
+    models: Annotated[list[Path], typer.Argument(help="The files, or folders of segments, to compare.")],
     runs: Annotated[int, typer.Option(min=1, help="Timed runs of each model.")] = 200,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -344,7 +402,7 @@ def bench(
 
 @app.command()
 def verify(
-    target: Annotated[Path, typer.Argument(help="A run folder, or an .onnx file inside one.")] = LATEST,
+    target: Annotated[Path, typer.Argument(help="A run folder, or a file that it exported.")] = LATEST,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -39,6 +39,8 @@ HOMES = {  # who may import a library, as prefixes of module names
     "pydantic_core": ("lcprune.recipe",),
     "ruamel": ("lcprune.recipe",),
 }
+FACADE = {"lcprune.export.session.ProgressiveSession"}
+"""What `lcprune` itself offers, imported when it is asked for."""
 INSTANT = ("lcprune", "lcprune.errors", "lcprune.recipe", "lcprune.cli")
 HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "numpy", "scipy", "matplotlib", "fvcore")
 
@@ -63,7 +65,7 @@ def part_of(name: str) -> str | None:
 def wrong_imports(module: str, source: str) -> list[str]:
     own = part_of(module)
     if own is None:  # lcprune/__init__.py
-        return [name for name in imports(source, module) if name.split(".")[0] == "lcprune"]
+        return [name for name in imports(source, module) if name.split(".")[0] == "lcprune" and name not in FACADE]
     lower = {part for part, level in LEVEL.items() if level < LEVEL[own]}
     names = [name for name in imports(source, module) if name.split(".")[0] == "lcprune"]
     return [name for name in names if part_of(name) not in {None, own, *lower}]

@@ -136,8 +136,19 @@ def test_the_schema_says_where_critics_sit_if_nothing_is_said() -> None:
     assert trunks == list(schema.PLACES)
 
 
-def test_depth_may_name_every_critic() -> None:
-    assert recipe.parse(BASE + "critics: {depth: [3, 2, 1]}\n").critics.depths == (3, 2, 1)
+def test_depth_channels_pool_to_and_weight_may_name_every_critic() -> None:
+    lists = "depth: [3, 2, 0], channels: [8, 16, 32], pool_to: [8, 4, 2], weight: [0.5, 1, 2]"
+    loaded = recipe.parse(BASE + f"critics: {{{lists}}}\n")
+    critics = loaded.critics
+    assert (critics.depths, critics.channel_counts, critics.pool_sizes) == ((3, 2, 0), (8, 16, 32), (8, 4, 2))
+    assert critics.weights == (0.5, 1.0, 2.0)
+    assert recipe.parse(recipe.dump(loaded)) == loaded
+
+
+def test_one_number_counts_for_all_critics() -> None:
+    critics = recipe.parse(BASE + "critics: {after: [2, 5], depth: 2, channels: 7, pool_to: 8, weight: 3}\n").critics
+    assert (critics.depths, critics.channel_counts, critics.pool_sizes) == ((2, 2), (7, 7), (8, 8))
+    assert critics.weights == (3.0, 3.0)
 
 
 def test_a_recipe_is_frozen() -> None:
@@ -315,7 +326,13 @@ SCHEMA = "lcprune schema describes "
         ("critics: {after: [true, 5]}\n", "critics.after: [true, 5] is no value for it", SCHEMA),
         ("critics: {depth: [1, x, 1]}\n", "critics.depth: Input should be a valid integer, unable to parse", SCHEMA),
         ("critics: {depth: 1.5}\n", "critics.depth: Input should be a valid integer, got a number", SCHEMA),
-        ("critics: {head: papr}\n", "critics.head: Input should be 'paper' or 'pooled' (given: \"papr\")", "did you"),
+        (
+            "critics: {head: papr}\n",
+            "critics.head: Input should be 'paper', 'pooled', 'global', 'separable' or 'strided' (given: \"papr\")",
+            "did you mean paper?",
+        ),
+        ("critics: {kernel: 2}\n", "critics.kernel: Input should be 1 or 3 (given: 2)", SCHEMA),
+        ("critics: {channels: [8, true, 8]}\n", "critics.channels: [8, true, 8] is no value for it", SCHEMA),
         ("critics: {loss: l2}\n", "critics.loss: Input should be 'cascade', 'cross_entropy' or 'mix'", SCHEMA),
     ],
 )
@@ -343,9 +360,19 @@ def test_a_wrong_type_is_refused_with_the_value_given(added: str, problem: str, 
         ("  epochs: 0\n", "train.epochs: Input should be greater than 0 (given: 0)"),
         ("model: {width: 0}\n", "model.width: Input should be greater than 0 (given: 0)"),
         ("model: {classes: 1}\n", "model.classes: Input should be greater than or equal to 2 (given: 1)"),
-        ("critics: {depth: 0}\n", "critics.depth: Input should be greater than 0 (given: 0)"),
-        ("critics: {depth: [1, 0, 1]}\n", "critics.depth: Input should be greater than 0 (given: 0)"),
+        ("critics: {depth: -1}\n", "critics.depth: Input should be greater than or equal to 0 (given: -1)"),
+        ("critics: {depth: [1, -1, 1]}\n", "critics.depth: Input should be greater than or equal to 0 (given: -1)"),
         ("critics: {channels: 0}\n", "critics.channels: Input should be greater than 0 (given: 0)"),
+        ("critics: {channels: [8, 0, 8]}\n", "critics.channels: Input should be greater than 0 (given: 0)"),
+        ("critics: {pool_to: 0}\n", "critics.pool_to: Input should be greater than 0 (given: 0)"),
+        ("critics: {pool_to: [4, 4, 0]}\n", "critics.pool_to: Input should be greater than 0 (given: 0)"),
+        ("critics: {weight: [1, 0, 1]}\n", "critics.weight: Input should be greater than 0 (given: 0)"),
+        ("critics: {distill: 1.5}\n", "critics.distill: Input should be less than or equal to 1 (given: 1.5)"),
+        ("critics: {distill: -1}\n", "critics.distill: Input should be greater than or equal to 0 (given: -1)"),
+        (
+            "critics: {distill_temperature: 0}\n",
+            "critics.distill_temperature: Input should be greater than 0 (given: 0)",
+        ),
         ("critics: {after: [0]}\n", "critics.after: Input should be greater than 0 (given: 0)"),
         ("critics: {mix: 1.5}\n", "critics.mix: Input should be less than or equal to 1 (given: 1.5)"),
         ("critics: {update_every: 0}\n", "critics.update_every: Input should be greater than 0 (given: 0)"),
@@ -375,6 +402,21 @@ def test_a_value_out_of_range_is_refused(added: str, problem: str) -> None:
         (
             "critics: {depth: [1, 1]}\n",
             "critics: depth names 2 critics but after has 3",
+            "give one for each",
+        ),
+        (
+            "critics: {channels: [8, 8, 8, 8]}\n",
+            "critics: channels names 4 critics but after has 3",
+            "give one for each",
+        ),
+        (
+            "critics: {weight: [1, 2]}\n",
+            "critics: weight names 2 critics but after has 3",
+            "give one for each",
+        ),
+        (
+            "critics: {after: [2], pool_to: [4, 4]}\n",
+            "critics: pool_to names 2 critics but after has 1",
             "give one for each",
         ),
     ],

@@ -10,18 +10,14 @@ from itertools import accumulate
 import numpy as np
 import numpy.typing as npt
 
+from lcprune.analysis.criterion import Criterion, agreeing, chunks, predicted_classes, row_classes, scores
+
 FloatArray = npt.NDArray[np.floating]
 IntArray = npt.NDArray[np.integer]
 BoolArray = npt.NDArray[np.bool_]
 
 SWEEP_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 """The common thresholds that `sweep` tries, unless told otherwise."""
-
-NO_PREDICTION = -1
-"""The class of a row whose logits are not finite: it equals no label, so the row counts as wrong."""
-
-CHUNK_VALUES = 1 << 17
-"""Logits looked at together, whatever the number of classes: 512 KiB of float32, which stay in a core's cache."""
 
 
 @dataclass(frozen=True)
@@ -104,47 +100,19 @@ def check_exits(exits: Sequence[int], n_exits: int) -> None:
         raise ValueError(f"exits {list(exits)} are not an ascending choice from {list(range(n_exits - 1))}")
 
 
-def softmax_confidence(logits: FloatArray) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Largest softmax probability and its class, ``(K, N)`` each, in float32 as onnxruntime computes them.
-
-    A row with a logit that is not finite has confidence NaN and the class `NO_PREDICTION`.
-
-    Raises:
-        ValueError: If ``logits`` is not ``(K, N, C)`` with something in it.
-    """
-    _check_logits(logits)
-    confidences = np.empty(logits.shape[:2], dtype=np.float32)
-    predictions = np.empty(logits.shape[:2], dtype=np.int64)
-    for exit_index, of_exit in enumerate(logits):
-        for rows in _chunks(*of_exit.shape):
-            confidence, prediction = _softmax_rows(of_exit[rows].astype(np.float32, copy=False))
-            confidences[exit_index, rows], predictions[exit_index, rows] = confidence, prediction
-    return confidences, predictions
-
-
-def predicted_classes(logits: FloatArray) -> npt.NDArray[np.int64]:
-    """The classes of `softmax_confidence`, ``(K, N)``, without the work that the confidences are.
-
-    Raises:
-        ValueError: If ``logits`` is not ``(K, N, C)`` with something in it.
-    """
-    _check_logits(logits)
-    predictions = np.empty(logits.shape[:2], dtype=np.int64)
-    for exit_index, of_exit in enumerate(logits):
-        for rows in _chunks(*of_exit.shape):
-            predictions[exit_index, rows] = _classes(of_exit[rows].astype(np.float32, copy=False))[0]
-    return predictions
-
-
 def evaluate(
-    logits: FloatArray, labels: IntArray, cost: CascadeCost, thresholds: Sequence[float] = SWEEP_THRESHOLDS
+    logits: FloatArray,
+    labels: IntArray,
+    cost: CascadeCost,
+    thresholds: Sequence[float] = SWEEP_THRESHOLDS,
+    criterion: Criterion = "softmax",
 ) -> Evaluation:
     """`accuracies_pct`, `ensembles` and, where there are early exits, `sweep`, with one softmax for all of them.
 
     Raises:
         ValueError: If the arguments do not fit each other.
     """
-    confidences, predictions = softmax_confidence(logits)
+    confidences, predictions = _cascade_scores(logits, criterion, None)
     correct = correct_rows(predictions, labels)
     swept = _sweep(confidences, correct, cost.exit_macs(), cost.main_macs, thresholds) if len(logits) > 1 else ()
     return Evaluation(tuple(accuracy_pct(of_exit) for of_exit in correct), ensembles(logits, labels), swept)
@@ -197,7 +165,7 @@ def ensembles(logits: FloatArray, labels: IntArray) -> dict[str, float]:
     if not members:
         return {}
     n_correct = dict.fromkeys(members.values(), 0)
-    for rows in _chunks(*logits.shape[1:]):
+    for rows in chunks(*logits.shape[1:]):
         for size, classes in _ensemble_classes(logits[:, rows], n_correct):
             n_correct[size] += int(np.count_nonzero(correct_rows(classes, labels[rows])))
     return {name: 100 * n_correct[size] / len(labels) for name, size in members.items()}
@@ -223,7 +191,13 @@ def leave_at(confidences: FloatArray, thresholds: Sequence[float]) -> npt.NDArra
 
 
 def progressive(
-    logits: FloatArray, labels: IntArray, thresholds: Sequence[float], exit_macs: Sequence[int], main_macs: int
+    logits: FloatArray,
+    labels: IntArray,
+    thresholds: Sequence[float],
+    exit_macs: Sequence[int],
+    main_macs: int,
+    criterion: Criterion = "softmax",
+    temperatures: Sequence[float] | None = None,
 ) -> ProgressiveResult:
     """Accuracy and mean MACs when every row leaves at the first exit that is confident enough.
 
@@ -233,8 +207,10 @@ def progressive(
         thresholds: One per early exit, ``(K - 1,)``.
         exit_macs: Paid by a row that leaves at each exit, ``(K,)``: `CascadeCost.exit_macs`.
         main_macs: Of main without critics, which ``macs_ratio`` is measured by.
+        criterion: Of leaving.
+        temperatures: One per exit, ``(K,)``; None leaves the logits as they are.
     """
-    confidences, predictions = softmax_confidence(logits)
+    confidences, predictions = _cascade_scores(logits, criterion, temperatures)
     return cascade(confidences, correct_rows(predictions, labels), thresholds, exit_macs, main_macs)
 
 
@@ -244,9 +220,11 @@ def sweep(
     exit_macs: Sequence[int],
     main_macs: int,
     thresholds: Sequence[float] = SWEEP_THRESHOLDS,
+    criterion: Criterion = "softmax",
+    temperatures: Sequence[float] | None = None,
 ) -> tuple[ProgressiveResult, ...]:
     """`progressive` for each of ``thresholds``, the same one at every early exit."""
-    confidences, predictions = softmax_confidence(logits)
+    confidences, predictions = _cascade_scores(logits, criterion, temperatures)
     return _sweep(confidences, correct_rows(predictions, labels), exit_macs, main_macs, thresholds)
 
 
@@ -279,6 +257,14 @@ def cascade(
     )
 
 
+def _cascade_scores(
+    logits: FloatArray, criterion: Criterion, temperatures: Sequence[float] | None
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Scores and classes ``(K, N)`` where all of the exits are in the cascade."""
+    found, classes = scores(logits, criterion, temperatures)
+    return agreeing(found, classes) if criterion == "agreement" else found, classes
+
+
 def _sweep(
     confidences: FloatArray,
     correct: BoolArray,
@@ -290,38 +276,6 @@ def _sweep(
     return tuple(cascade(confidences, correct, per_exit, exit_macs, main_macs) for per_exit in common)
 
 
-def _check_logits(logits: FloatArray) -> None:
-    if logits.ndim != 3 or 0 in logits.shape:
-        raise ValueError(f"logits are {logits.shape}, not (K, N, C) with K, N, C > 0")
-
-
-def _chunks(rows: int, classes: int) -> Iterator[slice]:
-    step = max(1, CHUNK_VALUES // classes)
-    return (slice(start, start + step) for start in range(0, rows, step))
-
-
-def _softmax_rows(
-    logits: npt.NDArray[np.float32],
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Confidence and class of ``(n, C)``, each ``(n,)``."""
-    classes, largest = _classes(logits)
-    with np.errstate(over="ignore", invalid="ignore"):  # logits as far apart as float32 goes: -inf, whose exp is 0
-        exponentials = logits - largest[:, None]
-        np.exp(exponentials, out=exponentials)
-        confidence = np.float32(1) / exponentials.sum(axis=1)  # that of the largest is exp(0)
-    confidence[classes == NO_PREDICTION] = np.nan
-    return confidence, classes
-
-
-def _classes(logits: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Class and largest logit of ``(n, C)``, each ``(n,)``; the latter is of no use where there is no class."""
-    classes = logits.argmax(axis=1)
-    largest = logits[np.arange(len(logits)), classes]  # NaN where there is one
-    if not (np.all(np.isfinite(largest)) and np.isfinite(logits.min())):  # rare, so that it may take its time
-        classes[~np.all(np.isfinite(logits), axis=1)] = NO_PREDICTION
-    return classes, largest
-
-
 def _ensemble_classes(logits: FloatArray, sizes: Container[int]) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
     """Classes of the sum over the first exits of ``(K, n, C)``, for those numbers of exits that are in ``sizes``."""
     summed = logits[0].astype(np.float32)
@@ -329,4 +283,4 @@ def _ensemble_classes(logits: FloatArray, sizes: Container[int]) -> Iterator[tup
         with np.errstate(over="ignore", invalid="ignore"):  # such a row has no prediction
             summed += of_exit.astype(np.float32, copy=False)
         if size in sizes:
-            yield size, _classes(summed)[0]
+            yield size, row_classes(summed)[0]

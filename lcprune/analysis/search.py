@@ -6,13 +6,15 @@ MACs against a cascade that nobody leaves early, and loses rows that main would 
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import chain, combinations
 
 import numpy as np
 import numpy.typing as npt
 
+from lcprune.analysis.criterion import agreeing
 from lcprune.analysis.evaluate import CascadeCost
 
 NEVER = 1.01
@@ -47,8 +49,11 @@ class Rows:
     """What the search reads of some rows: confidence and correctness at all exits, ``(K, N)``."""
 
     confidences: npt.NDArray[np.float32]
+    """Scores of a criterion; of ``agreement`` those that every exit would give as the first one."""
     correct: Bools
     cost: CascadeCost
+    classes: Ints | None = None
+    """Of all exits, ``(K, N)``, where rows shall leave with the class of the exit before (``agreement``)."""
 
     @property
     def n(self) -> int:
@@ -57,7 +62,13 @@ class Rows:
 
     def take(self, rows: Ints) -> "Rows":
         """Some of the rows."""
-        return replace(self, confidences=self.confidences[:, rows], correct=self.correct[:, rows])
+        classes = None if self.classes is None else self.classes[:, rows]
+        return replace(self, confidences=self.confidences[:, rows], correct=self.correct[:, rows], classes=classes)
+
+    def scores(self, exits: Sequence[int]) -> npt.NDArray[np.float32]:
+        """What decides in a cascade of these ``exits``, ``(len(exits), N)``."""
+        found = self.confidences[list(exits)]
+        return found if self.classes is None else agreeing(found, self.classes[list(exits)])
 
     def losses(self) -> Losses:
         """What leaving at each early exit loses against main, ``(K - 1, N)``: 1, 0, or -1 for a gain."""
@@ -97,22 +108,53 @@ def main_alone(rows: Rows) -> Setting:
 
 def cheapest_settings(rows: Rows, losses: Losses, limit: int, exits: Sequence[int] | None) -> list[Setting]:
     """The cheapest setting for every step of the ladder up to ``limit``, and last for ``limit`` itself."""
-    rankings = [_ranking(confidences) for confidences in rows.confidences[:-1]]
+    rankings = _rankings(rows)
     if exits is not None:
         return _of_subset(rows, rankings, losses, limit, tuple(exits))
-    n_early = len(rankings)
-    if n_early > MAX_SUBSETS_OF:
+    if _n_early(rows) > MAX_SUBSETS_OF:
         return _grown(rows, rankings, losses, limit)
-    subsets = chain.from_iterable(combinations(range(n_early), size) for size in range(n_early + 1))
-    found = [_of_subset(rows, rankings, losses, limit, subset) for subset in subsets]
+    found = [_of_subset(rows, rankings, losses, limit, subset) for subset in _subsets(_n_early(rows))]
     return [_fewest_macs(at_step) for at_step in zip(*found, strict=True)]
 
 
-def _grown(rows: Rows, rankings: Sequence[_Ranking], losses: Losses, limit: int) -> list[Setting]:
+def most_accurate_setting(
+    rows: Rows, losses: Losses, max_total_macs: float, exits: Sequence[int] | None
+) -> Setting | None:
+    """The setting that loses fewest rows, then MACs, at no more than ``max_total_macs``; None where there is none."""
+    rankings = _rankings(rows)
+
+    def affordable(subset: tuple[int, ...]) -> tuple[float, Setting]:
+        return _of_subset_within(rows, rankings, losses, max_total_macs, subset)
+
+    if exits is not None:
+        lost, setting = affordable(tuple(exits))
+    elif _n_early(rows) <= MAX_SUBSETS_OF:
+        lost, setting = min(map(affordable, _subsets(_n_early(rows))), key=_fewest_lost)
+    else:
+        lost, setting = affordable(())
+        while True:
+            absent = [k for k in range(_n_early(rows)) if k not in setting.exits]
+            larger = (affordable(tuple(sorted((*setting.exits, k)))) for k in absent)
+            grown = min(larger, key=_fewest_lost, default=(lost, setting))
+            if _fewest_lost(grown) >= _fewest_lost((lost, setting)):
+                break
+            lost, setting = grown
+    return setting if lost < math.inf else None
+
+
+def _n_early(rows: Rows) -> int:
+    return len(rows.confidences) - 1
+
+
+def _subsets(n_early: int) -> Iterator[tuple[int, ...]]:
+    return chain.from_iterable(combinations(range(n_early), size) for size in range(n_early + 1))
+
+
+def _grown(rows: Rows, rankings: "_Rankings", losses: Losses, limit: int) -> list[Setting]:
     """Keep one more early exit at a time, the one that saves most at ``limit``, until none saves anything."""
     best = _of_subset(rows, rankings, losses, limit, ())
     while True:
-        absent = [k for k in range(len(rankings)) if k not in best[-1].exits]
+        absent = [k for k in range(_n_early(rows)) if k not in best[-1].exits]
         larger = [_of_subset(rows, rankings, losses, limit, tuple(sorted((*best[-1].exits, k)))) for k in absent]
         grown = min(larger, key=lambda settings: settings[-1].total_macs, default=best)
         if grown[-1].total_macs >= best[-1].total_macs:
@@ -120,27 +162,41 @@ def _grown(rows: Rows, rankings: Sequence[_Ranking], losses: Losses, limit: int)
         best = [_fewest_macs(at_step) for at_step in zip(best, grown, strict=True)]
 
 
+def _fewest_lost(found: tuple[float, Setting]) -> tuple[float, float, int, tuple[int, ...]]:
+    lost, setting = found
+    return lost, setting.total_macs, len(setting.exits), setting.exits
+
+
 def _fewest_macs(settings: Sequence[Setting]) -> Setting:
     return min(settings, key=lambda s: (s.total_macs, len(s.exits), s.exits))
 
 
 class _Frontier:
-    """The most MACs saved for every number of lost rows from 0 to ``limit``, and by which cuts."""
+    """The most MACs saved for every number of lost rows up to ``limit``, and by which cuts.
 
-    def __init__(self, n_exits: int, limit: int) -> None:
-        self.saved: Floats = np.zeros(limit + 1)
-        self.cuts: Ints = np.zeros((limit + 1, n_exits), dtype=np.int64)  # nobody leaves early
+    Fewer rows lost than ``floor`` count as that many: where lost rows are budgeted, a gain is worth nothing.
+    """
+
+    def __init__(self, n_exits: int, limit: int, floor: int = 0) -> None:
+        self.floor = floor
+        self.saved: Floats = np.where(np.arange(floor, limit + 1) < 0, -np.inf, 0.0)
+        self.cuts: Ints = np.zeros((len(self.saved), n_exits), dtype=np.int64)  # nobody leaves early: nothing lost
 
     def best(self, limit: int) -> tuple[float, Ints]:
         """MACs saved and cuts, ``(exits,)``, with at most ``limit`` rows lost."""
-        lost = int(np.argmax(self.saved[: limit + 1]))
-        return float(self.saved[lost]), self.cuts[lost]
+        at = int(np.argmax(self.saved[: limit - self.floor + 1]))
+        return float(self.saved[at]), self.cuts[at]
+
+    def fewest_lost(self, wanted: float) -> int | None:
+        """The fewest rows lost where no less than ``wanted`` MACs are saved; None where nothing saves as much."""
+        enough = np.flatnonzero(self.saved >= wanted)
+        return int(enough[0]) + self.floor if len(enough) else None
 
     def add(self, saved: Floats, lost: Ints, levels: Sequence[Ints]) -> None:
         """Take over what is better in a table of all combinations of ``levels``."""
-        gains_count_as_none = np.maximum(lost, 0).ravel()
-        cells = np.flatnonzero(gains_count_as_none < len(self.saved))
-        lost, saved = gains_count_as_none[cells], saved.ravel()[cells]
+        above_floor = np.maximum(lost - self.floor, 0).ravel()
+        cells = np.flatnonzero(above_floor < len(self.saved))
+        lost, saved = above_floor[cells], saved.ravel()[cells]
         best = self.saved.copy()
         np.maximum.at(best, lost, saved)
         winners = (saved == best[lost]) & (saved > self.saved[lost])
@@ -160,22 +216,57 @@ class _Cascade:
     """MACs that a row saves by leaving at each exit."""
 
 
-def _of_subset(
-    rows: Rows, rankings: Sequence[_Ranking], losses: Losses, limit: int, exits: tuple[int, ...]
-) -> list[Setting]:
+def _of_subset(rows: Rows, rankings: "_Rankings", losses: Losses, limit: int, exits: tuple[int, ...]) -> list[Setting]:
     """The cheapest setting of these exits for every step of the ladder below ``limit``, and last for ``limit``."""
     steps = [*(step for step in _ladder(limit) if step < limit), limit]
     if not exits:
         return [main_alone(rows)] * len(steps)
-    *at_exits, at_main = rows.cost.exit_macs(exits)
-    rankings = [rankings[k] for k in exits]
-    parts = _Cascade(tuple(rankings), losses[list(exits)], tuple(at_main - macs for macs in at_exits))
+    parts = _cascade(rows, rankings, losses, exits)
     frontier = _search(parts, limit)
-    settings = []
-    for saved, cuts in map(frontier.best, steps):
-        thresholds = tuple(ranking.thresholds[cut] for ranking, cut in zip(rankings, cuts, strict=True))
-        settings.append(Setting(exits, thresholds, at_main * rows.n - saved))
-    return settings
+    return [_setting(rows, parts, exits, *frontier.best(step)) for step in steps]
+
+
+def _of_subset_within(
+    rows: Rows, rankings: "_Rankings", losses: Losses, max_total_macs: float, exits: tuple[int, ...]
+) -> tuple[float, Setting]:
+    """The setting of these exits that loses fewest rows, and how many; if all are too dear, the cheapest and inf."""
+    if not exits:
+        alone = main_alone(rows)
+        return 0 if alone.total_macs <= max_total_macs else math.inf, alone
+    parts = _cascade(rows, rankings, losses, exits)
+    wanted = rows.cost.exit_macs(exits)[-1] * rows.n - max_total_macs
+    frontier = _search_saving(parts, wanted)
+    lost = frontier.fewest_lost(wanted)
+    best = frontier.best(frontier.floor + len(frontier.saved) - 1 if lost is None else lost)
+    return math.inf if lost is None else lost, _setting(rows, parts, exits, *best)
+
+
+def _cascade(rows: Rows, rankings: "_Rankings", losses: Losses, exits: tuple[int, ...]) -> _Cascade:
+    *at_exits, at_main = rows.cost.exit_macs(exits)
+    return _Cascade(rankings(exits), losses[list(exits)], tuple(at_main - macs for macs in at_exits))
+
+
+def _setting(rows: Rows, parts: _Cascade, exits: tuple[int, ...], saved: float, cuts: Ints) -> Setting:
+    thresholds = tuple(ranking.thresholds[cut] for ranking, cut in zip(parts.rankings, cuts, strict=True))
+    return Setting(exits, thresholds, rows.cost.exit_macs(exits)[-1] * rows.n - saved)
+
+
+def _search_saving(parts: _Cascade, wanted: float) -> _Frontier:
+    """Cuts for every number of lost rows, gains included, good where ``wanted`` MACs are just saved; as `_search`."""
+    cuts = _worthwhile_cuts(parts)
+    losable, gainable = (int(np.count_nonzero((sign * parts.losses > 0).any(axis=0))) for sign in (1, -1))
+    frontier = _Frontier(len(cuts), losable, -gainable)
+    if math.prod(map(len, cuts)) <= EXACT_CELLS:
+        frontier.add(*_tables(parts, cuts), cuts)
+        return frontier
+    grid = [_spread(of_exit, int(GRID_CELLS ** (1 / len(cuts)))) for of_exit in cuts]
+    frontier.add(*_tables(parts, grid), grid)
+    tried: set[tuple[int, ...]] = set()
+    lost, before = frontier.fewest_lost(wanted), None
+    while lost is not None and lost != before:
+        _move_pairs(frontier, parts, cuts, lost, tried)
+        lost, before = frontier.fewest_lost(wanted), lost
+    return frontier
 
 
 def _search(parts: _Cascade, limit: int) -> _Frontier:
@@ -332,6 +423,24 @@ def _running(counts: Floats) -> Floats:
         leaving = sums[(*before, slice(-1))]
         counts = leaving if axis == counts.ndim - 1 else sums[(*before, slice(-1, None))] - leaving
     return counts
+
+
+_Rankings = Callable[[tuple[int, ...]], tuple[_Ranking, ...]]
+"""Of a choice of exits; where the class before counts, the choice decides what an exit says."""
+
+
+def _rankings(rows: Rows) -> _Rankings:
+    """Ranks every exit when it is first asked for, once, or once after each exit that may stand before it."""
+
+    @cache
+    def after(before: int | None, exit_index: int) -> _Ranking:
+        return _ranking(rows.scores((exit_index,) if before is None else (before, exit_index))[-1])
+
+    def of(exits: tuple[int, ...]) -> tuple[_Ranking, ...]:
+        before = (None, *exits) if rows.classes is not None else (None,) * len(exits)
+        return tuple(after(*pair) for pair in zip(before, exits, strict=False))
+
+    return of
 
 
 def _ranking(confidences: npt.NDArray[np.float32]) -> _Ranking:

@@ -8,7 +8,8 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from lcprune.analysis.evaluate import accuracy_pct, correct_rows, drop_pct, predicted_classes, within
+from lcprune.analysis.criterion import predicted_classes
+from lcprune.analysis.evaluate import accuracy_pct, correct_rows, drop_pct, within
 from lcprune.analysis.intervals import paired_drop_upper_pct
 from lcprune.errors import BudgetError, DataError, LcpruneError, RunError
 

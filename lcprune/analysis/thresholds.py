@@ -1,25 +1,45 @@
 """Thresholds that make progressive inference as cheap as an accuracy budget allows."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from lcprune.analysis.criterion import Criterion, scores
 from lcprune.analysis.evaluate import (
     CascadeCost,
+    ProgressiveResult,
     cascade,
     check_exits,
     correct_rows,
     drop_pct,
     leave_at,
-    softmax_confidence,
     within,
 )
 from lcprune.analysis.intervals import paired_drop_upper_pct
-from lcprune.analysis.search import NEVER, Bools, Rows, Setting, cheapest_settings, main_alone
+from lcprune.analysis.search import (
+    NEVER,
+    Bools,
+    Rows,
+    Setting,
+    cheapest_settings,
+    main_alone,
+    most_accurate_setting,
+)
 
-__all__ = ["NEVER", "Calibration", "Rows", "calibrate", "calibrate_rows", "rows_allowed"]
+__all__ = [
+    "NEVER",
+    "Calibration",
+    "Rows",
+    "calibrate",
+    "calibrate_rows",
+    "halves",
+    "most_accurate",
+    "rows_allowed",
+    "rows_of",
+    "simulate",
+]
 
 
 @dataclass(frozen=True)
@@ -42,6 +62,34 @@ class Calibration:
     """Upper end of the one-sided interval of the drop, on the half that did not choose the thresholds."""
 
 
+def rows_of(
+    logits: npt.NDArray[np.floating],
+    labels: npt.NDArray[np.integer],
+    cost: CascadeCost,
+    criterion: Criterion = "softmax",
+    temperatures: Sequence[float] | None = None,
+) -> Rows:
+    """What the search reads of logits ``(K, N, C)`` and labels ``(N,)``.
+
+    Raises:
+        ValueError: If the arguments do not fit each other.
+    """
+    confidences, predictions = scores(logits, criterion, temperatures)
+    classes = predictions if criterion == "agreement" else None
+    return Rows(confidences, correct_rows(predictions, labels), cost, classes)
+
+
+def simulate(rows: Rows, exits: Sequence[int], thresholds: Sequence[float]) -> ProgressiveResult:
+    """What the early ``exits`` do to ``rows`` with these thresholds.
+
+    Raises:
+        ValueError: If the exits are not ascending early ones, or have not one threshold each.
+    """
+    kept = [*exits, len(rows.correct) - 1]
+    macs = rows.cost.exit_macs(exits)
+    return cascade(rows.scores(kept), rows.correct[kept], thresholds, macs, rows.cost.main_macs)
+
+
 def calibrate(
     logits: npt.NDArray[np.floating],
     labels: npt.NDArray[np.integer],
@@ -50,6 +98,8 @@ def calibrate(
     exits: Sequence[int] | None = None,
     confidence: float | None = None,
     seed: int = 0,
+    criterion: Criterion = "softmax",
+    temperatures: Sequence[float] | None = None,
 ) -> Calibration:
     """Early exits and thresholds with the fewest mean MACs, at most ``max_drop_pct`` points below main.
 
@@ -66,12 +116,13 @@ def calibrate(
         confidence: Of the one-sided interval whose upper end, on the deciding half, is to be within the budget.
             Where no early exit passes, ``exits`` comes back empty.
         seed: Of the halves.
+        criterion: What is held against the thresholds.
+        temperatures: One per exit, ``(K,)``; with ``confidence``, fitted on the first of `halves` alone.
 
     Raises:
         ValueError: If the arguments do not fit each other or are out of range.
     """
-    confidences, predictions = softmax_confidence(logits)
-    rows = Rows(confidences, correct_rows(predictions, labels), cost)
+    rows = rows_of(logits, labels, cost, criterion, temperatures)
     return calibrate_rows(rows, max_drop_pct, exits, confidence, seed)
 
 
@@ -87,25 +138,62 @@ def calibrate_rows(
     Raises:
         ValueError: If the arguments do not fit each other or are out of range.
     """
-    n_exits = len(rows.cost.group_macs)
-    if not n_exits == len(rows.confidences) == len(rows.correct):
-        raise ValueError(f"{len(rows.confidences)} exits do not go with {n_exits} groups")
+    exits = _checked(rows, exits)
     if not 0 <= max_drop_pct <= 100:
         raise ValueError(f"max_drop_pct {max_drop_pct} is not in 0..100")
     if confidence is not None and not 0.5 <= confidence < 1:
         raise ValueError(f"confidence {confidence} is not in [0.5, 1)")
-    exits = None if exits is None else tuple(sorted(set(exits)))
-    check_exits(exits or (), n_exits)
     if confidence is None:
         setting = cheapest_settings(rows, rows.losses(), rows_allowed(rows.n, max_drop_pct), exits)[-1]
         return _calibration(rows, setting, None)
     return _bounded(rows, max_drop_pct, exits, confidence, seed)
 
 
+def most_accurate(
+    rows: Rows, cost: CascadeCost, max_mean: float, exits: Sequence[int] | None = None
+) -> Calibration | None:
+    """Early exits and thresholds that lose fewest rows at a mean ``cost`` of at most ``max_mean``; then the cheapest.
+
+    Args:
+        rows: Their own cost is reported, in MACs.
+        cost: What is limited: MACs, or nanoseconds in their place.
+        max_mean: In the unit of ``cost``.
+        exits: As for `calibrate`.
+
+    Returns:
+        None where every setting is dearer.
+
+    Raises:
+        ValueError: If the arguments do not fit each other.
+    """
+    exits = _checked(rows, exits)
+    limited = replace(rows, cost=cost)
+    _checked(limited, exits)
+    total = max_mean * rows.n * (1 + 1e-15)  # a mean of these rows comes back as their total, and is met
+    setting = most_accurate_setting(limited, rows.losses(), total, exits)
+    return None if setting is None else _calibration(rows, setting, None)
+
+
+def halves(n: int, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """The rows that choose and those that decide, where a bound is to hold; both ascending."""
+    order = np.random.default_rng(seed).permutation(n)
+    return np.sort(order[: n // 2]), np.sort(order[n // 2 :])
+
+
 def rows_allowed(n: int, max_drop_pct: float) -> int:
     """How many of ``n`` rows may be lost; a budget that is met exactly, to 6 digits, is met."""
     fewest = int(max_drop_pct * n / 100)
     return max(lost for lost in range(fewest, fewest + 2) if lost == fewest or within(100 * lost / n, max_drop_pct))
+
+
+def _checked(rows: Rows, exits: Sequence[int] | None) -> tuple[int, ...] | None:
+    """The exits ascending, each once."""
+    n_exits = len(rows.cost.group_macs)
+    if not n_exits == len(rows.confidences) == len(rows.correct):
+        raise ValueError(f"{len(rows.confidences)} exits do not go with {n_exits} groups")
+    exits = None if exits is None else tuple(sorted(set(exits)))
+    check_exits(exits or (), n_exits)
+    return exits
 
 
 def _bounded(rows: Rows, max_drop_pct: float, exits: Sequence[int] | None, confidence: float, seed: int) -> Calibration:
@@ -115,8 +203,7 @@ def _bounded(rows: Rows, max_drop_pct: float, exits: Sequence[int] | None, confi
     1 - ``confidence``: Bauer 1991, Statistics in Medicine 10:871-890; for thresholds, Angelopoulos et al. 2021,
     "Learn then Test", arXiv:2110.01052. The order is fixed before the deciding half is looked at.
     """
-    order = np.random.default_rng(seed).permutation(rows.n)
-    searched, deciding = rows.take(np.sort(order[: rows.n // 2])), rows.take(np.sort(order[rows.n // 2 :]))
+    searched, deciding = map(rows.take, halves(rows.n, seed))
     chosen, chosen_upper = main_alone(rows), 0.0
     for setting in _safest_first(searched, max_drop_pct, exits, confidence):
         upper = _drop_upper_pct(deciding, setting, confidence)
@@ -151,20 +238,13 @@ def _drop_upper_pct(rows: Rows, setting: Setting, confidence: float) -> float:
 def _cascade_correct(rows: Rows, setting: Setting) -> Bools:
     """Whether each row is right where it leaves, ``(N,)``."""
     kept = [*setting.exits, len(rows.correct) - 1]
-    left_at = leave_at(rows.confidences[kept], setting.thresholds)
+    left_at = leave_at(rows.scores(kept), setting.thresholds)
     correct: Bools = np.take_along_axis(rows.correct[kept], left_at[None], axis=0)[0]
     return correct
 
 
 def _calibration(rows: Rows, setting: Setting, drop_upper_pct: float | None) -> Calibration:
-    kept = [*setting.exits, len(rows.correct) - 1]
-    result = cascade(
-        rows.confidences[kept],
-        rows.correct[kept],
-        setting.thresholds,
-        rows.cost.exit_macs(setting.exits),
-        rows.cost.main_macs,
-    )
+    result = simulate(rows, setting.exits, setting.thresholds)
     return Calibration(
         exits=setting.exits,
         thresholds=setting.thresholds,

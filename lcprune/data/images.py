@@ -4,7 +4,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,14 +34,14 @@ def list_images(folder: Path) -> list[Path]:
     )
 
 
-def read_image(path: Path, size: int | None, channels: Literal[1, 3]) -> NDArray[np.uint8]:
+def read_image(path: Path | BinaryIO, size: int | None, channels: Literal[1, 3]) -> NDArray[np.uint8]:
     """One image as ``(C, H, W)``, 0 to 255, turned upright as its EXIF data says.
 
     Palettes and CMYK become RGB; what is transparent is laid over black; of 16 bits the upper 8 are kept; of an
     animation the first frame. RGB becomes grey by the weights of ITU-R 601 (Pillow's mode ``L``).
 
     Args:
-        path: File in any format that Pillow reads.
+        path: File, or open stream, in any format that Pillow reads.
         size: Height and width to resize to, in pixels (bilinear, antialiased, the aspect ratio is not kept);
             without it the image keeps its own.
         channels: 1 for grey, 3 for RGB.

@@ -1,6 +1,7 @@
 """What an ONNX file says about itself, and whether it may be trusted with a runtime. Needs no torch."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,9 +11,13 @@ import onnx
 
 from lcprune import __version__
 from lcprune.errors import OnnxModelError
+from lcprune.export.criterion import CRITERIA, Criterion
 
 PREFIX = "lcprune."
+SEGMENT = "segment"
+"""Key that a file has which is only a part of a model."""
 DOMAINS = {"", "ai.onnx", "com.microsoft"}
+Form = Literal["nested", "flat"]
 _FIX = "give an .onnx file that `lcprune export` wrote"
 
 
@@ -66,7 +71,13 @@ class ModelInfo:
     thresholds: tuple[float, ...] = ()
     """Default threshold of each early exit."""
     temperatures: tuple[float, ...] = ()
-    """Of each exit, by which its logits are already divided; 1.0 is as trained."""
+    """Of each exit; its logits are divided by it where their score is taken, and nowhere else. 1.0 is as trained."""
+    criterion: Criterion = "softmax"
+    """What is held against the thresholds."""
+    form: Form = "nested"
+    """How a progressive model runs on the rows that stay: in a branch, or on fewer rows in one flat graph."""
+    batch: Literal[1] | None = None
+    """How many images the file takes at once; None for any number."""
     version: str = __version__
     """Of the lcprune that wrote the file."""
 
@@ -90,6 +101,16 @@ def load_model(path: str | Path) -> tuple[bytes, ModelInfo]:
     Raises:
         OnnxModelError: If the file cannot be read, is damaged or not ours, or asks for other files or operators.
     """
+    content, model = read_model(path)
+    return content, parse({prop.key: prop.value for prop in model.metadata_props}, path)
+
+
+def read_model(path: str | Path) -> tuple[bytes, onnx.ModelProto]:
+    """The bytes of an ONNX file that is fit to run, ours or not, and what they say.
+
+    Raises:
+        OnnxModelError: If the file cannot be read or is damaged, or asks for other files or operators.
+    """
     path = Path(path)
     try:
         content = path.read_bytes()
@@ -102,7 +123,7 @@ def load_model(path: str | Path) -> tuple[bytes, ModelInfo]:
     if not model.graph.node:
         raise OnnxModelError(f"{path} is no ONNX model, or it is damaged", _FIX)
     _refuse_foreign(model, path)
-    return content, parse({prop.key: prop.value for prop in model.metadata_props}, path)
+    return content, model
 
 
 def parse(properties: Mapping[str, str], origin: str | Path) -> ModelInfo:
@@ -113,6 +134,11 @@ def parse(properties: Mapping[str, str], origin: str | Path) -> ModelInfo:
     """
     if not any(key.startswith(PREFIX) for key in properties):
         raise OnnxModelError(f"{origin} was not written by lcprune: it has no lcprune metadata", _FIX)
+    if segment := properties.get(PREFIX + SEGMENT):
+        raise OnnxModelError(
+            f"{origin} is segment {segment} of a model, and says nothing alone",
+            "name the folder that it lies in, or its manifest.json",
+        )
     try:
         info = _decode(properties)
     except (KeyError, TypeError, ValueError) as error:
@@ -122,6 +148,7 @@ def parse(properties: Mapping[str, str], origin: str | Path) -> ModelInfo:
         len(info.exits) == len(info.exit_macs) == len(info.temperatures)
         and len(info.thresholds) == early_exits
         and (info.kind == "progressive") == (len(info.exits) > 1)
+        and all(0 < temperature < math.inf for temperature in info.temperatures)
     )
     if not fits or not info.classes:
         raise OnnxModelError(f"the metadata of {origin} contradicts itself", "export the model again")
@@ -138,6 +165,12 @@ def _decode(properties: Mapping[str, str]) -> ModelInfo:
     kind = properties[PREFIX + "kind"]
     if kind not in ("submodel", "progressive"):
         raise ValueError(f"kind {kind}")
+    criterion = properties.get(PREFIX + "criterion", "softmax")  # files of 0.1 do not say
+    if criterion not in CRITERIA:
+        raise ValueError(f"criterion {criterion}")
+    form, batch = properties.get(PREFIX + "form", "nested"), json.loads(properties.get(PREFIX + "batch", "null"))
+    if form not in ("nested", "flat") or batch not in (None, 1):
+        raise ValueError(f"form {form}, batch {batch}")
     return ModelInfo(
         classes=tuple(str(name) for name in value("classes")),
         mean=numbers("mean"),
@@ -150,6 +183,9 @@ def _decode(properties: Mapping[str, str]) -> ModelInfo:
         kind="progressive" if kind == "progressive" else "submodel",
         thresholds=numbers("thresholds"),
         temperatures=numbers("temperatures"),
+        criterion=criterion,
+        form="flat" if form == "flat" else "nested",
+        batch=None if batch is None else 1,
         version=properties[PREFIX + "version"],
     )
 

@@ -1,41 +1,56 @@
-"""Stages of a network stitched into one graph in which every row leaves by itself.
+"""Stages of a network stitched into one graph in which every row leaves by itself, and the files made of them.
 
-Each stage but the last ends in an exit. The rows that do not leave are gathered, an ``If`` runs the next stage on
-them alone, and the results are scattered back::
+After each stage but the last an exit decides who leaves::
 
-    stage 0 -> hidden, logits                                   (N, ...), (N, classes)
-    stays = not (max softmax(logits) + taint >= threshold)      (N,)
-    rows = where stays                                          (M, 1)
-    if M > 0: logits[rows], exit_index[rows] = stage 1 on hidden[rows], and so on
+    stage k -> hidden, logits                                   (N, ...), (N, classes)
+    stays = not (score(logits) + taint >= threshold)            (N,)
 
-The weights of a stage lie inside its branch: in an outer graph onnxruntime would not lay them out for its fast
-convolutions. `taint` is 0 for an image of finite pixels and NaN for any other, and every comparison with NaN says
-"stays": neither a NaN confidence nor an image that an integer network would see as zeros can leave early.
-
-The graph is as small as it is because every node costs a microsecond for every row, however small the network.
+`taint` is 0 for an image of finite pixels and NaN for any other, and every comparison with NaN says "stays": neither a
+NaN score nor an image that an integer network would see as zeros can leave early. `criterion` makes the score;
+`nested`, `flat` and `single` are the ways to go on with the rows that stay.
 """
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper
 from torch import nn
 
 from lcprune.errors import ExportError
-from lcprune.export.metadata import ModelInfo, attach
+from lcprune.export.criterion import Criterion
+from lcprune.export.flat import flat_exits
+from lcprune.export.metadata import PREFIX, Form, ModelInfo, attach
+from lcprune.export.nested import nested_exits
+from lcprune.export.ort import SUFFIX, to_ort
+from lcprune.export.parts import Part, Plan, constant, inline, node, taint
+from lcprune.export.quantize import Quantization, Reduced, check_int8
 from lcprune.export.segments import cpu_copy, export_module, export_stages
 from lcprune.export.session import Floats
-from lcprune.export.verify import Parity, as_float, check_parity, write_checked
+from lcprune.export.single import fixed_batch, is_fixed, single_exits
+from lcprune.export.verify import (
+    MAX_RELATIVE_DIFF,
+    Parity,
+    as_float,
+    check_parity,
+    check_stages,
+    stage_logits,
+    write_checked,
+)
 from lcprune.models.network import Network
 
 ThresholdInput = Literal["optional", "required", "none"]
-Part = tuple[list[NodeProto], list[TensorProto]]  # nodes, and the weights they read
+
+OWN_STAGES = "its own stages"
+"""What a file of reduced precision is held against; how near it is to float32 is for the pipeline to say."""
+STAGES_DIFF = {"int8": 0.0, "fp16": 4 * MAX_RELATIVE_DIFF, "w8": MAX_RELATIVE_DIFF}
+"""Largest difference between a stitched file and its stages, as a part of the largest logit. Integers are exact."""
 
 _TORCH_BATCH = 64
 
@@ -57,7 +72,8 @@ def write_submodel(network: Network, k: int, path: Path, info: ModelInfo, images
     model = export_module(submodel, images.shape[1:], ("logits",))
     info = _complete(info, "submodel", 1, ())
     expected = _torch_logits(submodel, images)
-    return write_checked([_finish(model, info)], path, lambda part: check_parity(part, images, expected, ()))
+    versions = _formatted(_versions([model], (), info, "none"), path)
+    return write_checked(versions, path, lambda part: check_parity(part, images, expected, ()))
 
 
 def write_progressive(
@@ -88,14 +104,81 @@ def write_progressive(
     network = cpu_copy(network)
     info = _complete(info, "progressive", len(kept) + 1, thresholds)
     stages = export_stages(network, kept, images.shape[1:])
-    # Fixed thresholds hide the exits that few images reach, so the same stages are checked with an input as well.
-    inputs: list[ThresholdInput] = ["required", "none"] if threshold_input == "none" else [threshold_input]
-    versions = [_finish(stitch(stages, thresholds, kind), info) for kind in inputs]
+    versions = _formatted(_versions(stages, thresholds, info, threshold_input), path)
     expected = _torch_logits(network, images)[[*kept, len(network.groups) - 1]]
     return write_checked(versions, path, lambda part: check_parity(part, images, expected, thresholds))
 
 
-def stitch(stages: Sequence[ModelProto], thresholds: Sequence[float], threshold_input: ThresholdInput) -> ModelProto:
+def cascade_stages(network: Network, kept: Sequence[int], images: NDArray[np.generic]) -> list[ModelProto]:
+    """The float32 stages of the cascade with the early exits `kept`, held against torch on `images`.
+
+    Raises:
+        ExportError: If torch cannot export one, or they differ from torch.
+    """
+    network = cpu_copy(network)
+    stages = export_stages(network, kept, images.shape[1:])
+    check_stages(stages, images, _torch_logits(network, images)[[*kept, len(network.groups) - 1]])
+    return stages
+
+
+def submodel_stages(network: Network, k: int, images: NDArray[np.generic]) -> list[ModelProto]:
+    """Sub-model `k`, from 1, as the only stage; see `cascade_stages`."""
+    submodel = cpu_copy(network.submodel(k))
+    stages = [export_module(submodel, images.shape[1:], ("logits",))]
+    check_stages(stages, images, _torch_logits(submodel, images))
+    return stages
+
+
+def write_reduced(
+    reduced: Reduced,
+    thresholds: Sequence[float],
+    path: Path,
+    info: ModelInfo,
+    images: NDArray[np.generic],
+    threshold_input: ThresholdInput = "optional",
+) -> Parity:
+    """Writes stages of reduced precision as one model, checked against these stages before it gets its name.
+
+    Args:
+        reduced: One stage is a sub-model, more are a progressive model.
+        thresholds: Smallest confidence with which a row leaves, one per stage but the last.
+        path: A file there is replaced only if the check passes.
+        info: As for `write_submodel` and `write_progressive`.
+        images: For the check, ``(N, C, H, W)``, uint8 or float in 0..1.
+        threshold_input: See `stitch`.
+
+    Raises:
+        ExportError: If the file differs from its stages, has a convolution that is not int8 though it should be, or
+            cannot be written.
+    """
+    stages, quantization = reduced.stages, reduced.quantization
+    info = _complete(info, "progressive" if len(stages) > 1 else "submodel", len(stages), thresholds)
+    expected, allowed = stage_logits(stages, images), STAGES_DIFF[quantization.precision]
+    versions = _versions(stages, thresholds, info, threshold_input, quantization)
+    if quantization.precision == "int8":
+        for content in versions:
+            check_int8(content, quantization.int8_convolutions)
+    return write_checked(
+        _formatted(versions, path),
+        path,
+        lambda part: check_parity(part, images, expected, thresholds, OWN_STAGES, allowed),
+    )
+
+
+def file_size(stages: Sequence[ModelProto], thresholds: Sequence[float], info: ModelInfo) -> int:
+    """Bytes of the file that `stages` would make; one stage is a sub-model, more are a progressive model."""
+    info = _complete(info, "progressive" if len(stages) > 1 else "submodel", len(stages), thresholds)
+    return len(_versions(stages, thresholds, info, "optional")[-1])
+
+
+def stitch(
+    stages: Sequence[ModelProto],
+    thresholds: Sequence[float],
+    threshold_input: ThresholdInput,
+    criterion: Criterion = "softmax",
+    temperatures: Sequence[float] = (),
+    form: Form = "nested",
+) -> ModelProto:
     """One progressive model out of `stages`, as `segments.export_stages` makes them.
 
     Its input is that of the first stage, its outputs are ``logits`` ``(batch, classes)`` and ``exit_index``
@@ -106,18 +189,27 @@ def stitch(stages: Sequence[ModelProto], thresholds: Sequence[float], threshold_
         thresholds: Smallest confidence with which a row leaves, one per early exit.
         threshold_input: ``optional``: an input that has `thresholds` as its default; ``required``: an input that must
             be fed; ``none``: constants.
+        criterion: What is held against the thresholds.
+        temperatures: By which the logits are divided before their score is taken, one per stage; none for 1.
+            The logits that come out are not divided.
+        form: ``nested``: the next stage is in a branch; ``flat``: it runs on fewer rows, or on none. Stages of
+            `single.fixed_batch` are nested.
 
     Raises:
-        ValueError: If there is no early exit, or not one threshold for each.
+        ValueError: If there is no early exit, or not one threshold for each, or `form` does not fit the stages.
     """
     _check_counts(len(stages) - 1, len(thresholds))
+    if is_fixed(stages[0]) and form == "flat":
+        raise ValueError("the rows of a flat model get fewer, so the batch cannot be fixed")
+    plan = Plan(stages, criterion, temperatures or (1.0,) * len(stages))
     image = stages[0].graph.input[0]
-    batch = image.type.tensor_type.shape.dim[0].dim_param
+    batch = 1 if is_fixed(stages[0]) else image.type.tensor_type.shape.dim[0].dim_param
     inputs = [image]
     if threshold_input != "none":
         inputs.append(helper.make_tensor_value_info("threshold", TensorProto.FLOAT, [len(thresholds)]))
     nodes, initializers = _preamble(image.name, thresholds, threshold_input)
-    exit_nodes, exit_initializers = _exit(stages, 0, image.name, "taint", ("logits", "exit_index"))
+    write_exits = flat_exits if form == "flat" else single_exits if is_fixed(stages[0]) else nested_exits
+    exit_nodes, exit_initializers = write_exits(plan, image.name)
     exit_index = helper.make_tensor_value_info("exit_index", TensorProto.INT64, [batch])
     graph = helper.make_graph(
         [*nodes, *exit_nodes],
@@ -130,117 +222,38 @@ def stitch(stages: Sequence[ModelProto], thresholds: Sequence[float], threshold_
     return helper.make_model(graph, opset_imports=opsets, ir_version=ir_version, producer_name="lcprune")
 
 
+def join_exits(stages: Sequence[ModelProto]) -> ModelProto:
+    """All `stages` as one model that computes every exit for every row: its output ``logits`` ``(exits, N, classes)``.
+
+    What `stitch` does can be held against it: the same stages, and no branches.
+    """
+    nodes, initializers, hidden = [], [constant("first_axis", np.array([0]))], stages[0].graph.input[0].name
+    for k, stage in enumerate(stages):
+        outputs = [f"exit{k}.hidden", f"exit{k}.logits"] if k < len(stages) - 1 else [f"exit{k}.logits"]
+        of_stage, weights = inline(stage, f"stage{k}.", hidden, outputs)
+        nodes += [*of_stage, node("Unsqueeze", [f"exit{k}.logits", "first_axis"], f"exit{k}.row")]
+        initializers += weights
+        hidden = outputs[0]
+    nodes.append(node("Concat", [f"exit{k}.row" for k in range(len(stages))], "logits", axis=0))
+    last = stages[-1].graph.output[0].type.tensor_type.shape.dim
+    shape = [len(stages), *(dim.dim_param or dim.dim_value for dim in last)]
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)
+    graph = helper.make_graph(nodes, "lcprune", [stages[0].graph.input[0]], [logits], initializers)
+    opsets, ir_version = stages[0].opset_import, stages[0].ir_version
+    return helper.make_model(graph, opset_imports=opsets, ir_version=ir_version, producer_name="lcprune")
+
+
 def _preamble(image: str, thresholds: Sequence[float], threshold_input: ThresholdInput) -> Part:
     """What is computed once: the taint of each row, and the threshold of each exit, ``threshold.0`` and on."""
     names = [f"threshold.{k}" for k in range(len(thresholds))]
     values = np.asarray(thresholds, np.float32)
-    initializers = [_constant("zero", np.float32(0)), _constant("pixel_axes", np.array([1, 2, 3]))]
-    nodes = [
-        _node("ReduceSum", [image, "pixel_axes"], "pixel_sum", keepdims=0),  # not finite if a pixel is not
-        _node("Mul", ["pixel_sum", "zero"], "taint"),  # 0 x infinity is NaN, too
-    ]
+    nodes, initializers = taint(image)
     if threshold_input == "none":
-        return nodes, [*initializers, *(_constant(names[k], values[k : k + 1]) for k in range(len(names)))]
+        return nodes, [*initializers, *(constant(names[k], values[k : k + 1]) for k in range(len(names)))]
     if threshold_input == "optional":
-        initializers.append(_constant("threshold", values))
+        initializers.append(constant("threshold", values))
     nodes.append(helper.make_node("Split", ["threshold"], names, name="split", axis=0, num_outputs=len(names)))
     return nodes, initializers
-
-
-def _exit(stages: Sequence[ModelProto], k: int, inputs: str, taint: str, outputs: tuple[str, str]) -> Part:
-    """Stage `k`, its exit, and in a branch everything after it.
-
-    Args:
-        stages: All of them.
-        k: Of the stage, from 0.
-        inputs: Name of what the stage works on, for the rows that have come so far.
-        taint: The same rows' 0 or NaN.
-        outputs: Names of the logits, and of how many exits further on each row left.
-    """
-    p = f"exit{k}."
-    nodes, initializers = _inline(stages[k], f"stage{k}.", inputs, [f"{p}hidden", f"{p}logits"])
-    nodes += [
-        _node("Softmax", [f"{p}logits"], f"{p}softmax", axis=1),
-        _node("ReduceMax", [f"{p}softmax", f"{p}class_axis"], f"{p}probability", keepdims=0),
-        _node("Add", [f"{p}probability", taint], f"{p}confidence"),
-        _node("GreaterOrEqual", [f"{p}confidence", f"threshold.{k}"], f"{p}leaves"),
-        _node("Not", [f"{p}leaves"], f"{p}stays"),
-        _node("NonZero", [f"{p}stays"], f"{p}positions"),  # (1, M)
-        _node("Size", [f"{p}positions"], f"{p}count"),
-        _node("Cast", [f"{p}count"], f"{p}any", to=TensorProto.BOOL),
-    ]
-    branches = {"then_branch": _then_branch(stages, k, taint), "else_branch": _else_branch(p, taint)}
-    nodes.append(helper.make_node("If", [f"{p}any"], outputs, name=f"{p}if", **branches))
-    return nodes, [*initializers, _constant(f"{p}class_axis", np.array([1]))]
-
-
-def _then_branch(stages: Sequence[ModelProto], k: int, taint: str) -> GraphProto:
-    """Some rows stay: the rest of the network for them."""
-    p = f"exit{k}."
-    nodes = [
-        _node("Transpose", [f"{p}positions"], f"{p}rows", perm=[1, 0]),  # (M, 1)
-        _node("GatherND", [f"{p}hidden", f"{p}rows"], f"{p}rest"),  # (M, ...)
-    ]
-    if k == len(stages) - 2:  # then comes main, where all of them leave
-        rest, initializers = _inline(stages[k + 1], f"stage{k + 1}.", f"{p}rest", [f"{p}rest_logits"])
-        exits = [_node("Cast", [f"{p}stays"], f"{p}then_exit", to=TensorProto.INT64)]
-    else:
-        nodes.append(_node("GatherND", [taint, f"{p}rows"], f"{p}rest_taint"))
-        names = f"{p}rest_logits", f"{p}rest_exit"
-        rest, initializers = _exit(stages, k + 1, f"{p}rest", f"{p}rest_taint", names)
-        exits = [
-            _node("Cast", [f"{p}stays"], f"{p}one_further", to=TensorProto.INT64),
-            _node("ScatterND", [f"{p}one_further", f"{p}rows", f"{p}rest_exit"], f"{p}then_exit", reduction="add"),
-        ]
-    scatter = _node("ScatterND", [f"{p}logits", f"{p}rows", f"{p}rest_logits"], f"{p}then_logits")
-    return _branch(f"{p}then", [*nodes, *rest, *exits, scatter], initializers)
-
-
-def _else_branch(p: str, taint: str) -> GraphProto:
-    """All rows leave: their taint is 0, and so is the number of exits that they go on."""
-    logits = _node("Identity", [f"{p}logits"], f"{p}else_logits")  # a branch may not return what lies outside
-    return _branch(f"{p}else", [logits, _node("Cast", [taint], f"{p}else_exit", to=TensorProto.INT64)], [])
-
-
-def _branch(name: str, nodes: list[NodeProto], initializers: list[TensorProto]) -> GraphProto:
-    outputs = [
-        helper.make_tensor_value_info(f"{name}_logits", TensorProto.FLOAT, None),
-        helper.make_tensor_value_info(f"{name}_exit", TensorProto.INT64, None),
-    ]
-    return helper.make_graph(nodes, name, [], outputs, initializers)
-
-
-def _inline(model: ModelProto, prefix: str, inputs: str, outputs: Sequence[str]) -> Part:
-    """Nodes and weights of a stage, every name prefixed, and its ends joined to the names around it."""
-    graph = model.graph
-    ends = {graph.input[0].name: inputs, "": ""}  # an empty name is an input left out
-    ends |= {value.name: name for value, name in zip(graph.output, outputs, strict=True)}
-    nodes, initializers = [], []
-    for original in graph.node:
-        if any(attribute.HasField("g") for attribute in original.attribute):
-            raise ExportError(
-                "a layer group branches on its own values", "use layers without control flow in a progressive model"
-            )
-        node = NodeProto()
-        node.CopyFrom(original)
-        node.input[:] = [ends.get(name, prefix + name) for name in original.input]
-        node.output[:] = [ends.get(name, prefix + name) for name in original.output]
-        node.name = node.output[0]
-        nodes.append(node)
-    for weight in graph.initializer:
-        tensor = TensorProto()
-        tensor.CopyFrom(weight)
-        tensor.name = prefix + weight.name
-        initializers.append(tensor)
-    return nodes, initializers
-
-
-def _node(op: str, inputs: Sequence[str], output: str, **attributes: Any) -> NodeProto:
-    return helper.make_node(op, inputs, [output], name=output, **attributes)
-
-
-def _constant(name: str, value: NDArray[Any] | np.generic) -> TensorProto:
-    return numpy_helper.from_array(np.asarray(value), name)
 
 
 def _check_counts(early_exits: int, thresholds: int) -> None:
@@ -259,9 +272,36 @@ def _complete(
     return dataclasses.replace(info, kind=kind, thresholds=tuple(map(float, thresholds)), temperatures=temperatures)
 
 
-def _finish(model: ModelProto, info: ModelInfo) -> bytes:
+def _versions(
+    stages: Sequence[ModelProto],
+    thresholds: Sequence[float],
+    info: ModelInfo,
+    threshold_input: ThresholdInput,
+    quantization: Quantization | None = None,
+) -> list[bytes]:
+    """What is to be checked; the last one is the file.
+
+    Fixed thresholds hide the exits that few images reach, so the same stages are checked with an input as well.
+    """
+    if info.batch is not None:
+        stages = [fixed_batch(stage) for stage in stages]
+    if len(stages) == 1:
+        return [_finish(stages[0], info, quantization)]
+    inputs: list[ThresholdInput] = ["required", "none"] if threshold_input == "none" else [threshold_input]
+    stitched = (stitch(stages, thresholds, kind, info.criterion, info.temperatures, info.form) for kind in inputs)
+    return [_finish(model, info, quantization) for model in stitched]
+
+
+def _formatted(versions: Sequence[bytes], path: Path) -> list[bytes]:
+    """`versions` in the format that the name of the file asks for."""
+    return [to_ort(content) for content in versions] if path.suffix == SUFFIX else list(versions)
+
+
+def _finish(model: ModelProto, info: ModelInfo, quantization: Quantization | None = None) -> bytes:
     """The bytes of a model with its metadata: the same for the same weights."""
     attach(model, info)
+    if quantization is not None:
+        model.metadata_props.add(key=f"{PREFIX}quantization", value=json.dumps(quantization.as_json(), sort_keys=True))
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lcprune.errors import ModelError
-from lcprune.models.critics import build_critic
+from lcprune.models.critics import CriticDesign, build_critic
 from lcprune.models.network import Network, Normalize
 from lcprune.models.resnet import build_resnet
 from lcprune.models.trunk import Shape
@@ -51,19 +51,20 @@ def build(
         )
     groups, shapes = _build_trunk(recipe, image_shape, classes, after)
     critics = [
-        build_critic(
-            shape,
-            classes,
-            depth=depth,
-            channels=config.channels,
-            batch_norm=config.batch_norm,
-            pool_to=config.pool_to if config.head == "pooled" else None,
-        )
-        for shape, depth in zip(shapes, config.depths if after else (), strict=True)
+        build_critic(shape, classes, design)
+        for shape, design in zip(shapes, _designs(recipe) if after else (), strict=True)
     ]
     network = Network(Normalize(mean, std), groups, critics)
     initialize(network, recipe.train.init, recipe.train.seed)
     return network
+
+
+def _designs(recipe: Recipe) -> list[CriticDesign]:
+    config = recipe.critics
+    return [
+        CriticDesign(config.head, depth, channels, pool_to, config.kernel, config.batch_norm)
+        for depth, channels, pool_to in zip(config.depths, config.channel_counts, config.pool_sizes, strict=True)
+    ]
 
 
 def _build_trunk(
@@ -93,9 +94,12 @@ def initialize(network: nn.Module, scheme: Literal["xavier", "kaiming"], seed: i
     for module in network.modules():
         if not isinstance(module, nn.Conv2d | nn.Linear):
             continue
-        if scheme == "xavier" or isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight, generator=generator)
-        else:
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
+        # Group by group: torch takes the outputs of all groups for those of one, and draws depthwise weights too small.
+        groups = module.groups if isinstance(module, nn.Conv2d) else 1
+        for weight in module.weight.detach().chunk(groups):
+            if scheme == "xavier" or isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(weight, generator=generator)
+            else:
+                nn.init.kaiming_normal_(weight, nonlinearity="relu", generator=generator)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -1,45 +1,113 @@
 """Critics: the side networks that estimate main's loss from a hidden layer (Eq. 2 and 3 of the paper)."""
 
+import math
+from dataclasses import dataclass
+from typing import Literal
+
 from torch import nn
 
 from lcprune.errors import ModelError
 from lcprune.models.layers import AveragePool, Flatten
+from lcprune.models.trunk import Shape
+from lcprune.recipe.schema import Head
 
 
-def build_critic(
-    shape: tuple[int, int, int], classes: int, *, depth: int, channels: int, batch_norm: bool, pool_to: int | None
-) -> nn.Sequential:
-    """3x3 convolutions with ReLU, then a linear layer: ``(N, *shape)`` to ``(N, classes)``.
+@dataclass(frozen=True)
+class CriticDesign:
+    """A critic in three parts: what reduces the hidden layer, convolutions, and a linear layer."""
+
+    head: Head
+    """See `critics.head` in a recipe."""
+    depth: int
+    """Convolutions after the reduction; those of a strided reduction are not counted."""
+    channels: int
+    """Of each convolution."""
+    pool_to: int = 4
+    """Height and width to which the hidden layer is reduced; ``paper`` does not reduce."""
+    kernel: Literal[1, 3] = 3
+    """Height and width of the convolutions after the reduction; depthwise and strided ones always have 3."""
+    batch_norm: bool = False
+    """BatchNorm after each convolution. The paper has none."""
+
+
+def build_critic(shape: Shape, classes: int, design: CriticDesign) -> nn.Sequential:
+    """Layers from a hidden layer to logits: ``(N, *shape)`` to ``(N, classes)``.
 
     Args:
         shape: Of the hidden layer, ``(C, H, W)``.
         classes: Number of logits.
-        depth: Number of convolutions.
-        channels: Channels of each convolution.
-        batch_norm: BatchNorm after each convolution. The paper has none.
-        pool_to: Height and width to which an average pool reduces first; None is the paper's critic.
+        design: What to build.
 
     Raises:
-        ModelError: If the hidden layer's size is no multiple of `pool_to`.
+        ModelError: If the hidden layer cannot be reduced to `pool_to`.
     """
-    in_channels, height, width = shape
+    layers, (channels, height, width) = _reduction(shape, design)
+    for _ in range(design.depth):
+        if design.head == "separable":
+            layers += _separable(channels, design)
+        else:
+            layers += _convolution(channels, design, kernel=design.kernel)
+        channels = design.channels
+    if design.head == "global":
+        layers += _average((height, width))
+        height = width = 1
+    return nn.Sequential(*layers, Flatten(), nn.Linear(channels * height * width, classes))
+
+
+def _reduction(shape: Shape, design: CriticDesign) -> tuple[list[nn.Module], Shape]:
+    """What makes the hidden layer `pool_to` wide and high, and the shape that it then has."""
+    if design.head == "paper":
+        return [], shape
+    channels, height, width = shape
+    size = design.pool_to
+    if height % size or width % size:
+        raise ModelError(
+            f"a {design.head} critic on a hidden layer of {height}x{width} cannot reduce it to {size}x{size}",
+            f"set critics.pool_to to a divisor of {height} and {width}, or critics.head: paper",
+        )
+    if design.head != "strided":
+        return _average((height // size, width // size)), (channels, size, size)
     layers: list[nn.Module] = []
-    if pool_to is not None:
-        if height % pool_to or width % pool_to:
-            raise ModelError(
-                f"a pooled critic on a hidden layer of {height}x{width} cannot average it to {pool_to}x{pool_to}",
-                f"set critics.pool_to to a divisor of {height} and {width}, or critics.head: paper",
-            )
-        if (height, width) != (pool_to, pool_to):
-            layers.append(AveragePool((height // pool_to, width // pool_to)))
-        height = width = pool_to
-    for _ in range(depth):
-        layers.append(nn.Conv2d(in_channels, channels, 3, padding=1, bias=not batch_norm))
-        if batch_norm:
-            layers.append(nn.BatchNorm2d(channels))
-        layers.append(nn.ReLU(inplace=True))
-        in_channels = channels
-    return nn.Sequential(*layers, Flatten(), nn.Linear(in_channels * height * width, classes))
+    for _ in range(_halvings(height, width, size)):
+        layers += _convolution(channels, design, kernel=3, stride=2)
+        channels = design.channels
+    return layers, (channels, size, size)
+
+
+def _halvings(height: int, width: int, size: int) -> int:
+    """How often both are halved until they are `size`."""
+    halvings = (height // size).bit_length() - 1
+    if not height == width == size << halvings:
+        raise ModelError(
+            f"a strided critic on a hidden layer of {height}x{width} cannot halve it to {size}x{size}",
+            f"set critics.pool_to so that {height} and {width} are the same power of 2 times it, "
+            "or critics.head: pooled",
+        )
+    return halvings
+
+
+def _average(window: tuple[int, int]) -> list[nn.Module]:
+    # Over the whole layer too, where a GlobalAveragePool would do: the int8 export makes a convolution of AveragePool.
+    return [AveragePool(window)] if math.prod(window) > 1 else []
+
+
+def _convolution(in_channels: int, design: CriticDesign, *, kernel: int, stride: int = 1) -> list[nn.Module]:
+    convolution = nn.Conv2d(
+        in_channels, design.channels, kernel, stride=stride, padding=kernel // 2, bias=not design.batch_norm
+    )
+    return [convolution, *_batch_norm(design), nn.ReLU(inplace=True)]
+
+
+def _separable(in_channels: int, design: CriticDesign) -> list[nn.Module]:
+    """A 3x3 convolution of each channel by itself, then a 1x1 convolution that mixes them."""
+    # No activation between the two, so that a bias in the first would do nothing that the second's does not.
+    depthwise = nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False)
+    pointwise = nn.Conv2d(in_channels, design.channels, 1, bias=not design.batch_norm)
+    return [depthwise, pointwise, *_batch_norm(design), nn.ReLU(inplace=True)]
+
+
+def _batch_norm(design: CriticDesign) -> list[nn.Module]:
+    return [nn.BatchNorm2d(design.channels)] if design.batch_norm else []
 
 
 def mixes_samples(module: nn.Module) -> bool:

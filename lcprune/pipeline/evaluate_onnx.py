@@ -11,11 +11,13 @@ from lcprune.analysis.evaluate import ProgressiveResult
 from lcprune.data import sources
 from lcprune.data.images import read_folder
 from lcprune.errors import DataError
-from lcprune.export.session import OnnxClassifier
+from lcprune.export.segmented import SegmentedSession, open_model
+from lcprune.export.session import ProgressiveSession
 from lcprune.pipeline.rows import progressive_rows
 
 Images = np.ndarray[Any, np.dtype[np.uint8]]
 Labels = np.ndarray[Any, np.dtype[np.int64]]
+Session = ProgressiveSession | SegmentedSession
 
 
 def evaluate(model: Path, data: str, data_root: Path) -> dict[str, Any]:
@@ -30,13 +32,12 @@ def evaluate(model: Path, data: str, data_root: Path) -> dict[str, Any]:
         OnnxModelError: If the file is no model of ours.
         DataError: If the images do not fit it.
     """
-    classifier = OnnxClassifier(model)
-    images, labels, split = _images(classifier, data, data_root)
-    pixels = images.astype(np.float32) / np.float32(255)
-    info = classifier.info
+    session = open_model(model)
+    images, labels, split = _images(session, data, data_root)
+    info = session.info
     result: dict[str, Any] = {"split": split, "samples": len(labels), "exits": [], "ensembles": {}, "progressive": []}
-    if info.kind == "submodel" or classifier.takes_thresholds:
-        logits = classifier.exit_logits(pixels)  # (exits, N, classes)
+    if info.kind == "submodel" or session.takes_thresholds:
+        logits = session.exit_logits(images)  # (exits, N, classes)
         accuracies = analysis.accuracies_pct(logits, labels)
         result["exits"] = [
             {"name": known.name, "exit_index": known.exit_index, "accuracy_pct": accuracy}
@@ -46,14 +47,14 @@ def evaluate(model: Path, data: str, data_root: Path) -> dict[str, Any]:
         if info.kind == "progressive":
             result["progressive"] = progressive_rows(analysis.sweep(logits, labels, info.exit_macs, info.main_macs))
     if info.kind == "progressive":
-        result["progressive"].insert(0, _at_own_thresholds(classifier, pixels, labels))
+        result["progressive"].insert(0, _at_own_thresholds(session, images, labels))
     return result
 
 
-def _at_own_thresholds(classifier: OnnxClassifier, pixels: Any, labels: Labels) -> dict[str, Any]:
+def _at_own_thresholds(session: Session, images: Images, labels: Labels) -> dict[str, Any]:
     """What the graph itself does with the thresholds that are in it."""
-    info = classifier.info
-    prediction = classifier.run(pixels)
+    info = session.info
+    prediction = session(images)
     counts = np.bincount(prediction.exit_indices, minlength=len(info.exits))
     mean_macs = float(counts @ np.asarray(info.exit_macs, np.float64)) / len(labels)
     own = ProgressiveResult(
@@ -66,8 +67,8 @@ def _at_own_thresholds(classifier: OnnxClassifier, pixels: Any, labels: Labels) 
     return {**progressive_rows([own])[0], "threshold": list(info.thresholds)}
 
 
-def _images(classifier: OnnxClassifier, data: str, data_root: Path) -> tuple[Images, Labels, str]:
-    info = classifier.info
+def _images(session: Session, data: str, data_root: Path) -> tuple[Images, Labels, str]:
+    info = session.info
     if Path(data).is_dir():
         images, labels, _ = read_folder(Path(data), info.input.size, info.input.channels, info.classes)
         return images, labels, data
@@ -77,7 +78,7 @@ def _images(classifier: OnnxClassifier, data: str, data_root: Path) -> tuple[Ima
     if dataset.classes != info.classes or dataset.image_shape != shape:
         raise DataError(
             f"the images of {data} ({len(dataset.classes)} classes, {dataset.image_shape}) are not those that "
-            f"{classifier.name} was trained for ({len(info.classes)} classes, {shape})",
+            f"{session.name} was trained for ({len(info.classes)} classes, {shape})",
             "name the recipe that it was trained with, or a folder of its classes",
         )
     if not len(dataset.test):

@@ -8,7 +8,7 @@ import numpy as np
 
 from lcprune.data.images import list_images, read_image
 from lcprune.errors import DataError
-from lcprune.export.session import OnnxClassifier
+from lcprune.export.segmented import open_model
 
 BATCH = 64
 
@@ -24,14 +24,14 @@ def predict(model: Path, images: Sequence[Path]) -> dict[str, Any]:
         OnnxModelError: If the file is no model of ours.
         DataError: If an image is missing or damaged.
     """
-    classifier = OnnxClassifier(model)
+    session = open_model(model)
     paths = _image_files(images)
-    info = classifier.info
+    info = session.info
     rows = []
     for start in range(0, len(paths), BATCH):
         batch = paths[start : start + BATCH]
         pixels = np.stack([read_image(path, info.input.size, info.input.channels) for path in batch])
-        result = classifier.run(pixels.astype(np.float32) / np.float32(255))
+        result = session(pixels)
         rows += [
             {
                 "image": str(path),

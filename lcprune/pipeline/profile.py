@@ -14,7 +14,7 @@ from lcprune.analysis.thresholds import NEVER
 from lcprune.errors import RunError
 from lcprune.export.latency import compare_latency
 from lcprune.export.progressive import write_progressive, write_submodel
-from lcprune.export.session import OnnxClassifier
+from lcprune.export.session import ProgressiveSession
 from lcprune.models import Network
 from lcprune.pipeline import stored
 from lcprune.pipeline.info import progressive_info, submodel_info
@@ -100,7 +100,7 @@ def _measure(folder: Path, recipe: Recipe) -> dict[str, Any]:
     counted.append(("cascade", len(network.critics), cost.cascade_macs, count_params(network)))
     with tempfile.TemporaryDirectory() as scratch:
         paths = _export_all(network, recipe, facts, cost, Path(scratch))
-        latencies = compare_latency([OnnxClassifier(path, threads=1) for path in paths], LATENCY_RUNS)
+        latencies = compare_latency([ProgressiveSession(path, threads=1) for path in paths], LATENCY_RUNS)
         sizes = [path.stat().st_size for path in paths]
     rows = [
         asdict(ExitProfile(name, index, macs, params, macs / main_macs, size, latency.median_ms))

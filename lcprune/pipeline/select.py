@@ -1,5 +1,6 @@
 """Choosing the smallest sub-model of a run within a budget."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,8 @@ def select(folder: Path, budget: Budget, *, use_test_split: bool) -> Selection:
     """
     folder, recipe = runs.open_run(folder)
     arrays = runs.read_predictions(folder)
-    decides = deciding_split(arrays, use_test_split)
+    labels = {split: arrays[f"{split}_labels"] for split in ("val", "test")}
+    decides = deciding_split(labels, use_test_split)
     candidates = make_candidates(arrays, costs_of(folder, recipe), decides, budget.confidence)
     selected = choose(candidates, budget)
     verdicts = {c.name: refusal(c, budget) or _verdict(c, selected, budget) for c in candidates}
@@ -74,14 +76,18 @@ def select(folder: Path, budget: Budget, *, use_test_split: bool) -> Selection:
     return selection
 
 
-def deciding_split(arrays: dict[str, np.ndarray[Any, Any]], use_test_split: bool) -> str:
+def deciding_split(labels: Mapping[str, np.ndarray[Any, Any]], use_test_split: bool) -> str:
     """``val``, or ``test`` where the user asks for it.
+
+    Args:
+        labels: Of both splits.
+        use_test_split: Whether the test images may decide.
 
     Raises:
         RunError: If that split has no images.
     """
     name = "test" if use_test_split else "val"
-    if len(arrays[f"{name}_labels"]):
+    if len(labels[name]):
         return name
     if use_test_split:
         raise RunError(

@@ -6,9 +6,11 @@ from typing import Any
 from lcprune import runs
 from lcprune.errors import RunError
 
+EXPORTED = {".onnx", ".ort", ".md", ".json", ".config"}
+
 
 def verify(target: Path) -> dict[str, Any]:
-    """The recorded files of a run, or of the run that an .onnx file lies in.
+    """The recorded files of a run, or one that it exported: a model, its card, a segment.
 
     Raises:
         RunError: If a file is missing or has changed, or nothing was recorded.
@@ -27,13 +29,13 @@ def verify(target: Path) -> dict[str, Any]:
 
 
 def _run_of(target: Path) -> tuple[Path, str | None]:
-    if target.suffix != ".onnx":
+    if target.suffix not in EXPORTED:
         return runs.open_run(target)[0], None
     if not target.is_file():
         raise RunError(f"there is no file {target}", "name a run folder, or an .onnx file inside one")
     path = target.resolve()
     for folder in path.parents:
-        if (folder / runs.MANIFEST).is_file():
+        if all((folder / name).is_file() for name in (runs.MANIFEST, runs.RECIPE)):  # segments have a manifest, too
             return folder, path.relative_to(folder).as_posix()
     raise RunError(
         f"{target} does not lie in a run folder, so nothing is recorded about it", "verify it where it was exported"

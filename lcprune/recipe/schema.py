@@ -2,12 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+Head = Literal["paper", "pooled", "global", "separable", "strided"]
+T = TypeVar("T", int, float)
 
 PLACES = {"vgg": (2, 5, 8), "resnet50": (3, 7, 13), "resnet101": (3, 7, 30)}
 """Where the critics of each trunk sit if a recipe does not say: the paper's three, at the ends of the first stages."""
@@ -106,22 +109,31 @@ class CriticsConfig(_Section):
     """The convolutions (``vgg``) or residual blocks (ResNets) of the trunk, counted from 1, after which a critic sits.
     Left out, the ends of the first three stages: [2, 5, 8] for ``vgg``, [3, 7, 13] for ``resnet50``, [3, 7, 30] for
     ``resnet101``. A recipe that was read names them always."""
-    depth: PositiveInt | tuple[PositiveInt, ...] = 1
-    """Convolutions in each critic; one number for all, or one for each."""
-    channels: PositiveInt = 128
-    """Channels of the critics' convolutions."""
-    head: Literal["paper", "pooled"] = "paper"
-    """``paper``: convolutions at full resolution; ``pooled``: an average pool to `pool_to` before them."""
-    pool_to: PositiveInt = 4
-    """Height and width to which the pooled head reduces, in pixels."""
+    depth: NonNegativeInt | tuple[NonNegativeInt, ...] = 1
+    """Convolutions in each critic, before its linear layer; one number for all, or one for each."""
+    channels: PositiveInt | tuple[PositiveInt, ...] = 128
+    """Channels of the critics' convolutions; one number for all, or one for each."""
+    head: Head = "paper"
+    """``paper``: convolutions at full resolution; ``pooled``: an average pool to `pool_to` before them; ``global``:
+    and a global average after them; ``separable``: as pooled, each convolution a depthwise and a pointwise one;
+    ``strided``: 3x3 convolutions of stride 2 down to `pool_to` instead of the pool, not counted in `depth`."""
+    pool_to: PositiveInt | tuple[PositiveInt, ...] = 4
+    """Height and width to which all heads but ``paper`` reduce, in pixels; one number for all, or one for each."""
+    kernel: Literal[1, 3] = 3
+    """Height and width of the convolutions that `depth` counts; the depthwise ones of ``separable`` always have 3."""
     batch_norm: bool = False
     """BatchNorm after each convolution of a critic. It mixes samples, so training takes a second backward pass."""
     loss: Literal["cascade", "cross_entropy", "mix"] = "cascade"
     """``cascade``: Eq. (7), L1 per sample; ``cross_entropy``: the critic's own; ``mix``: a weighted sum of both."""
     mix: Annotated[float, Field(ge=0, le=1)] = 0.5
     """The cascade's share in ``loss: mix``; the rest is cross-entropy."""
-    weight: PositiveFloat = 1.0
-    """Weight of every exit's loss beside main's in ``method: deep_supervision``."""
+    weight: PositiveFloat | tuple[PositiveFloat, ...] = 1.0
+    """Weight of every exit's loss beside main's in ``method: deep_supervision``; one number for all, or one for
+    each."""
+    distill: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of every exit's loss, in ``method: deep_supervision``, that pulls it to what main says. 0: off."""
+    distill_temperature: PositiveFloat = 3.0
+    """What the logits are divided by for `distill`: the higher, the more the less likely classes count."""
     optimizer: Literal["sgd", "adam", "adamw"] = "adam"
     """Optimizer of the critics. They have no weight decay."""
     lr: PositiveFloat = 1e-4
@@ -139,17 +151,35 @@ class CriticsConfig(_Section):
         return after
 
     @model_validator(mode="after")
-    def _one_depth_each(self) -> "CriticsConfig":
-        if isinstance(self.depth, tuple) and self.after is not None and len(self.depth) != len(self.after):
-            raise ValueError(
-                f"depth names {len(self.depth)} critics but after has {len(self.after)}: give one for each"
-            )
+    def _one_for_each(self) -> "CriticsConfig":
+        for key in ("depth", "channels", "pool_to", "weight"):
+            value = getattr(self, key)
+            if isinstance(value, tuple) and self.after is not None and len(value) != len(self.after):
+                raise ValueError(f"{key} names {len(value)} critics but after has {len(self.after)}: give one for each")
         return self
 
     @property
     def depths(self) -> tuple[int, ...]:
         """Convolutions in each critic, shallow first."""
-        return self.depth if isinstance(self.depth, tuple) else (self.depth,) * len(self.after or ())
+        return self._each(self.depth)
+
+    @property
+    def channel_counts(self) -> tuple[int, ...]:
+        """Channels of the convolutions of each critic, shallow first."""
+        return self._each(self.channels)
+
+    @property
+    def pool_sizes(self) -> tuple[int, ...]:
+        """Height and width to which each critic reduces, shallow first."""
+        return self._each(self.pool_to)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Weight of each critic's loss beside main's, shallow first."""
+        return self._each(self.weight)
+
+    def _each(self, value: T | tuple[T, ...]) -> tuple[T, ...]:
+        return value if isinstance(value, tuple) else (value,) * len(self.after or ())
 
 
 class TrainConfig(_Section):

@@ -91,27 +91,58 @@ def selection_table(chosen: Any) -> RenderableType:
 
 
 def export_table(result: Mapping[str, Any]) -> RenderableType:
-    """What was written, how well it agrees with torch, and what it costs."""
+    """What was written, what it was checked against, and what it costs; beside float32 if it is something else."""
     parity = result["parity"]
     what = f"{result['kind']}, {result['precision']}, {kilobytes(result['size_bytes'])}"
     lines = [
         f"wrote {escape(str(result['path']))} ({what})",
-        f"agrees with torch on {parity['samples']} images: logits within {parity['max_abs_diff']:.1e}"
-        + (", the same exits" if result["kind"] == "progressive" else ""),
+        f"agrees with {parity.get('against', 'torch')} on {parity['samples']} images: "
+        f"logits within {parity['max_abs_diff']:.1e}" + (", the same exits" if result["kind"] == "progressive" else ""),
     ]
     if result["test_accuracy_pct"] is not None:
         lines.append(
             f"test accuracy {result['test_accuracy_pct']:.2f} % (main {result['main_test_accuracy_pct']:.2f} %) "
             f"for {millions(result['mean_macs'])} MACs a mean image, {share(result['macs_ratio'])} of main"
         )
+    if beside := [name for name in ("card", "segments", "operators") if name in result]:
+        lines.append("beside it: " + ", ".join(escape(str(result[name])) for name in beside))
+    parts: list[RenderableType] = [*lines, *(_precision_lines(result) if "quantization" in result else [])]
     if result["kind"] != "progressive":
-        return Group(*lines)
-    table = _table("exit", "threshold", "leave here")
+        return Group(*parts)
+    if "mean_latency_ms" in result:
+        parts.append(f"mean latency {result['mean_latency_ms']:.3f} ms, by what was measured on this machine")
+    table = _table("exit", f"{result['criterion']} from", "leave here")
     thresholds = [*(f"{value:.4f}" for value in result["thresholds"]), NOT_KNOWN]
     fractions = result["exit_fractions"] or [None] * len(thresholds)
     for name, threshold, fraction in zip(result["exits"], thresholds, fractions, strict=True):
         table.add_row(escape(name), threshold, share(fraction))
-    return Group(*lines, table)
+    return Group(*parts, table)
+
+
+def _precision_lines(result: Mapping[str, Any]) -> list[RenderableType]:
+    """How numbers of another precision were made, and what they change."""
+    parts: list[RenderableType] = []
+    quantization, agreement = result["quantization"], result["agreement"]
+    if quantization["method"]:
+        parts.append(
+            f"{quantization['int8_convolutions']} convolutions in int8, all there are; ranges: "
+            f"{escape(quantization['method'])}, on {quantization['samples']} training images"
+        )
+    if agreement:
+        same = ", ".join(f"{value:.1f}" for value in agreement["same_class_pct"])
+        parts.append(f"same class as fp32 on {agreement['samples']} {agreement['split']} images, by exit: {same} %")
+    table = _table("precision", "size", "of fp32", "test %", "MACs of main", "leave at each exit")
+    whole = result["fp32"]["size_bytes"]
+    for precision, row in (("fp32", result["fp32"]), (result["precision"], result)):
+        table.add_row(
+            precision,
+            kilobytes(row["size_bytes"]),
+            share(row["size_bytes"] / whole),
+            percent(row["test_accuracy_pct"]),
+            share(row["macs_ratio"]),
+            "  ".join(share(fraction) for fraction in row["exit_fractions"] or ()),
+        )
+    return [*parts, table]
 
 
 def evaluation_table(result: Mapping[str, Any]) -> RenderableType:

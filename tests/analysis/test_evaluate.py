@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from lcprune.analysis import evaluate
+from lcprune.analysis import criterion
+from lcprune.analysis.criterion import predicted_classes, softmax_confidence
 from lcprune.analysis.evaluate import (
     CascadeCost,
     Evaluation,
@@ -9,10 +10,9 @@ from lcprune.analysis.evaluate import (
     accuracies_pct,
     drop_pct,
     ensembles,
+    evaluate,
     leave_at,
-    predicted_classes,
     progressive,
-    softmax_confidence,
     sweep,
     within,
 )
@@ -47,7 +47,7 @@ def test_rows_are_looked_at_in_chunks_with_the_same_result(monkeypatch: pytest.M
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(3, 25, 4)).astype(np.float32), rng.integers(0, 4, 25)
     whole = softmax_confidence(logits), ensembles(logits, labels)
-    monkeypatch.setattr(evaluate, "CHUNK_VALUES", 4 * 7)
+    monkeypatch.setattr(criterion, "CHUNK_VALUES", 4 * 7)
     chunked = softmax_confidence(logits), ensembles(logits, labels)
     np.testing.assert_array_equal(chunked[0][0], whole[0][0])
     np.testing.assert_array_equal(chunked[0][1], whole[0][1])
@@ -66,7 +66,7 @@ def odd_logits() -> np.ndarray:
 
 
 def test_the_fast_softmax_is_the_plain_one_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate, "CHUNK_VALUES", 50 * 64)
+    monkeypatch.setattr(criterion, "CHUNK_VALUES", 50 * 64)
     logits = odd_logits()
     finite = np.isfinite(logits).all(axis=2)
     clean = np.where(finite[..., None], logits, np.float32(0))
@@ -82,7 +82,7 @@ def test_the_fast_softmax_is_the_plain_one_bit_for_bit(monkeypatch: pytest.Monke
 
 
 def test_ensembles_in_one_pass_are_the_plain_sums(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate, "CHUNK_VALUES", 50 * 64)
+    monkeypatch.setattr(criterion, "CHUNK_VALUES", 50 * 64)
     logits, labels = odd_logits(), np.random.default_rng(2).integers(0, 50, 400)
     with np.errstate(over="ignore", invalid="ignore"):
         sums = {"1+2": logits[:2].sum(axis=0), "1+2+main": logits.sum(axis=0)}
@@ -95,12 +95,12 @@ def test_ensembles_in_one_pass_are_the_plain_sums(monkeypatch: pytest.MonkeyPatc
 def test_evaluate_is_accuracies_ensembles_and_sweep() -> None:
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(4, 60, 3)).astype(np.float32), rng.integers(0, 3, 60)
-    assert evaluate.evaluate(logits, labels, COST, [0.4, 0.6]) == Evaluation(
+    assert evaluate(logits, labels, COST, [0.4, 0.6]) == Evaluation(
         accuracies_pct(logits, labels),
         ensembles(logits, labels),
         sweep(logits, labels, COST.exit_macs(), COST.main_macs, [0.4, 0.6]),
     )
-    main = evaluate.evaluate(logits[:1], labels, CascadeCost((10,), ()))
+    main = evaluate(logits[:1], labels, CascadeCost((10,), ()))
     assert main == Evaluation(accuracies_pct(logits[:1], labels), {}, ())
 
 

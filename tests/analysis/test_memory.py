@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from lcprune.analysis import search
-from lcprune.analysis.evaluate import CascadeCost, evaluate, softmax_confidence
+from lcprune.analysis.criterion import softmax_confidence
+from lcprune.analysis.evaluate import CascadeCost, evaluate
 from lcprune.analysis.select import SubmodelCost, candidates_from
 from lcprune.analysis.thresholds import calibrate
 

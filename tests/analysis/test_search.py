@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from lcprune.analysis import search
+from lcprune.analysis.criterion import agreeing
+from lcprune.analysis.evaluate import CascadeCost
 
 SAVINGS = (70, 50, 20, 9)
 
@@ -89,3 +91,62 @@ def test_no_move_is_tried_twice_from_the_same_cuts(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(search, "EXACT_CELLS", 0)
     search._search(cascade_of(300), 20)
     assert len(moves) == len(set(moves)) > 6
+
+
+def test_the_frontier_knows_the_fewest_rows_lost_for_a_saving() -> None:
+    """Cuts (saved, lost): (0, 0), (5, -2), (7, -2), (20, 1) and (30, 1), with two rows to gain and one to lose."""
+    frontier = search._Frontier(1, 1, -2)
+    table = np.array([0.0, 5.0, 7.0, 20.0, 30.0]), np.array([0, -2, -2, 1, 1])
+    frontier.add(*table, [np.arange(5)])
+    wanted = {-3.0: -2, 7.0: -2, 7.5: 1, 30.0: 1, 30.5: None}
+    assert {saved: frontier.fewest_lost(saved) for saved in wanted} == wanted
+    assert [(saved, cuts.tolist()) for saved, cuts in map(frontier.best, (-2, 0, 1))] == [
+        (7.0, [2]),
+        (7.0, [2]),
+        (30.0, [4]),
+    ]
+
+
+def test_where_losses_are_budgeted_a_gain_counts_as_nothing_lost() -> None:
+    frontier = search._Frontier(1, 2)
+    frontier.add(np.array([4.0, 6.0, 9.0]), np.array([-3, 2, 3]), [np.arange(3)])
+    assert frontier.saved.tolist() == [4.0, 0.0, 6.0]
+    assert frontier.best(1)[0] == 4.0
+
+
+@pytest.mark.parametrize("with_classes", [False, True])
+def test_an_exit_is_ranked_once_for_each_exit_that_may_stand_before_it(
+    monkeypatch: pytest.MonkeyPatch, with_classes: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    classes = rng.integers(0, 2, (4, 50))
+    cost = CascadeCost((1, 1, 1, 1), (1, 1, 1))
+    confidences = rng.random((4, 50), dtype=np.float32)
+    rows = search.Rows(confidences, classes == 0, cost, classes if with_classes else None)
+    seen: list[np.ndarray] = []
+    ranking = search._ranking
+
+    def noted(of_exit: np.ndarray) -> search._Ranking:
+        seen.append(of_exit)
+        return ranking(of_exit)
+
+    monkeypatch.setattr(search, "_ranking", noted)
+    rankings = search._rankings(rows)
+    for exits in search._subsets(3):
+        ranks = rankings(exits)
+        own = confidences[list(exits)]
+        scores = agreeing(own, classes[list(exits)]) if with_classes else own
+        assert len(ranks) == len(exits)
+        for ranked, of_exit in zip(ranks, scores, strict=True):
+            np.testing.assert_array_equal(ranked.rank, ranking(of_exit).rank)
+    assert len(seen) == (6 if with_classes else 3)  # 3 as the first one, and 3 pairs
+
+
+def test_the_cheapest_of_a_subset_that_is_too_dear_is_still_named() -> None:
+    """Exits are added one by one where there are many: from one that is too dear to others that may not be."""
+    cost = CascadeCost((10, 10, 10), (5, 5))
+    rows = search.Rows(np.full((3, 4), 0.5, dtype=np.float32), np.ones((3, 4), dtype=np.bool_), cost)
+    lost, setting = search._of_subset_within(rows, search._rankings(rows), rows.losses(), 4 * 14.0, (0,))
+    assert (lost, setting.total_macs, setting.thresholds) == (np.inf, 4 * 15.0, (0.0,))
+    lost, setting = search._of_subset_within(rows, search._rankings(rows), rows.losses(), 4 * 15.0, (0,))
+    assert (lost, setting.total_macs) == (0, 60.0)

@@ -6,9 +6,20 @@ import pytest
 
 from lcprune.analysis import search
 from lcprune.analysis import thresholds as module
-from lcprune.analysis.evaluate import CascadeCost, correct_rows, leave_at, progressive, softmax_confidence
+from lcprune.analysis.criterion import CRITERIA, Criterion, scores, softmax_confidence
+from lcprune.analysis.evaluate import CascadeCost, correct_rows, leave_at, progressive
 from lcprune.analysis.intervals import paired_drop_upper_pct
-from lcprune.analysis.thresholds import NEVER, Calibration, Rows, calibrate, calibrate_rows, rows_allowed
+from lcprune.analysis.thresholds import (
+    NEVER,
+    Calibration,
+    Rows,
+    calibrate,
+    calibrate_rows,
+    halves,
+    most_accurate,
+    rows_allowed,
+    simulate,
+)
 
 CHEAP = CascadeCost(group_macs=(10, 20, 30, 40), critic_macs=(1, 2, 3))
 Predictions = tuple[np.ndarray, np.ndarray]
@@ -285,3 +296,230 @@ def test_arguments_out_of_range_are_refused(wrong: dict[str, object]) -> None:
     arguments: dict[str, object] = {"cost": CascadeCost((10, 20, 30), (1, 1)), "max_drop_pct": 1.0, **wrong}
     with pytest.raises(ValueError, match="max_drop_pct|confidence|ascending choice|groups"):
         calibrate(logits, labels, **arguments)
+
+
+TEMPERATURES = (1.7, 0.6, 1.2, 1.0)
+NANOSECONDS = CascadeCost((900_000, 100_000, 300_000, 200_000), (250_000, 20_000, 5_000))
+"""Other proportions than `CHEAP`: the cheapest setting by one is not that by the other."""
+Tried = list[tuple[tuple[int, ...], int, int, int]]
+
+
+def every_setting(rows: Rows) -> Tried:
+    """Exits, rows lost, MACs and nanoseconds of every choice of exits and thresholds, each row walked by itself."""
+    n_early = len(rows.correct) - 1
+    subsets = [subset for size in range(n_early + 1) for subset in combinations(range(n_early), size)]
+    return [(subset, *outcome) for subset in subsets for outcome in settings_of(rows, subset)]
+
+
+def settings_of(rows: Rows, exits: tuple[int, ...]) -> set[tuple[int, int, int]]:
+    macs, ns = CHEAP.exit_macs(exits), NANOSECONDS.exit_macs(exits)
+    table = [[score_of(rows, exits, at, row) for row in range(rows.n)] for at in range(len(exits))]
+    levels = [[0.0, *sorted({score for score in of_exit if score > 0}), 2.0] for of_exit in table]
+    found = set()
+    for choice in product(*levels):
+        lost = paid = waited = 0
+        for row in range(rows.n):
+            at = next((at for at, limit in enumerate(choice) if table[at][row] >= limit), len(exits))
+            lost += int(rows.correct[-1, row]) - int(rows.correct[(*exits, -1)[at], row])
+            paid, waited = paid + macs[at], waited + ns[at]
+        found.add((lost, paid, waited))
+    return found
+
+
+def score_of(rows: Rows, exits: tuple[int, ...], at: int, row: int) -> float:
+    """What a row that comes to an exit is held by, the exits before it being those of ``exits``."""
+    if rows.classes is not None and at and rows.classes[exits[at], row] != rows.classes[exits[at - 1], row]:
+        return 0.0 * float(rows.confidences[exits[at], row])
+    return float(rows.confidences[exits[at], row])
+
+
+def small_rows(criterion: Criterion, seed: int) -> Rows:
+    """Eight rows of four exits, where agreement is not a matter of course; one has no confidence at an exit."""
+    logits, labels = predictions(4, 8, 10 + seed, sharpness=1.2)
+    logits[0, 3, 1], logits[1, 5, 0] = np.nan, np.inf
+    return module.rows_of(logits, labels, CHEAP, criterion, TEMPERATURES)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_of_every_criterion_as_cheap_and_as_accurate_as_brute_force(criterion: Criterion, seed: int) -> None:
+    rows = small_rows(criterion, seed)
+    tried = every_setting(rows)
+    for allowed in range(3):
+        expected = min(paid for _, lost, paid, _ in tried if lost <= allowed)
+        assert calibrate_rows(rows, 100 * allowed / 8).mean_macs * 8 == pytest.approx(expected, rel=1e-12)
+    for limit in {paid for *_, paid, _ in tried}:
+        found = most_accurate(rows, CHEAP, limit / 8)
+        best = min((lost, paid) for _, lost, paid, _ in tried if paid <= limit)
+        assert found is not None
+        assert (found.drop_pct * 8 / 100, found.mean_macs * 8) == pytest.approx(best, rel=1e-12)
+    assert most_accurate(rows, CHEAP, min(paid for *_, paid, _ in tried) / 8 - 1e-6) is None
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_a_limit_in_other_units_than_macs(criterion: Criterion) -> None:
+    rows = small_rows(criterion, 3)
+    tried = every_setting(rows)
+    limits = sorted({waited for *_, waited in tried})
+    for limit in limits[:: max(1, len(limits) // 60)]:
+        found = most_accurate(rows, NANOSECONDS, limit / 8)
+        best = min((lost, waited) for _, lost, _, waited in tried if waited <= limit)
+        assert found is not None
+        waited = sum(f * ns for f, ns in zip(found.exit_fractions, NANOSECONDS.exit_macs(found.exits), strict=True))
+        assert (found.drop_pct * 8 / 100, waited * 8) == pytest.approx(best, rel=1e-9)
+        macs = sum(f * macs for f, macs in zip(found.exit_fractions, CHEAP.exit_macs(found.exits), strict=True))
+        assert found.mean_macs == pytest.approx(macs)  # what is reported stays in MACs
+    assert most_accurate(rows, NANOSECONDS, limits[0] / 8 - 1) is None
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_chosen_exits_are_kept_within_any_budget(criterion: Criterion) -> None:
+    rows = small_rows(criterion, 4)
+    for exits in ((1,), (0, 2), (0, 1, 2)):
+        tried = settings_of(rows, exits)
+        for limit in sorted({paid for _, paid, _ in tried})[::3]:
+            found = most_accurate(rows, CHEAP, limit / 8, exits)
+            assert found is not None
+            assert found.exits == exits
+            best = min((lost, paid) for lost, paid, _ in tried if paid <= limit)
+            assert (found.drop_pct * 8 / 100, found.mean_macs * 8) == pytest.approx(best, rel=1e-12)
+        assert most_accurate(rows, CHEAP, min(paid for _, paid, _ in tried) / 8 - 0.01, exits) is None
+        assert most_accurate(rows, CHEAP, 1e9, exits[::-1]) == most_accurate(rows, CHEAP, 1e9, exits)
+
+
+def test_main_alone_has_one_price() -> None:
+    rows = small_rows("softmax", 0)
+    assert most_accurate(rows, CHEAP, 100.0, ()) == calibrate_rows(rows, 0.0, ())
+    assert most_accurate(rows, CHEAP, 99.999999, ()) is None
+
+
+def test_agreement_depends_on_the_exits_that_are_kept() -> None:
+    """Exit 2 is right where it says what exit 0 says, and wrong where it says what exit 1 says."""
+    confidences = np.array([[0.5, 0.5], [0.6, 0.6], [0.9, 0.9], [0.99, 0.99]], dtype=np.float32)
+    classes = np.array([[0, 1], [1, 2], [0, 2], [0, 1]])
+    rows = Rows(confidences, np.array([[True, True], [False, False], [True, False], [True, True]]), CHEAP, classes)
+    np.testing.assert_array_equal(rows.scores((0, 2)), np.array([[0.5, 0.5], [0.9, 0.0]], dtype=np.float32))
+    np.testing.assert_array_equal(rows.scores((1, 2)), np.array([[0.6, 0.6], [0.0, 0.9]], dtype=np.float32))
+    np.testing.assert_array_equal(rows.scores((2,)), confidences[2:3])
+    after_first = simulate(rows, (0, 2), (0.8, 0.8))
+    assert (after_first.exit_fractions, after_first.accuracy_pct) == ((0.0, 0.5, 0.5), 100.0)
+    after_second = simulate(rows, (1, 2), (0.8, 0.8))
+    assert (after_second.exit_fractions, after_second.accuracy_pct) == ((0.0, 0.5, 0.5), 50.0)
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_simulate_is_a_walk_of_every_row(criterion: Criterion) -> None:
+    rows = small_rows(criterion, 5)
+    rng = np.random.default_rng(0)
+    for exits in ((), (1,), (0, 2), (0, 1, 2)):
+        thresholds = rng.uniform(0.1, 0.9, len(exits)).tolist()
+        left = [
+            next((at for at in range(len(exits)) if score_of(rows, exits, at, row) >= thresholds[at]), len(exits))
+            for row in range(rows.n)
+        ]
+        result, macs = simulate(rows, exits, thresholds), CHEAP.exit_macs(exits)
+        assert result.exit_fractions == tuple(left.count(at) / 8 for at in range(len(exits) + 1))
+        assert result.mean_macs == pytest.approx(sum(macs[at] for at in left) / 8)
+        right = [bool(rows.correct[(*exits, -1)[at], row]) for row, at in enumerate(left)]
+        assert result.accuracy_pct == 100 * sum(right) / 8
+    with pytest.raises(ValueError, match="ascending"):
+        simulate(rows, (1, 0), (0.5, 0.5))
+    with pytest.raises(ValueError, match="thresholds"):
+        simulate(rows, (0, 1), (0.5,))
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_rows_of_logits_give_what_logits_give(criterion: Criterion) -> None:
+    logits, labels = predictions(4, 300, seed=6)
+    rows = module.rows_of(logits, labels, CHEAP, criterion, TEMPERATURES)
+    found = calibrate(logits, labels, CHEAP, 1.0, criterion=criterion, temperatures=TEMPERATURES)
+    assert found == calibrate_rows(rows, 1.0)
+    assert found.exits
+    kept = [*found.exits, 3]
+    again = progressive(
+        logits[kept],
+        labels,
+        found.thresholds,
+        CHEAP.exit_macs(found.exits),
+        CHEAP.main_macs,
+        criterion,
+        [TEMPERATURES[k] for k in kept],
+    )
+    assert again == simulate(rows, found.exits, found.thresholds)
+    assert (found.accuracy_pct, found.mean_macs) == (again.accuracy_pct, again.mean_macs)
+    np.testing.assert_array_equal(rows.confidences, scores(logits, criterion, TEMPERATURES)[0])
+    assert (rows.classes is None) == (criterion != "agreement")
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_of_every_criterion_the_bound_holds_on_the_half_that_decides(criterion: Criterion) -> None:
+    rows = module.rows_of(*predictions(4, 2000), CHEAP, criterion)
+    result = calibrate_rows(rows, 2.0, confidence=0.95, seed=7)
+    _, deciding = halves(2000, 7)
+    kept = [*result.exits, 3]
+    left_at = leave_at(rows.take(deciding).scores(kept), result.thresholds)
+    correct = rows.correct[:, deciding]
+    cascade_correct = correct[kept][left_at, np.arange(1000)]
+    assert result.exits
+    assert result.drop_upper_pct == paired_drop_upper_pct(correct[-1], cascade_correct, 0.95)
+    assert result.drop_upper_pct <= 2.0
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 7, 1000])
+def test_halves(n: int) -> None:
+    first, second = halves(n, 3)
+    assert sorted([*first, *second]) == list(range(n))
+    assert (len(first), len(second)) == (n // 2, n - n // 2)
+    assert all(np.all(np.diff(half) > 0) for half in (first, second))
+    again = halves(n, 3)
+    assert [half.tolist() for half in again] == [first.tolist(), second.tolist()]
+    if n == 1000:
+        assert halves(n, 4)[0].tolist() != first.tolist()
+        assert 150 < np.sum(first < 500) < 350
+
+
+def test_some_of_the_rows_keep_their_classes() -> None:
+    rows = small_rows("agreement", 0)
+    some = rows.take(np.array([6, 1, 3]))
+    assert some.n == 3
+    np.testing.assert_array_equal(some.scores((0, 2)), rows.scores((0, 2))[:, [6, 1, 3]])
+    np.testing.assert_array_equal(some.correct, rows.correct[:, [6, 1, 3]])
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_the_search_near_the_best_loses_hardly_more_than_trying_all(
+    monkeypatch: pytest.MonkeyPatch, criterion: Criterion
+) -> None:
+    rows = module.rows_of(*predictions(4, 300, seed=1), CHEAP, criterion)
+    for limit in (30.0, 60.0):
+        monkeypatch.setattr(search, "EXACT_CELLS", 1 << 24)
+        exact = most_accurate(rows, CHEAP, limit, (0, 1, 2))
+        monkeypatch.setattr(search, "EXACT_CELLS", 0)
+        searched = most_accurate(rows, CHEAP, limit, (0, 1, 2))
+        assert exact is not None
+        assert searched is not None
+        assert exact.drop_pct <= searched.drop_pct <= exact.drop_pct + 0.34  # one of 300 rows
+        assert max(exact.mean_macs, searched.mean_macs) <= limit
+
+
+def test_more_to_spend_never_loses_more() -> None:
+    rows = module.rows_of(*predictions(4, 200, seed=3), CHEAP)
+    drops = [found.drop_pct for limit in range(12, 120, 9) if (found := most_accurate(rows, CHEAP, limit))]
+    assert drops == sorted(drops, reverse=True)
+    assert drops[0] > drops[-1]
+
+
+def test_of_many_exits_the_most_accurate_are_added_one_by_one() -> None:
+    cost = CascadeCost((10,) * 8, (1,) * 7)
+    rows = module.rows_of(*predictions(8, 300), cost)
+    found = most_accurate(rows, cost, 35.0)
+    assert found is not None
+    assert found.mean_macs <= 35.0
+    singles = [single.drop_pct for k in range(7) if (single := most_accurate(rows, cost, 35.0, (k,)))]
+    assert found.drop_pct < min(singles)
+    assert most_accurate(rows, cost, 10.9) is None  # group and critic of the first exit cost 11
+
+
+def test_what_is_limited_has_as_many_exits() -> None:
+    with pytest.raises(ValueError, match="4 exits do not go with 2 groups"):
+        most_accurate(small_rows("softmax", 0), CascadeCost((1, 2), (1,)), 5.0)

@@ -77,8 +77,28 @@ def test_before_anything_was_selected_it_says_what_to_do(run: Path, refused: Ref
         ),
         (
             ["--progressive", "--threshold", "0.9", "--max-drop", "1"],
-            "--max-drop and --confidence are about calibrated thresholds",
-            "leave them out, or write --threshold auto",
+            "--max-drop is about calibrated thresholds",
+            "leave it out, or write --threshold auto",
+        ),
+        (
+            ["--progressive", "--threshold", "0.9", "--no-temperature"],
+            "--no-temperature is about calibrated thresholds",
+            "leave it out, or write --threshold auto",
+        ),
+        (
+            ["--progressive", "--threshold", "0.9", "--criterion", "auto"],
+            "--criterion auto is about calibrated thresholds",
+            "name a criterion, or write --threshold auto",
+        ),
+        (
+            ["--progressive", "--max-drop", "1", "--max-macs", "9"],
+            "--max-drop and --max-macs are budgets of different things",
+            "give one of them",
+        ),
+        (
+            ["--progressive", "--max-latency-ms", "1", "--confidence", "0.9"],
+            "--confidence is about the points that --max-drop allows",
+            "leave it out",
         ),
         *(
             (
@@ -91,6 +111,9 @@ def test_before_anything_was_selected_it_says_what_to_do(run: Path, refused: Ref
                 ("--threshold", "0.9"),
                 ("--max-drop", "1"),
                 ("--confidence", "0.9"),
+                ("--max-macs", "9"),
+                ("--max-latency-ms", "9"),
+                ("--criterion", "margin"),
                 ("--threshold-input", "none"),
             ]
         ),
@@ -99,7 +122,7 @@ def test_before_anything_was_selected_it_says_what_to_do(run: Path, refused: Ref
 def test_a_request_that_cannot_be_met(run: Path, refused: Refused, options: list[str], problem: str, fix: str) -> None:
     error = refused("export", *options)
     assert error == {"kind": "export", "problem": problem, "fix": fix}
-    assert [path.name for path in (run / "export").iterdir()] == ["progressive.onnx"]
+    assert [path.name for path in (run / "export").glob("*.onnx")] == ["progressive.onnx"]
 
 
 def test_wrong_usage_has_exit_code_2(here: Path, cli: Cli) -> None:
@@ -135,7 +158,7 @@ def test_a_read_only_folder_keeps_the_older_file(run: Path, refused: Refused, mo
     assert error["problem"] == f"{path} cannot be written: Permission denied"
     assert error["fix"] == "name a writable place with --output"
     assert (path.read_bytes(), (run / runs.MANIFEST).read_bytes()) == before
-    assert [path.name for path in (run / "export").iterdir()] == ["progressive.onnx"]
+    assert [path.name for path in (run / "export").glob("*.onnx")] == ["progressive.onnx"]
 
 
 def test_the_selected_sub_model_has_the_accuracy_of_the_selection(run: Path, cli: Cli) -> None:
@@ -306,3 +329,24 @@ def test_a_run_without_critics(
     assert json.loads(cli("select", "alone", "--json").stdout)["selected"]["name"] == "main"
     evaluated = json.loads(cli("evaluate", "alone", "--json").stdout)
     assert (len(evaluated["exits"]), evaluated["ensembles"], evaluated["progressive"]) == (1, {}, [])
+
+
+def test_int8_and_fp32_stand_side_by_side(run: Path, cli: Cli) -> None:
+    result = cli("export", "--progressive", "--exits", "1,3", "--threshold", "0.5,0.4", "--precision", "int8")
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith(f"wrote {run}/export/progressive-int8.onnx (progressive, int8, ")
+    assert lines[1] == "agrees with its own stages on 256 images: logits within 0.0e+00, the same exits"
+    assert lines[3] == f"beside it: {run}/export/progressive-int8.md"
+    assert " convolutions in int8, all there are; ranges: " in lines[4]
+    assert lines[4].endswith(" on 256 training images")
+    assert lines[5].startswith("same class as fp32 on ")
+    assert lines[6].split("  ")[0] == "precision"
+    rows = {line.split()[0]: line.split() for line in lines[7:9]}
+    assert list(rows) == ["fp32", "int8"]
+    assert (rows["fp32"][3:5], len(rows["fp32"])) == (
+        ["100.0", "%"],
+        len(rows["int8"]),
+    )  # size, test, MACs, three exits
+    assert cli("verify", run / "export/progressive-int8.onnx").exit_code == 0
+    assert runs.changed_files(run) == []

@@ -11,6 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 from PIL import Image
@@ -22,6 +23,7 @@ from lcprune import recipe as recipes
 from lcprune.cli import app
 from lcprune.data.sources import read_digits
 from lcprune.export.metadata import PREFIX, ModelInfo
+from lcprune.export.session import ProgressiveSession
 from lcprune.recipe import schema
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -128,10 +130,23 @@ def test_every_key_is_described_with_its_default(section: str) -> None:
         assert len(meaning) > 10, key
 
 
+def test_the_segments_of_the_page_run_and_leave_where_the_graph_does(
+    run: Path, here: Path, cli: Callable[..., Any]
+) -> None:
+    (snippet,) = [block for block in blocks(TEXTS["docs/onnx.md"], "python") if "manifest" in block]
+    assert cli("export", "--progressive", "--threshold", "0.5,0.4,0.3", "--segments", "--quiet").exit_code == 0
+    shutil.copytree(here / "runs", here / "demo/runs", symlinks=True)
+    done = subprocess.run([sys.executable, "-c", snippet], cwd=here, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    prediction = ProgressiveSession(run / "export/progressive.onnx")(np.zeros((7, 1, 8, 8), np.float32))
+    names = [str(label) for label in prediction.labels]
+    assert done.stdout == f"{names} at exits {prediction.exits}\n"
+
+
 def test_every_key_of_the_metadata_is_described() -> None:
     table = TEXTS["docs/onnx.md"].partition("## Metadata")[2].partition("\n## ")[0]
     named = re.findall(r"`([a-z_0-9]+)`", "\n".join(re.findall(r"^\| ([^|]*) \|", table, re.MULTILINE)))
-    assert sorted(named) == sorted(field.name for field in fields(ModelInfo))
+    assert sorted(named) == sorted([*(field.name for field in fields(ModelInfo)), "quantization"])
     assert f"`{PREFIX}`" in TEXTS["docs/onnx.md"]
 
 

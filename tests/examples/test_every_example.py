@@ -1,4 +1,4 @@
-"""Every file in examples/ runs, as its docstring says."""
+"""Every file in examples/ runs, as its docstring says; a folder there is an example with a test file of its own."""
 
 import subprocess
 import sys
@@ -6,13 +6,20 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+HERE = Path(__file__).resolve().parent
+EXAMPLES = HERE.parents[1] / "examples"
 ARGUMENTS = {"digit_images.py": ["digits", "--count", "2"]}
 """What each example is run with, in an empty folder."""
 
 
 def test_there_are_arguments_for_every_example() -> None:
-    assert sorted(ARGUMENTS) == sorted(path.name for path in EXAMPLES.glob("**/*.py"))
+    assert sorted(ARGUMENTS) == sorted(path.name for path in EXAMPLES.glob("*.py"))
+
+
+def test_there_is_a_test_file_for_every_folder() -> None:
+    folders = {path.name for path in EXAMPLES.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    tested = {path.name[len("test_") : -len("_example.py")] for path in HERE.glob("test_*_example.py")}
+    assert folders == tested - {"every"}
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)

@@ -13,7 +13,7 @@ from lcprune.export import progressive
 from lcprune.export.metadata import ModelInfo, read_info
 from lcprune.export.progressive import stitch, write_progressive, write_submodel
 from lcprune.export.segments import cpu_copy, export_stages
-from lcprune.export.session import OnnxClassifier
+from lcprune.export.session import ProgressiveSession
 from lcprune.models.network import Network
 
 MakeInfo = Callable[..., ModelInfo]
@@ -84,7 +84,7 @@ def test_smaller_networks(make_network: Callable[[int], Network], exits: int) ->
 def test_a_row_with_a_pixel_that_is_not_finite_never_leaves_early(exported: Path, pixel: float, batch: int) -> None:
     images = np.random.default_rng(2).random((batch, 3, 8, 8), dtype=np.float32)
     images[batch // 2, 1, 7, 3] = pixel
-    exits = OnnxClassifier(exported).run(images, [0.0, 0.0, 0.0]).exit_indices
+    exits = ProgressiveSession(exported)(images, [0.0, 0.0, 0.0]).exit_indices
     assert exits.tolist() == [3 if n == batch // 2 else 0 for n in range(batch)]
 
 
@@ -115,16 +115,16 @@ def test_threshold_inputs(network4: Network, images: np.ndarray, make_info: Make
     for kind in ("optional", "required", "none"):
         path = tmp_path / f"{kind}.onnx"
         write_progressive(*arguments, path, make_info(0, 2, 3), images, kind)
-        classifier = OnnxClassifier(path)
-        assert [entry.name for entry in classifier.session.get_inputs()] == (
+        session = ProgressiveSession(path)
+        assert [entry.name for entry in session.runtime.get_inputs()] == (
             ["image", "threshold"] if kind == "required" else ["image"]
         )
-        assert [entry.name for entry in classifier.session.get_overridable_initializers()] == (
+        assert [entry.name for entry in session.runtime.get_overridable_initializers()] == (
             ["threshold"] if kind == "optional" else []
         )
-        assert classifier.takes_thresholds == (kind != "none")
-        assert classifier.info.thresholds == (0.6, 0.7)
-        results[kind] = classifier.run(images.astype(np.float32) / 255)
+        assert session.takes_thresholds == (kind != "none")
+        assert session.info.thresholds == (0.6, 0.7)
+        results[kind] = session(images.astype(np.float32) / 255)
     for kind in ("required", "none"):
         np.testing.assert_array_equal(results[kind].exit_indices, results["optional"].exit_indices)
         np.testing.assert_array_equal(results[kind].logits, results["optional"].logits)
@@ -178,13 +178,13 @@ def test_a_submodel(
     path = tmp_path / "sub.onnx"
     parity = write_submodel(network4, k, path, make_info(k - 1), images)
     assert (parity.samples, parity.exits_agree, parity.near_threshold) == (33, True, 0)
-    classifier = OnnxClassifier(path)
-    assert [output.name for output in classifier.session.get_outputs()] == ["logits"]
-    prediction = classifier.run(images.astype(np.float32) / 255)
+    session = ProgressiveSession(path)
+    assert [output.name for output in session.runtime.get_outputs()] == ["logits"]
+    prediction = session(images.astype(np.float32) / 255)
     np.testing.assert_allclose(prediction.logits, torch_logits[k - 1], rtol=1e-4, atol=1e-5)
-    assert classifier.info.kind == "submodel"
+    assert session.info.kind == "submodel"
     for batch in (0, 1):
-        assert classifier.run(np.zeros((batch, 3, 8, 8), np.float32)).logits.shape == (batch, 5)
+        assert session(np.zeros((batch, 3, 8, 8), np.float32)).logits.shape == (batch, 5)
 
 
 def test_the_network_is_left_as_it_was(

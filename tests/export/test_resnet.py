@@ -11,7 +11,7 @@ from torch import nn
 from lcprune import recipe
 from lcprune.export.metadata import ModelInfo
 from lcprune.export.progressive import write_progressive
-from lcprune.export.session import OnnxClassifier
+from lcprune.export.session import ProgressiveSession
 from lcprune.models import Network, build
 from lcprune.models.resnet import RESNETS
 
@@ -43,6 +43,6 @@ def test_a_progressive_resnet_says_what_torch_says(
     path = tmp_path / "model.onnx"
     parity = write_progressive(resnet, [0, 1], thresholds, path, make_info(0, 1, 2), images)
     assert parity.max_abs_diff < 1e-4
-    written = OnnxClassifier(path).run(images.astype(np.float32) / 255)
+    written = ProgressiveSession(path)(images.astype(np.float32) / 255)
     assert written.exit_indices.tolist() == expected.tolist()
     np.testing.assert_allclose(written.logits, logits[expected, torch.arange(33)].numpy(), rtol=1e-3, atol=1e-4)

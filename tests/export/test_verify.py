@@ -6,8 +6,9 @@ import pytest
 from onnx import numpy_helper
 
 from lcprune.errors import ExportError
+from lcprune.export.criterion import row_scores
 from lcprune.export.metadata import read_info
-from lcprune.export.session import OnnxClassifier, softmax_confidence
+from lcprune.export.session import ProgressiveSession
 from lcprune.export.verify import check_parity, write_checked
 
 
@@ -28,7 +29,7 @@ def test_an_exit_that_no_image_reaches_is_checked_too(
     exported: Path, images: np.ndarray, torch_logits: np.ndarray
 ) -> None:
     thresholds = read_info(exported).thresholds
-    reached = OnnxClassifier(exported).run(images.astype(np.float32) / 255).exit_indices
+    reached = ProgressiveSession(exported)(images.astype(np.float32) / 255).exit_indices
     row = int(np.flatnonzero(reached == 0)[0])
     wrong = torch_logits.copy()
     wrong[3, row] += 1.0
@@ -53,7 +54,7 @@ def test_a_row_on_its_threshold_is_excused_and_counted(
     exported: Path, images: np.ndarray, torch_logits: np.ndarray, tmp_path: Path
 ) -> None:
     thresholds = list(read_info(exported).thresholds)
-    confidence = float(softmax_confidence(torch_logits[0])[4])
+    confidence = float(row_scores(torch_logits[0])[4])
     model = onnx.load(exported)
     default = next(tensor for tensor in model.graph.initializer if tensor.name == "threshold")
     default.CopyFrom(numpy_helper.from_array(np.float32([confidence - 4e-6, *thresholds[1:]]), "threshold"))

@@ -86,8 +86,38 @@ def test_critics_sit_where_the_recipe_puts_them(name: str, group_sizes: list[int
         assert [logits.shape for logits in network.eval()(torch.zeros(3, *CIFAR))] == [(3, 10)] * len(group_sizes)
 
 
+def test_every_critic_may_have_a_shape_of_its_own() -> None:
+    network = network_of(
+        "model.width=0.1",
+        "critics.head=pooled",
+        "critics.depth=[2,1,0]",
+        "critics.channels=[3,4,5]",
+        "critics.pool_to=[8,4,2]",
+        "critics.kernel=1",
+    )
+    assert [critic[0].kernel_size for critic in network.critics] == [(4, 4), (4, 4), (4, 4)]  # of 32, 16 and 8
+    convolutions = [[part for part in critic if isinstance(part, nn.Conv2d)] for critic in network.critics]
+    assert [[part.out_channels for part in of_critic] for of_critic in convolutions] == [[3, 3], [4], []]
+    assert {part.kernel_size for of_critic in convolutions for part in of_critic} == {(1, 1)}
+    assert [critic[-1].in_features for critic in network.critics] == [3 * 64, 4 * 16, 26 * 4]
+
+
+@pytest.mark.parametrize("head", ["paper", "pooled", "global", "separable", "strided"])
+def test_heads_are_built_with_batch_norm_or_without(head: str) -> None:
+    for batch_norm in ("false", "true"):
+        network = network_of(
+            "model.width=0.1", f"critics.head={head}", "critics.channels=4", f"critics.batch_norm={batch_norm}"
+        )
+        norms = [sum(isinstance(part, nn.BatchNorm2d) for part in critic) for critic in network.critics]
+        halvings = [3, 2, 1] if head == "strided" else [0, 0, 0]  # 32, 16 and 8 to 4
+        assert norms == [(1 + count) * (batch_norm == "true") for count in halvings]
+        with torch.no_grad():
+            assert [logits.shape for logits in network.eval()(torch.zeros(2, *CIFAR))] == [(2, 10)] * 4
+
+
 def test_backprop_has_no_critics() -> None:
-    network = network_of("train.method=backprop", "model.width=0.1", "critics.depth=[1,2,3]")
+    lists = ["critics.depth=[1,2,3]", "critics.channels=[1,2,3]", "critics.pool_to=[1,2,3]", "critics.head=pooled"]
+    network = network_of("train.method=backprop", "model.width=0.1", *lists)
     assert (len(network.groups), len(network.critics)) == (1, 0)
     assert network.exit_names == ("main",)
 
@@ -174,3 +204,20 @@ def test_xavier_and_kaiming_have_their_spread() -> None:
         assert layers[1].weight.abs().max().item() <= (6 / 400) ** 0.5  # uniform
         assert not layers[0].bias.any()
         assert not layers[1].bias.any()
+
+
+def test_a_convolution_in_one_group_gets_the_weights_that_torch_draws() -> None:
+    for scheme, draw in (("xavier", nn.init.xavier_uniform_), ("kaiming", nn.init.kaiming_normal_)):
+        layer, expected = nn.Conv2d(3, 5, 3), torch.empty(5, 3, 3, 3)
+        initialize(layer, scheme, seed=7)
+        options = {} if scheme == "xavier" else {"nonlinearity": "relu"}
+        draw(expected, generator=torch.Generator().manual_seed(7), **options)
+        assert torch.equal(layer.weight, expected)
+
+
+def test_depthwise_weights_have_the_spread_of_what_they_sum() -> None:
+    layer = nn.Conv2d(2000, 2000, 3, groups=2000)
+    for scheme, expected in (("xavier", (2 / (9 + 9)) ** 0.5), ("kaiming", (2 / 9) ** 0.5)):
+        initialize(layer, scheme, seed=0)  # torch takes 2000 * 9 outputs for those of one group with xavier
+        assert layer.weight.std().item() == pytest.approx(expected, rel=0.02)
+        assert not layer.bias.any()

@@ -1,6 +1,7 @@
 """What an export says of itself is what the file does when it is run."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,16 @@ import pytest
 
 from lcprune import runs
 from lcprune.analysis.select import Budget
-from lcprune.errors import ExportError
+from lcprune.analysis.thresholds import halves
+from lcprune.data import sources
+from lcprune.errors import BudgetError, ExportError
 from lcprune.export import progressive
-from lcprune.export.session import OnnxClassifier
+from lcprune.export.session import ProgressiveSession
 from lcprune.pipeline import evaluate_onnx, stored
 from lcprune.pipeline import export as pipeline
 from lcprune.pipeline.export import ExportRequest
+from lcprune.pipeline.export import progressive as progressive_export
+from lcprune.pipeline.export.reduced import ReducedNetwork
 from lcprune.pipeline.select import select
 
 Asked = Callable[..., ExportRequest]
@@ -33,11 +38,15 @@ def measured(result: dict[str, Any]) -> dict[str, Any]:
     "options",
     [
         {"max_drop_pct": 2.0, "exits": (1, 2, 3)},
+        {"max_drop_pct": 2.0, "exits": (1, 2, 3), "criterion": "auto"},
+        {"max_drop_pct": 2.0, "exits": (1, 3), "criterion": "agreement", "temperature": False},
+        {"max_macs": 800_000, "criterion": "margin", "confidence": None},
         {"threshold": "0.45,0.35,0.3"},
+        {"threshold": "0.3,0.2,0.1", "criterion": "entropy"},
         {"threshold": "0.4", "threshold_input": "none"},
         {"threshold": "0.4", "threshold_input": "required"},
     ],
-    ids=["auto", "by hand", "none", "required"],
+    ids=["auto", "auto criterion", "agreement", "macs", "by hand", "entropy by hand", "none", "required"],
 )
 def test_a_progressive_file_does_what_was_announced(run: Path, asked: Asked, options: dict[str, Any]) -> None:
     said = write(run, asked(**options))
@@ -48,6 +57,46 @@ def test_a_progressive_file_does_what_was_announced(run: Path, asked: Asked, opt
     assert own["macs_ratio"] == pytest.approx(said["macs_ratio"])
     assert own["exit_fractions"] == pytest.approx(said["exit_fractions"], abs=1e-12)
     assert max(said["exit_fractions"]) < 1  # several exits take part, so that this compares something
+
+
+def test_a_budget_of_macs_is_held_and_used(run: Path, asked: Asked) -> None:
+    cheap, dear = (write(run, asked(max_macs=macs)) for macs in (500_000, 900_000))
+    content = runs.read_json(run / runs.THRESHOLDS)
+    assert (content["max_macs"], content["max_drop_pct"], content["confidence"]) == (900_000, None, None)
+    assert content["mean_macs"] <= 900_000
+    assert cheap["val_accuracy_pct"] <= dear["val_accuracy_pct"]
+    assert dear["criterion"] == content["criterion"] == "softmax"
+    assert dear["temperatures"] == list(ProgressiveSession(dear["path"]).info.temperatures)
+    assert len(set(dear["temperatures"])) == len(dear["temperatures"])  # fitted, each by itself
+
+
+def test_a_budget_of_time_is_held(run: Path, asked: Asked) -> None:
+    with pytest.raises(BudgetError, match=r"within 1e-06 ms: where all leave at the first exit it is [0-9.]+ ms"):
+        write(run, asked(max_latency_ms=1e-6))
+    said = write(run, asked(max_latency_ms=1000.0, exits=(1, 2)))  # all the time there is
+    assert 0 < said["mean_latency_ms"] == runs.read_json(run / runs.THRESHOLDS)["mean_latency_ms"] < 1000
+    assert said["val_accuracy_pct"] >= said["main_val_accuracy_pct"]
+
+
+def test_the_criterion_auto_is_the_cheapest(run: Path, asked: Asked) -> None:
+    ratios = {}
+    for criterion in ("softmax", "margin", "entropy", "agreement"):
+        write(run, asked(max_drop_pct=3.0, criterion=criterion))
+        ratios[criterion] = runs.read_json(run / runs.THRESHOLDS)["mean_macs"]
+    assert len(set(ratios.values())) > 1
+    said = write(run, asked(max_drop_pct=3.0, criterion="auto"))
+    assert ratios[said["criterion"]] == min(ratios.values()) == runs.read_json(run / runs.THRESHOLDS)["mean_macs"]
+
+
+def test_with_a_confidence_the_deciding_half_is_not_looked_at_before(run: Path, asked: Asked) -> None:
+    arrays = runs.read_predictions(run)
+    _, deciding = halves(len(arrays["val_labels"]), 0)
+    said = write(run, asked(max_drop_pct=50.0, confidence=0.6, exits=(1, 2, 3)))
+    changed = dict(arrays)
+    changed["val_logits"] = arrays["val_logits"].copy()
+    changed["val_logits"][:, deciding] *= 3
+    runs.write_predictions(run, changed)
+    assert write(run, asked(max_drop_pct=50.0, confidence=0.6, exits=(1, 2, 3)))["temperatures"] == said["temperatures"]
 
 
 def test_fixed_thresholds_hide_the_exits_from_evaluate(run: Path, asked: Asked) -> None:
@@ -79,7 +128,7 @@ def test_the_selected_sub_model_does_what_select_said(run: Path, asked: Asked) -
 def test_metadata_is_what_the_run_knows(run: Path, asked: Asked) -> None:
     facts = stored.read_facts(run)
     arrays = runs.read_predictions(run)
-    info = OnnxClassifier(write(run, asked(threshold="0.4"))["path"]).info
+    info = ProgressiveSession(write(run, asked(threshold="0.4"))["path"]).info
     assert (info.classes, info.mean, info.std) == (facts.classes, facts.mean, facts.std)
     assert (info.input.size, info.input.channels) == (8, 1)
     correct = (arrays["val_logits"].argmax(2) == arrays["val_labels"]).mean(1) * 100
@@ -98,3 +147,98 @@ def test_a_file_that_differs_from_torch_is_not_written(
         write(run, asked(threshold="0.4"))
     assert path.read_bytes() == before
     assert runs.changed_files(run) == []
+
+
+def test_an_int8_file_holds_the_budget_by_its_own_logits(run: Path, asked: Asked) -> None:
+    """What is said is what the file does, and float32 stands beside it."""
+    plain = write(run, asked(max_drop_pct=2.0, exits=(1, 2, 3)))
+    said = write(run, asked(max_drop_pct=2.0, exits=(1, 2, 3), precision="int8"))
+    assert (said["precision"], said["kind"]) == ("int8", "progressive")
+    assert said["path"].endswith("progressive-int8.onnx")
+    assert said["parity"]["against"] == "its own stages"
+    assert (said["parity"]["max_abs_diff"], said["parity"]["exits_agree"]) == (0.0, True)
+    same = ("thresholds", "test_accuracy_pct", "macs_ratio", "exit_fractions")
+    assert {key: said["fp32"][key] for key in same} == {key: plain[key] for key in same}
+    assert said["fp32"]["size_bytes"] == pytest.approx(plain["size_bytes"], rel=0.01)
+    assert said["thresholds"] != plain["thresholds"]
+
+    own = measured(said)["progressive"][0]
+    assert own["accuracy_pct"] == pytest.approx(said["test_accuracy_pct"], abs=1e-9)
+    assert own["mean_macs"] == pytest.approx(said["mean_macs"])
+    assert own["exit_fractions"] == pytest.approx(said["exit_fractions"], abs=1e-12)
+
+    folder, recipe = runs.open_run(run)
+    val = sources.load(recipe.data, Path(stored.read_facts(folder).data_root), recipe.train.seed, download=False).val
+    correct = 100 * (ProgressiveSession(said["path"])(val.images).labels == val.labels).mean()
+    arrays = runs.read_predictions(run)
+    main = 100 * (arrays["val_logits"][-1].argmax(1) == arrays["val_labels"]).mean()
+    assert main - correct <= 2.0 + 1e-9
+    thresholds = runs.read_json(run / runs.THRESHOLDS)
+    assert (thresholds["precision"], thresholds["thresholds"]) == ("int8", said["thresholds"])
+    assert thresholds["drop_pct"] == pytest.approx(main - correct)
+    assert runs.changed_files(run) == []
+
+
+@pytest.mark.parametrize("precision", ["fp16", "w8"])
+def test_fewer_bits_at_thresholds_by_hand(run: Path, asked: Asked, precision: str) -> None:
+    said = write(run, asked(threshold="0.45,0.35,0.3", precision=precision))
+    own = measured(said)["progressive"][0]
+    assert said["thresholds"] == said["fp32"]["thresholds"] == [0.45, 0.35, 0.3]
+    assert own["accuracy_pct"] == pytest.approx(said["test_accuracy_pct"], abs=0.3)  # a row or two on a threshold
+    assert said["agreement"]["split"] == "val"
+    assert min(said["agreement"]["same_class_pct"]) > 90
+    assert said["size_bytes"] < said["fp32"]["size_bytes"]
+    assert said["quantization"] == {
+        "precision": precision,
+        "method": None,
+        "samples": 0,
+        "int8_convolutions": 0,
+        "agreement_pct": None,
+    }
+
+
+def test_a_sub_model_in_int8(run: Path, asked: Asked) -> None:
+    said = write(run, asked(progressive=False, exit_name="2", precision="int8"))
+    assert (said["name"], said["kind"], said["precision"]) == ("sub-model 2", "submodel", "int8")
+    assert Path(said["path"]).name == "sub-model-2-int8.onnx"
+    assert said["quantization"]["int8_convolutions"] > 2
+    found = measured(said)
+    assert found["exits"][0]["accuracy_pct"] == pytest.approx(said["test_accuracy_pct"], abs=1e-9)
+    arrays = runs.read_predictions(run)
+    assert said["fp32"]["test_accuracy_pct"] == pytest.approx(
+        100 * (arrays["test_logits"][1].argmax(1) == arrays["test_labels"]).mean()
+    )
+
+
+def worse_by(points: float) -> Callable[..., ReducedNetwork]:
+    """`reduce_network` for a main that is wrong more often."""
+    from lcprune.pipeline.export.reduced import reduce_network
+
+    def reduce(*arguments: Any) -> ReducedNetwork:
+        own = reduce_network(*arguments)
+        rows = own.readings.by_criterion["softmax"]
+        correct = rows["val"].correct.copy()
+        right = np.flatnonzero(correct[-1])
+        correct[-1, right[: int(points * correct.shape[1] / 100)]] = False
+        rows["val"] = replace(rows["val"], correct=correct)
+        return own
+
+    return reduce
+
+
+def test_a_main_that_loses_the_budget_to_its_precision_is_refused(
+    run: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progressive_export, "reduce_network", worse_by(10))
+    with pytest.raises(BudgetError, match="in w8 main alone loses .* points; 2 are allowed"):
+        write(run, asked(max_drop_pct=2.0, exits=(1, 2, 3), precision="w8"))
+    assert not (run / "export" / "progressive-w8.onnx").exists()
+    assert not (run / runs.THRESHOLDS).exists()
+
+
+def test_what_main_loses_to_its_precision_is_taken_off_the_budget(
+    run: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progressive_export, "reduce_network", worse_by(4))
+    write(run, asked(max_drop_pct=5.0, exits=(1, 2, 3), precision="w8"))
+    assert 4.0 < runs.read_json(run / runs.THRESHOLDS)["drop_pct"] <= 5.0  # 9 if the budget were its own main's

@@ -55,6 +55,7 @@ def test_nothing_is_written_when_nothing_fits(shaped_run: Callable[..., Path]) -
 
 def test_the_split_that_decides(shaped_run: Callable[..., Path]) -> None:
     arrays = runs.read_predictions(shaped_run([[1]] * 4, None))
-    assert deciding_split(arrays, use_test_split=False) == "val"
+    labels = {split: arrays[f"{split}_labels"] for split in ("val", "test")}
+    assert deciding_split(labels, use_test_split=False) == "val"
     with pytest.raises(RunError, match="this run has no test images"):
-        deciding_split(arrays, use_test_split=True)
+        deciding_split(labels, use_test_split=True)

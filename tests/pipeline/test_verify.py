@@ -11,7 +11,14 @@ from lcprune import runs
 
 Refused = Callable[..., dict[str, str]]
 
-RECORDED = ["dataset.json", "export/progressive.onnx", "predictions.npz", "profile.json", "weights.safetensors"]
+RECORDED = [
+    "dataset.json",
+    "export/progressive.md",
+    "export/progressive.onnx",
+    "predictions.npz",
+    "profile.json",
+    "weights.safetensors",
+]
 
 
 def flip_a_byte(path: Path) -> None:
@@ -29,8 +36,8 @@ def test_a_run_that_nobody_touched_is_right(run: Path, cli: Callable[..., Any]) 
 
 def test_an_exported_file_is_verified_by_itself(run: Path, cli: Callable[..., Any]) -> None:
     flip_a_byte(run / runs.WEIGHTS)  # of no concern to the file that is asked about
-    content = json.loads(cli("verify", run / "export/progressive.onnx", "--json").stdout)
-    assert content["files"] == ["export/progressive.onnx"]
+    for name in ("export/progressive.onnx", "export/progressive.md"):
+        assert json.loads(cli("verify", run / name, "--json").stdout)["files"] == [name]
 
 
 @pytest.mark.parametrize("name", RECORDED)

@@ -97,6 +97,7 @@ def test_an_export_of_a_run_without_images_to_be_held_against(known: bool) -> No
         "parity": {"max_abs_diff": 1e-6, "exits_agree": True, "samples": 256},
         "exits": [RED, "main"],
         "thresholds": [0.5],
+        "criterion": "margin",
         "test_accuracy_pct": 90.126 if known else None,
         "main_test_accuracy_pct": 91.0 if known else None,
         "mean_macs": 1e6 if known else None,

@@ -12,14 +12,19 @@ __all__ = ["Losses", "Method", "build_method"]
 
 def build_method(recipe: Recipe, network: Network) -> Method:
     """The training method that a recipe names, for its network."""
-    smoothing = recipe.train.label_smoothing
+    critics, smoothing = recipe.critics, recipe.train.label_smoothing
     match recipe.train.method:
         case "backprop":
             return Backprop(network, smoothing)
         case "deep_supervision":
-            return DeepSupervision(network, recipe.critics.weight, smoothing)
+            return DeepSupervision(
+                network,
+                critics.weights,
+                smoothing,
+                distill=critics.distill,
+                temperature=critics.distill_temperature,
+            )
         case "local_critic":
-            critics = recipe.critics
             return LocalCritic(
                 network,
                 loss=critics.loss,

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from lcprune import recipe
 from lcprune.models import Network
-from lcprune.training.methods.deep_supervision import DeepSupervision
+from lcprune.training.methods import build_method
+from lcprune.training.methods.deep_supervision import DeepSupervision, distillation_losses
 
 LN3 = math.log(3)
 
@@ -20,7 +22,7 @@ def test_a_case_worked_out_by_hand() -> None:
         critic.weight.copy_(torch.tensor([[LN3], [0.0]]))
         main.weight.copy_(torch.tensor([[0.0], [LN3]]))
     network = Network(nn.Identity(), [group, nn.Sequential(nn.Flatten(), main)], [nn.Sequential(nn.Flatten(), critic)])
-    method = DeepSupervision(network, weight=0.5, label_smoothing=0.0)
+    method = DeepSupervision(network, [0.5], label_smoothing=0.0)
     losses = method.backward(torch.ones(1, 1, 1, 1), torch.tensor([0]), 0)
     assert main.weight.grad.flatten().tolist() == pytest.approx([-0.75, 0.75])
     assert critic.weight.grad.flatten().tolist() == pytest.approx([-0.125, 0.125])  # half of p - target
@@ -43,16 +45,132 @@ def test_gradients_are_those_of_the_weighted_sum_in_float64() -> None:
     first, second, main = (
         nn.functional.cross_entropy(logits, labels, label_smoothing=0.1) for logits in network(images)
     )
-    expected = torch.autograd.grad(main + 0.3 * first + 0.3 * second, list(network.parameters()))
-    DeepSupervision(network, weight=0.3, label_smoothing=0.1).backward(images, labels, 0)
+    expected = torch.autograd.grad(main + 0.3 * first + 2.5 * second, list(network.parameters()))
+    DeepSupervision(network, [0.3, 2.5], label_smoothing=0.1).backward(images, labels, 0)
     for parameter, grad in zip(network.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, grad, rtol=1e-12, atol=0)
 
 
 def test_without_critics_it_is_backpropagation() -> None:
     network = Network(nn.Identity(), [nn.Sequential(nn.Flatten(), nn.Linear(4, 3))], [])
-    losses = DeepSupervision(network, weight=1.0, label_smoothing=0.0).backward(
-        torch.rand(2, 1, 2, 2), torch.tensor([0, 1]), 0
-    )
+    losses = DeepSupervision(network, [], label_smoothing=0.0).backward(torch.rand(2, 1, 2, 2), torch.tensor([0, 1]), 0)
     assert (losses.exits.shape, losses.critics.shape) == ((1,), (0,))
     assert network.groups[0][1].weight.grad is not None
+
+
+# Distillation
+
+LOGITS_3 = torch.tensor([[2 * LN3, 0.0]])  # at temperature 2, p = (3/4, 1/4); at 1, (9/10, 1/10)
+LOGITS_1 = torch.zeros(1, 2)  # p = (1/2, 1/2) at every temperature
+
+
+def test_distillation_worked_out_by_hand() -> None:
+    # KL((3/4, 1/4) || (1/2, 1/2)) = 3/4 ln(3/2) + 1/4 ln(1/2), times 2^2
+    losses = distillation_losses(LOGITS_1, LOGITS_3, 2.0)
+    assert losses.tolist() == pytest.approx([4 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5))])
+    # the other way round it is KL((1/2, 1/2) || (3/4, 1/4)) = 1/2 ln(2/3) + 1/2 ln(2)
+    turned = distillation_losses(LOGITS_3, LOGITS_1, 2.0)
+    assert turned.tolist() == pytest.approx([4 * (0.5 * math.log(2 / 3) + 0.5 * math.log(2))])
+    assert distillation_losses(LOGITS_3, LOGITS_3, 2.0).tolist() == [0.0]
+
+
+def test_distillation_has_the_gradient_of_two_probabilities() -> None:
+    own, main = LOGITS_1.clone().requires_grad_(), LOGITS_3.clone().requires_grad_()
+    distillation_losses(own, main, 2.0).sum().backward()
+    assert own.grad.tolist() == [pytest.approx([2 * (0.5 - 0.75), 2 * (0.5 - 0.25)])]  # T * (p_own - p_main)
+    assert main.grad is None
+
+
+def test_distillation_is_torchs_kl_div_in_float64() -> None:
+    torch.manual_seed(0)
+    own, main = (5 * torch.randn(7, 6, dtype=torch.float64) for _ in range(2))
+    for temperature in (0.5, 1.0, 4.0):
+        said = nn.functional.log_softmax(own / temperature, dim=1)
+        wanted = nn.functional.softmax(main / temperature, dim=1)
+        expected = nn.functional.kl_div(said, wanted, reduction="none").sum(dim=1) * temperature**2
+        torch.testing.assert_close(distillation_losses(own, main, temperature), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_distillation_is_in_float32_and_finite_where_main_is_certain() -> None:
+    certain, other = torch.tensor([[1000.0, 0.0]]), torch.tensor([[0.0, 1000.0]])
+    losses = distillation_losses(other.bfloat16(), certain.bfloat16(), 1.0)
+    assert losses.dtype == torch.float32
+    assert losses.tolist() == [1000.0]
+
+
+def test_logits_of_other_shapes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"own is \(1, 2\) but main is \(2, 2\)"):
+        distillation_losses(LOGITS_1, torch.zeros(2, 2), 1.0)
+
+
+def network_of_three(dtype: torch.dtype = torch.float64) -> Network:
+    torch.manual_seed(0)
+    groups = [
+        nn.Sequential(nn.Conv2d(2, 3, 3), nn.Tanh()),
+        nn.Sequential(nn.Conv2d(3, 3, 1), nn.Tanh()),
+        nn.Sequential(nn.Flatten(), nn.Linear(12, 5)),
+    ]
+    critics = [nn.Sequential(nn.Flatten(), nn.Linear(12, 5)) for _ in range(2)]
+    return Network(nn.Identity(), groups, critics).to(dtype)
+
+
+def test_exits_learn_from_main_and_main_from_the_labels_alone() -> None:
+    network, images, labels = network_of_three(), torch.rand(6, 2, 4, 4).double(), torch.arange(6) % 5
+    first, second, main = network(images)
+    wanted = (main / 2).softmax(dim=1).detach()
+    losses, learned = [], []
+    for own in (first, second):
+        pull = nn.functional.kl_div((own / 2).log_softmax(dim=1), wanted, reduction="batchmean")
+        losses.append(nn.functional.cross_entropy(own, labels, label_smoothing=0.1))
+        learned.append(0.6 * losses[-1] + 0.4 * 4 * pull)
+    main_loss = nn.functional.cross_entropy(main, labels, label_smoothing=0.1)
+    expected = torch.autograd.grad(main_loss + 0.3 * sum(learned), list(network.parameters()))
+    method = DeepSupervision(network, [0.3, 0.3], label_smoothing=0.1, distill=0.4, temperature=2.0)
+    found = method.backward(images, labels, 0)
+    for parameter, grad in zip(network.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, grad, rtol=1e-10, atol=1e-14)
+    assert found.exits.tolist() == pytest.approx([loss.item() for loss in (*losses, main_loss)])
+    assert found.critics.tolist() == pytest.approx([loss.item() for loss in learned])
+
+
+def test_without_distillation_every_bit_is_as_before() -> None:
+    network, images, labels = network_of_three(torch.float32), torch.rand(6, 2, 4, 4), torch.arange(6) % 5
+    losses = [nn.functional.cross_entropy(z, labels, reduction="none").mean() for z in network(images)]
+    expected = torch.autograd.grad(losses[-1] + 0.3 * sum(losses[:-1]), list(network.parameters()))
+    found = DeepSupervision(network, [0.3, 0.3], label_smoothing=0.0, distill=0.0, temperature=3.0).backward(
+        images, labels, 0
+    )
+    assert all(torch.equal(p.grad, grad) for p, grad in zip(network.parameters(), expected, strict=True))
+    assert found.exits.tolist() == [loss.item() for loss in losses]
+    assert found.critics.tolist() == [loss.item() for loss in losses[:-1]]
+
+
+def test_a_recipe_says_how_much_and_how_warm() -> None:
+    joint = ["train.method=deep_supervision", "critics.after=[2, 5]"]
+    overrides = ["critics.distill=0.25", "critics.distill_temperature=5", "critics.weight=[0.5, 2]"]
+    method = build_method(recipe.load("digits", [*joint, *overrides]), network_of_three())
+    assert isinstance(method, DeepSupervision)
+    assert (method._distill, method._temperature, method._weights) == (0.25, 5.0, (0.5, 2.0))
+    plain = build_method(recipe.load("digits", joint), network_of_three())
+    assert isinstance(plain, DeepSupervision)
+    assert (plain._distill, plain._weights) == (0, (1.0, 1.0))
+
+
+def test_every_critic_needs_a_weight() -> None:
+    with pytest.raises(ValueError, match="2 critics need as many weights, not 3"):
+        DeepSupervision(network_of_three(), [1.0, 1.0, 1.0], label_smoothing=0.0)
+
+
+@pytest.mark.parametrize("distill", [0.0, 0.5])
+def test_a_step_goes_once_through_every_part_and_once_back(distill: float) -> None:
+    network, passes = network_of_three(), {"forward": 0, "backward": 0}
+
+    def count(name: str) -> None:
+        passes[name] += 1
+
+    for part in (*network.groups, *network.critics):
+        part.register_forward_hook(lambda *_: count("forward"))
+        part.register_full_backward_hook(lambda *_: count("backward"))
+    images, labels = torch.rand(6, 2, 4, 4).double().requires_grad_(), torch.arange(6) % 5
+    DeepSupervision(network, [0.3, 0.3], 0.0, distill=distill).backward(images, labels, 0)
+    assert passes == {"forward": 5, "backward": 5}  # three groups and two critics

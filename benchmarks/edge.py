@@ -1,0 +1,167 @@
+"""What `vgg_cifar10_edge` is worth on a device: latency, accuracy and size of what it exports, against main in float32.
+
+    python -m benchmarks.edge --out FOLDER [--data-root data] [--rounds 9] [--save]
+
+Everything is made by the `lcprune` command; a run that is there is taken as it is. Latency is the mean over test images
+at batch 1 and one thread, each model in turn, as a ratio to main's. Beside the trained network stands one of the
+paper's width that was hardly trained: its thresholds let as many images leave at each exit as the trained one's do,
+so that its latency means something and its accuracy does not.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.cifar10_small import lcprune, train
+from benchmarks.image_latency import mean_latencies, to_first
+from benchmarks.provenance import provenance
+from lcprune import runs
+from lcprune.pipeline.stored import load_dataset
+
+RECIPE = "vgg_cifar10_edge"
+SEED = 0  # of the recipe
+RESULT = Path(__file__).parent / "results" / "edge_cifar10.json"
+PAPER_WIDTH = ("model.width=1.0", "train.iterations=40", "train.evaluate_every=40", "train.checkpoint_every=40")
+DROPS_PCT = {"fp32": 0.64, "int8": 1.0}
+"""Points below main in float32 that progressive inference may lose on the validation images."""
+LIMITS = {
+    "progressive fp32": {"required": 0.50, "aim": 0.35},
+    "progressive int8": {"required": 0.25, "aim": 0.15},
+    "worst case, quarter width": {"required": 1.20},
+    "worst case, paper width": {"required": 1.08},
+    "size int8": {"required": 0.30},
+    "macs": {"required": 0.45, "aim": 0.30},
+}
+NEVER = 1.5
+"""A threshold that no confidence reaches."""
+
+Row = dict[str, Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Trains and exports what is missing, measures, and prints or saves the result."""
+    options = _parse(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    result = {**provenance("benchmarks.edge", SEED), "load": os.getloadavg()[0], "limits": LIMITS, **measure(options)}
+    text = json.dumps(result, indent=2).replace(str(options.out), "FOLDER") + "\n"
+    if options.save:
+        options.result.parent.mkdir(parents=True, exist_ok=True)
+        options.result.write_text(text, encoding="utf-8")
+    print(text)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.edge", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder for the run folders")
+    parser.add_argument("--data-root", type=Path, default=Path("data"), help="folder with CIFAR-10")
+    parser.add_argument("--recipe", default=RECIPE)
+    parser.add_argument("--images", type=int, default=1000, help="test images in a round")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of the recipe")
+    parser.add_argument("--save", action="store_true", help="write the result file")
+    parser.add_argument("--result", type=Path, default=RESULT)
+    return parser.parse_args(arguments)
+
+
+def measure(options: argparse.Namespace) -> Row:
+    """Both widths: what was exported, and the latencies."""
+    trained = options.out / "edge"
+    report = train(trained, options.data_root, _keys(options.set), options.recipe)
+    exports = export_all(trained)
+    fractions = {kind: exports[f"progressive {kind}"]["exit_fractions"] for kind in DROPS_PCT}
+    images = test_images(trained, options.images)
+    wide = options.out / "paper_width"
+    train(wide, options.data_root, _keys([*options.set, *PAPER_WIDTH]), options.recipe)
+    kept = exports["progressive fp32"]["exits"][:-1]
+    return {
+        "train": report,
+        "exports": exports,
+        "latency": latencies(exports, images, options.rounds),
+        "paper_width": at_paper_width(wide, kept, fractions, images[: max(1, options.images // 5)], options.rounds),
+    }
+
+
+def export_all(run: Path) -> dict[str, Row]:
+    """Main and the progressive model in every precision that matters, by name."""
+    folder = run / "export"
+    found = {
+        f"main {kind}": _export(run, folder / f"main-{kind}.onnx", "--exit", "main", "--precision", kind)
+        for kind in ("fp32", "int8")
+    }
+    for kind in ("fp32", "int8", "w8", "fp16"):
+        drop = str(DROPS_PCT.get(kind, DROPS_PCT["fp32"]))
+        words = ("--progressive", "--max-drop", drop, "--precision", kind)
+        found[f"progressive {kind}"] = _export(run, folder / f"progressive-{kind}.onnx", *words)
+    return found
+
+
+def at_paper_width(
+    run: Path, kept: Sequence[str], fractions: Mapping[str, Sequence[float]], images: np.ndarray[Any, Any], rounds: int
+) -> Row:
+    """Latencies of the same exits at the paper's width, where as many images leave at each as `fractions` say."""
+    folder = run / "export"
+    exits = [int(name.split()[-1]) for name in kept]
+    exports = {"main fp32": _export(run, folder / "main-fp32.onnx", "--exit", "main")}
+    for kind, shares in fractions.items():
+        thresholds = thresholds_for(runs.read_predictions(run)["test_logits"], [k - 1 for k in exits], shares)
+        words = ["--progressive", "--exits", ",".join(map(str, exits)), "--precision", kind]
+        words += ["--threshold", ",".join(f"{value:.9f}" for value in thresholds)]
+        exports[f"progressive {kind}"] = _export(run, folder / f"progressive-{kind}.onnx", *words)
+    return {"exports": exports, "latency": latencies(exports, images, rounds)}
+
+
+def thresholds_for(logits: np.ndarray[Any, Any], exits: Sequence[int], fractions: Sequence[float]) -> tuple[float, ...]:
+    """Thresholds at which these shares of the images leave at these exits.
+
+    Args:
+        logits: Of all exits, ``(K, N, C)``.
+        exits: ``exit_index`` of the early exits.
+        fractions: Share of all images that is to leave at each, and last at main.
+    """
+    rows = np.arange(logits.shape[1])
+    thresholds = []
+    for exit_index, share in zip(exits, fractions, strict=False):
+        of_exit = logits[exit_index, rows].astype(np.float64)
+        powers = np.exp(of_exit - of_exit.max(axis=1, keepdims=True))
+        confidences = powers.max(axis=1) / powers.sum(axis=1)
+        order = np.argsort(-confidences, kind="stable")
+        leaving = min(round(share * logits.shape[1]), len(rows))
+        around = confidences[order[max(leaving - 1, 0) : leaving + 1]]
+        thresholds.append(float(around.mean()) if leaving > 0 and len(around) else NEVER)
+        rows = np.sort(rows[order[leaving:]])
+    return tuple(thresholds)
+
+
+def latencies(exports: Mapping[str, Row], images: np.ndarray[Any, Any], rounds: int) -> dict[str, dict[str, float]]:
+    """Of every export to main's in float32, and of rows that leave nowhere."""
+    paths = {name: Path(row["path"]) for name, row in exports.items()}
+    never = {}
+    for kind in DROPS_PCT:
+        progressive = f"progressive {kind}"
+        paths[f"{progressive}, no early exit"] = paths[progressive]
+        never[f"{progressive}, no early exit"] = [NEVER] * len(exports[progressive]["thresholds"])
+    return to_first(mean_latencies(paths, images, rounds, never))
+
+
+def test_images(run: Path, count: int) -> np.ndarray[Any, Any]:
+    """The first test images of a run's data, ``(N, C, H, W)`` uint8."""
+    folder, recipe = runs.open_run(run)
+    dataset, _ = load_dataset(folder, recipe)
+    return dataset.test.images[:count]
+
+
+def _keys(overrides: Sequence[str]) -> list[str]:
+    return [word for key in overrides for word in ("--set", key)]
+
+
+def _export(run: Path, path: Path, *words: str) -> Row:
+    return lcprune("export", str(run), "--format", "onnx", *words, "--output", str(path))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""What an export reads of a run, and where it writes."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lcprune import runs
+from lcprune.data import sources
+from lcprune.data.sources import Dataset
+from lcprune.errors import ExportError
+from lcprune.export.verify import Parity
+from lcprune.models import Network
+from lcprune.pipeline import stored
+from lcprune.pipeline.export.readings import Readings, read_logits
+from lcprune.pipeline.export.request import ExportRequest
+from lcprune.pipeline.profile import Costs, costs_of
+from lcprune.pipeline.stored import DataFacts
+from lcprune.recipe import Recipe
+
+PARITY_IMAGES = 256
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A run, with all that an export reads of it."""
+
+    folder: Path
+    recipe: Recipe
+    network: Network
+    facts: DataFacts
+    costs: Costs
+    labels: dict[str, np.ndarray[Any, Any]]
+    """Of ``val`` and ``test``."""
+    readings: Readings
+    """What the logits say, which are too large to be kept."""
+
+
+def load(folder: Path, recipe: Recipe, request: ExportRequest) -> Loaded:
+    """Reads a finished run.
+
+    Raises:
+        RunError: If the run is not finished, or no images were held out for what is asked for.
+    """
+    network, facts = stored.load_network(folder, recipe)
+    costs = costs_of(folder, recipe)
+    arrays = runs.read_predictions(folder)
+    labels = {split: arrays[f"{split}_labels"] for split in ("val", "test")}
+    logits = {split: arrays.pop(f"{split}_logits") for split in labels}
+    readings = read_logits(logits, labels, costs.cascade, request, recipe.train.seed)
+    return Loaded(folder, recipe, network, facts, costs, labels, readings)
+
+
+def load_dataset(loaded: Loaded) -> Dataset:
+    """What the run was trained on."""
+    return sources.load(loaded.recipe.data, Path(loaded.facts.data_root), loaded.recipe.train.seed, download=False)
+
+
+def parity_images(dataset: Dataset) -> np.ndarray[Any, Any]:
+    """The first validation images, or test images where none were held out, ``(N, C, H, W)`` uint8."""
+    splits = (dataset.val, dataset.test, dataset.train)
+    return next(split.images for split in splits if len(split))[:PARITY_IMAGES]
+
+
+def output_path(loaded: Loaded, request: ExportRequest, stem: str) -> Path:
+    """Where the file goes, in a folder that is there.
+
+    Raises:
+        ExportError: If it is a folder itself, or the folder cannot be made.
+    """
+    marks = {"flat": request.form == "flat", request.precision: request.precision != "fp32", "batch1": request.batch}
+    name = "-".join([stem, *(mark for mark, applies in marks.items() if applies)]) + f".{request.file_format}"
+    path = request.output or loaded.folder / runs.EXPORT / name
+    if path.is_dir():
+        raise ExportError(f"{path} is a folder", f"name the file: --output {path / name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExportError(f"{path.parent} cannot be made: {error.strerror}", "choose another --output") from None
+    return path
+
+
+def written(path: Path, kind: str, precision: str, parity: Parity) -> dict[str, Any]:
+    """What every result begins with."""
+    return {
+        "path": str(path),
+        "kind": kind,
+        "precision": precision,
+        "size_bytes": path.stat().st_size,
+        "parity": asdict(parity),
+    }

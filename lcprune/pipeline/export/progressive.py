@@ -1,0 +1,176 @@
+"""One graph that stops early, in float32 or in fewer bits."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from lcprune.analysis.evaluate import CascadeCost, ProgressiveResult
+from lcprune.analysis.thresholds import simulate
+from lcprune.errors import ExportError
+from lcprune.export.metadata import ModelInfo
+from lcprune.export.progressive import cascade_stages, file_size, write_progressive, write_reduced
+from lcprune.pipeline.export.calibration import (
+    Decision,
+    calibrate_exits,
+    exits_by_hand,
+    recalibrate,
+    write_thresholds,
+)
+from lcprune.pipeline.export.companions import segments_beside
+from lcprune.pipeline.export.latency_cost import cascade_latency, stages_latency
+from lcprune.pipeline.export.loaded import Loaded, load_dataset, output_path, parity_images, written
+from lcprune.pipeline.export.readings import Readings
+from lcprune.pipeline.export.reduced import merged_cost, reduce_network, reduction, warn_of_loss
+from lcprune.pipeline.export.request import ExportRequest
+from lcprune.pipeline.info import progressive_info
+
+ALL_LEAVE = 0.999
+"""Where more than this fraction leaves at one early exit, that sub-model alone does the same."""
+
+
+def export_progressive(loaded: Loaded, request: ExportRequest, notice: Callable[[str], None]) -> dict[str, Any]:
+    """Writes the file with the exits that were asked for, or those that pay, and says what it does to the images."""
+    if len(loaded.network.groups) < 2:
+        raise ExportError("this run has no critics, so there is nothing to stop at", "export it with --exit main")
+    if request.precision != "fp32":
+        return _export_reduced(loaded, request, notice)
+    images = parity_images(load_dataset(loaded))
+    decided = _decide(loaded, request, images, notice)
+    path = output_path(loaded, request, "progressive")
+    accuracies = (loaded.readings.accuracies(split) for split in ("val", "test"))
+    info = request.shape(_cascade_info(loaded, decided, *accuracies))
+    kept = decided.exits
+    parity = write_progressive(loaded.network, kept, decided.thresholds, path, info, images, request.threshold_input)
+    write_thresholds(loaded, decided)
+    return {
+        **written(path, "progressive", "fp32", parity),
+        **_decided(decided),
+        **_cascade_result(loaded, kept, loaded.readings, _simulate(loaded.readings, decided), notice),
+        **segments_beside(path, request, lambda: cascade_stages(loaded.network, kept, images), images),
+    }
+
+
+def _decide(
+    loaded: Loaded, request: ExportRequest, images: np.ndarray[Any, Any], notice: Callable[[str], None]
+) -> Decision:
+    """What float32 keeps, and when rows leave it."""
+    if not request.calibrates:
+        return exits_by_hand(loaded, request)
+
+    def latency() -> CascadeCost:
+        notice("measuring how long an image takes to every exit")
+        return cascade_latency(loaded.network, images)
+
+    return calibrate_exits(loaded, request, latency)
+
+
+def _export_reduced(loaded: Loaded, request: ExportRequest, notice: Callable[[str], None]) -> dict[str, Any]:
+    """A progressive graph of another precision, with thresholds for what it says itself.
+
+    The exits and the criterion are those that pay in float32; what is left open is which images leave where.
+    """
+    if request.precision == "fp32":
+        raise ValueError("fp32 is not reduced")
+    dataset = load_dataset(loaded)
+    images = parity_images(dataset)
+    of_fp32 = _decide(loaded, request, images, notice)
+    path = output_path(loaded, request, "progressive")
+    stages = cascade_stages(loaded.network, of_fp32.exits, images)
+    cost, seed = merged_cost(loaded.costs.cascade, of_fp32.exits), loaded.recipe.train.seed
+    settled = replace(request, criterion=of_fp32.criterion)
+    own = reduce_network(stages, request.precision, dataset, cost, settled, seed)
+    decided = of_fp32
+    if request.calibrates:
+        decided = recalibrate(loaded, request, own, of_fp32, lambda: stages_latency(own.reduced.stages))
+    exits, count = [*decided.exits, len(loaded.costs.exits) - 1], len(loaded.costs.exits)
+    info = request.shape(
+        _cascade_info(loaded, decided, *(own.accuracies(split, exits, count) for split in ("val", "test")))
+    )
+    parity = write_reduced(own.reduced, decided.thresholds, path, info, images, request.threshold_input)
+    write_thresholds(loaded, decided)
+    warn_of_loss(own, request.precision, notice)
+    results = _simulate(own.readings, replace(decided, exits=tuple(range(len(decided.exits)))))
+    fp32 = _simulate(loaded.readings, of_fp32)["test"]
+    return {
+        **written(path, "progressive", request.precision, parity),
+        **_decided(decided),
+        **_cascade_result(loaded, decided.exits, own.readings, results, notice),
+        **segments_beside(path, request, lambda: own.reduced.stages, images),
+        **reduction(own),
+        "fp32": {
+            "size_bytes": file_size(stages, of_fp32.thresholds, info),
+            "thresholds": list(of_fp32.thresholds),
+            "test_accuracy_pct": fp32.accuracy_pct if fp32 else None,
+            "macs_ratio": fp32.macs_ratio if fp32 else None,
+            "exit_fractions": list(fp32.exit_fractions) if fp32 else None,
+        },
+    }
+
+
+def _decided(decided: Decision) -> dict[str, Any]:
+    """What a result says of when rows leave."""
+    result = {"thresholds": list(decided.thresholds), "criterion": decided.criterion}
+    result["temperatures"] = list(decided.temperatures)
+    timed = {"mean_latency_ms"} & set(decided.content or {})
+    return result | {key: (decided.content or {})[key] for key in timed}
+
+
+def _cascade_info(
+    loaded: Loaded, decided: Decision, val: Sequence[float | None], test: Sequence[float | None]
+) -> ModelInfo:
+    info = progressive_info(loaded.recipe, loaded.facts, loaded.costs.counted, decided.exits, val, test)
+    return replace(info, criterion=decided.criterion, temperatures=decided.temperatures)
+
+
+def _cascade_result(
+    loaded: Loaded,
+    kept: Sequence[int],
+    readings: Readings,
+    results: dict[str, ProgressiveResult | None],
+    notice: Callable[[str], None],
+) -> dict[str, Any]:
+    """What a graph does to the images, by its own logits."""
+    known, deciding = results["test"] or results["val"], results["val"] or results["test"]
+    for message in _remarks(deciding, kept):
+        notice(message)
+    main = {split: next(iter(readings.accuracies(split)[-1:]), None) for split in ("val", "test")}
+    own = {split: result.accuracy_pct if result else None for split, result in results.items()}
+    return {
+        "exits": [loaded.costs.exits[index].name for index in (*kept, len(loaded.costs.exits) - 1)],
+        "test_accuracy_pct": own["test"],
+        "main_test_accuracy_pct": main["test"],
+        "val_accuracy_pct": own["val"],
+        "main_val_accuracy_pct": main["val"],
+        "mean_macs": known.mean_macs if known else None,
+        "macs_ratio": known.macs_ratio if known else None,
+        "exit_fractions": list(known.exit_fractions) if known else None,
+    }
+
+
+def _remarks(result: ProgressiveResult | None, kept: Sequence[int]) -> list[str]:
+    """What a person should know of a graph, by what it does to the validation images, or else to the test images."""
+    if result is None:
+        return []
+    lines = []
+    if result.macs_ratio >= 1:
+        lines.append(
+            f"warning: on validation this graph costs {100 * result.macs_ratio:.0f} % of main's MACs: stopping early "
+            "is no gain; try fewer exits with --exits, a larger --max-drop, or cheaper critics (critics.head: pooled)"
+        )
+    lines += [
+        f"all images leave at sub-model {index + 1}: export it alone with --exit {index + 1}"
+        for index, fraction in zip(kept, result.exit_fractions, strict=False)  # main has a fraction, too
+        if fraction > ALL_LEAVE
+    ]
+    return lines
+
+
+def _simulate(readings: Readings, decided: Decision) -> dict[str, ProgressiveResult | None]:
+    """What a decision does to the images of each split; None where a split has none."""
+    rows = readings.by_criterion[decided.criterion]
+    return {
+        split: simulate(rows[split], decided.exits, decided.thresholds) if split in rows else None
+        for split in ("val", "test")
+    }

@@ -1,0 +1,75 @@
+"""What the logits of a cascade say of the validation and the test images: all that a calibration reads."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lcprune.analysis.criterion import CRITERIA, Criterion
+from lcprune.analysis.evaluate import CascadeCost, accuracy_pct
+from lcprune.analysis.temperature import temperatures
+from lcprune.analysis.thresholds import Rows, halves, rows_of
+from lcprune.pipeline.export.request import ExportRequest
+from lcprune.pipeline.select import deciding_split
+
+Logits = dict[str, np.ndarray[Any, Any]]
+"""Of ``val`` and ``test``, ``(K, N, C)``; N may be 0."""
+Labels = Mapping[str, np.ndarray[Any, Any]]
+"""Of ``val`` and ``test``, ``(N,)``."""
+
+
+@dataclass(frozen=True)
+class Readings:
+    """Confidence and correctness of every image at every exit."""
+
+    by_criterion: dict[Criterion, dict[str, Rows]]
+    """For every criterion that may decide, of ``val`` and ``test`` where they have images."""
+    temperatures: tuple[float, ...]
+    """Of all exits, main last."""
+
+    def correct(self, split: str) -> np.ndarray[Any, Any] | None:
+        """Whether each exit is right about each image, ``(K, N)``; None where `split` has no images."""
+        rows = next(iter(self.by_criterion.values())).get(split)
+        return None if rows is None else rows.correct
+
+    def accuracies(self, split: str) -> tuple[float, ...]:
+        """In percent, of every exit; empty where `split` has no images."""
+        correct = self.correct(split)
+        return () if correct is None else tuple(map(accuracy_pct, correct))
+
+
+def read_logits(logits: Logits, labels: Labels, cost: CascadeCost, request: ExportRequest, seed: int) -> Readings:
+    """Reads logits as the request wants them held against thresholds.
+
+    Args:
+        logits: Each split is dropped from it once it is read: it may be large.
+        labels: Of the same splits.
+        cost: Of the cascade.
+        request: Names criterion, temperatures and who decides.
+        seed: Of the halves of `--confidence`.
+
+    Raises:
+        RunError: If temperatures are to be fitted and no images were held out.
+    """
+    fitted = _fit_temperatures(logits, labels, request, seed)
+    criteria = CRITERIA if request.criterion == "auto" else (request.criterion,)
+    read: dict[Criterion, dict[str, Rows]] = {criterion: {} for criterion in criteria}
+    for split in sorted(logits, reverse=True):
+        of_split = logits.pop(split)
+        for criterion in criteria:
+            if len(labels[split]):
+                read[criterion][split] = rows_of(of_split, labels[split], cost, criterion, fitted)
+    return Readings(read, fitted)
+
+
+def _fit_temperatures(logits: Logits, labels: Labels, request: ExportRequest, seed: int) -> tuple[float, ...]:
+    """Those that make the probabilities of the deciding images true; 1 where the user names the thresholds."""
+    exits = len(next(iter(logits.values())))
+    if not (request.progressive and request.calibrates and request.temperature):
+        return (1.0,) * exits
+    split = deciding_split(labels, request.use_test_split)
+    if request.confidence is None:
+        return temperatures(logits[split], labels[split])
+    searched, _ = halves(len(labels[split]), seed)  # what decides may not have been looked at
+    return temperatures(logits[split][:, searched], labels[split][searched])

@@ -1,0 +1,94 @@
+"""What a user asks to be exported."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from lcprune.errors import ExportError
+from lcprune.export.criterion import Criterion
+from lcprune.export.metadata import Form, ModelInfo
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What a user asks to be exported."""
+
+    progressive: bool
+    exit_name: str | None
+    """``1`` .. ``main``; None takes the selection."""
+    threshold: str
+    """``auto``, one number for all exits, or one for each with commas between."""
+    max_drop_pct: float | None
+    """Budget of ``auto``; None takes the selection's."""
+    confidence: float | None
+    exits: tuple[int, ...] | None
+    """Early exits to keep, counted from 1."""
+    threshold_input: Literal["optional", "required", "none"]
+    use_test_split: bool
+    output: Path | None
+    max_macs: int | None = None
+    """Instead of `max_drop_pct`: most mean MACs of an image."""
+    max_latency_ms: float | None = None
+    """Instead of `max_drop_pct`: longest mean time of an image, batch 1, one thread, on this machine."""
+    criterion: Criterion | Literal["auto"] = "softmax"
+    """What is held against the thresholds; ``auto`` takes the one with which the budget goes furthest."""
+    temperature: bool = True
+    """Whether `auto` thresholds are held against probabilities that a temperature has made true."""
+    precision: Literal["fp32", "int8", "fp16", "w8"] = "fp32"
+    form: Form = "nested"
+    batch: Literal[1] | None = None
+    """How many images the file shall take at once; None for any number."""
+    segments: bool = False
+    """Whether one file per segment shall lie beside a progressive model."""
+    file_format: Literal["onnx", "ort"] = "onnx"
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether thresholds are to be found, not named."""
+        return self.threshold == "auto"
+
+    def shape(self, info: ModelInfo) -> ModelInfo:
+        """`info` of a file of the form that is asked for."""
+        return replace(info, form=self.form, batch=self.batch)
+
+
+def refuse_contradictions(request: ExportRequest) -> None:
+    """Raises an ExportError where options do not go together."""
+    if request.progressive and request.exit_name is not None:
+        raise ExportError("--progressive exports all exits, and --exit names one", "leave one of them out")
+    asks = {
+        "--exits": request.exits is not None,
+        "--threshold": request.threshold != "auto",
+        "--max-drop": request.max_drop_pct is not None,
+        "--confidence": request.confidence is not None,
+        "--max-macs": request.max_macs is not None,
+        "--max-latency-ms": request.max_latency_ms is not None,
+        "--criterion": request.criterion != "softmax",
+        "--no-temperature": not request.temperature,
+        "--threshold-input": request.threshold_input != "optional",
+        "--form": request.form != "nested",
+        "--segments": request.segments,
+    }
+    if not request.progressive and (given := [name for name, asked in asks.items() if asked]):
+        raise ExportError(f"{given[0]} is about progressive graphs", "add --progressive, or leave it out")
+    budgets = [name for name in ("--max-drop", "--max-macs", "--max-latency-ms") if asks[name]]
+    if len(budgets) > 1:
+        raise ExportError(f"{' and '.join(budgets)} are budgets of different things", "give one of them")
+    if asks["--confidence"] and (asks["--max-macs"] or asks["--max-latency-ms"]):
+        raise ExportError("--confidence is about the points that --max-drop allows", "leave it out")
+    of_auto = ("--confidence", *budgets, "--no-temperature")
+    if not request.calibrates and (given := [name for name in of_auto if asks[name]]):
+        raise ExportError(f"{given[0]} is about calibrated thresholds", "leave it out, or write --threshold auto")
+    if not request.calibrates and request.criterion == "auto":
+        raise ExportError(
+            "--criterion auto is about calibrated thresholds", "name a criterion, or write --threshold auto"
+        )
+    if request.form == "flat" and request.batch is not None:
+        raise ExportError(
+            "--batch 1 fixes the shapes, and in a flat graph the rows get fewer",
+            "write --form nested, or --segments for hosts that take no branches",
+        )
+    if request.output is not None and (request.output.suffix == ".ort") != (request.file_format == "ort"):
+        raise ExportError(
+            f"--format {request.file_format} does not write {request.output}", "name an .ort file with --format ort"
+        )
