@@ -21,17 +21,25 @@ from benchmarks.cifar10_small import lcprune, train
 from benchmarks.image_latency import mean_latencies, to_first
 from benchmarks.provenance import provenance
 from lcprune import runs
+from lcprune.analysis.temperature import temperatures
+from lcprune.analysis.thresholds import calibrate_rows, rows_of, simulate
+from lcprune.pipeline.profile import costs_of
 from lcprune.pipeline.stored import load_dataset
 
 RECIPE = "vgg_cifar10_edge"
 SEED = 0  # of the recipe
 RESULT = Path(__file__).parent / "results" / "edge_cifar10.json"
 PAPER_WIDTH = ("model.width=1.0", "train.iterations=40", "train.evaluate_every=40", "train.checkpoint_every=40")
-DROPS_PCT = {"fp32": 0.64, "int8": 1.0}
-"""Points below main in float32 that progressive inference may lose on the validation images."""
+DROPS_PCT = {"fp32": 0.4, "int8": 0.8}
+"""Points below main in float32 that progressive inference may lose on the validation images. The limits,
+0.64 and 1 points, are about test images, where a search that is lucky on validation loses some tenths more."""
+SWEEP_PCT = (0.1, 0.2, 0.3, 0.4, 0.5, 0.64, 1.0, 2.0)
+CRITERION = "margin"
+ONE_IMAGE = ("--batch", "1")  # no gathering of rows
+LEAST_TIME = "progressive fp32, least time", "progressive int8, least time"
 LIMITS = {
-    "progressive fp32": {"required": 0.50, "aim": 0.35},
-    "progressive int8": {"required": 0.25, "aim": 0.15},
+    LEAST_TIME[0]: {"required": 0.50, "aim": 0.35},
+    LEAST_TIME[1]: {"required": 0.25, "aim": 0.15},
     "worst case, quarter width": {"required": 1.20},
     "worst case, paper width": {"required": 1.08},
     "size int8": {"required": 0.30},
@@ -73,14 +81,15 @@ def measure(options: argparse.Namespace) -> Row:
     trained = options.out / "edge"
     report = train(trained, options.data_root, _keys(options.set), options.recipe)
     exports = export_all(trained)
-    fractions = {kind: exports[f"progressive {kind}"]["exit_fractions"] for kind in DROPS_PCT}
+    fractions = {name: exports[name]["exit_fractions"] for name in LEAST_TIME}
     images = test_images(trained, options.images)
     wide = options.out / "paper_width"
     train(wide, options.data_root, _keys([*options.set, *PAPER_WIDTH]), options.recipe)
-    kept = exports["progressive fp32"]["exits"][:-1]
+    kept = exports[LEAST_TIME[0]]["exits"][:-1]
     return {
         "train": report,
         "exports": exports,
+        "sweep": sweep(trained),
         "latency": latencies(exports, images, options.rounds),
         "paper_width": at_paper_width(wide, kept, fractions, images[: max(1, options.images // 5)], options.rounds),
     }
@@ -93,11 +102,30 @@ def export_all(run: Path) -> dict[str, Row]:
         f"main {kind}": _export(run, folder / f"main-{kind}.onnx", "--exit", "main", "--precision", kind)
         for kind in ("fp32", "int8")
     }
-    for kind in ("fp32", "int8", "w8", "fp16"):
-        drop = str(DROPS_PCT.get(kind, DROPS_PCT["fp32"]))
-        words = ("--progressive", "--max-drop", drop, "--precision", kind)
-        found[f"progressive {kind}"] = _export(run, folder / f"progressive-{kind}.onnx", *words)
+    for kind in ("fp32", "w8", "fp16"):
+        found[f"progressive {kind}"] = _progressive(run, folder / f"progressive-{kind}.onnx", kind)
+    for kind, name in zip(("fp32", "int8"), LEAST_TIME, strict=True):
+        found[name] = _progressive(run, folder / f"least-time-{kind}.onnx", kind, "--minimize", "latency", *ONE_IMAGE)
     return found
+
+
+def sweep(run: Path) -> list[Row]:
+    """Thresholds from validation at several budgets, and what they do to the test images."""
+    folder, recipe = runs.open_run(run)
+    arrays, cost = runs.read_predictions(folder), costs_of(folder, recipe).cascade
+    fitted = temperatures(arrays["val_logits"], arrays["val_labels"])
+    val, test = (
+        rows_of(arrays[f"{split}_logits"], arrays[f"{split}_labels"], cost, CRITERION, fitted)
+        for split in ("val", "test")
+    )
+    rows = []
+    for budget_pct in SWEEP_PCT:
+        chosen = calibrate_rows(val, budget_pct)
+        found = simulate(test, chosen.exits, chosen.thresholds)
+        drop_pct = 100 * float(test.correct[-1].mean()) - found.accuracy_pct
+        row = {"max_drop_pct": budget_pct, "val_macs_ratio": chosen.macs_ratio, "test_macs_ratio": found.macs_ratio}
+        rows.append({**row, "test_accuracy_pct": found.accuracy_pct, "test_drop_pct": round(drop_pct, 6)})
+    return rows
 
 
 def at_paper_width(
@@ -107,11 +135,12 @@ def at_paper_width(
     folder = run / "export"
     exits = [int(name.split()[-1]) for name in kept]
     exports = {"main fp32": _export(run, folder / "main-fp32.onnx", "--exit", "main")}
-    for kind, shares in fractions.items():
+    for name, shares in fractions.items():
+        kind = name.split()[1].rstrip(",")
         thresholds = thresholds_for(runs.read_predictions(run)["test_logits"], [k - 1 for k in exits], shares)
-        words = ["--progressive", "--exits", ",".join(map(str, exits)), "--precision", kind]
+        words = ["--progressive", "--exits", ",".join(map(str, exits)), "--precision", kind, *ONE_IMAGE]
         words += ["--threshold", ",".join(f"{value:.9f}" for value in thresholds)]
-        exports[f"progressive {kind}"] = _export(run, folder / f"progressive-{kind}.onnx", *words)
+        exports[name] = _export(run, folder / f"progressive-{kind}.onnx", *words)
     return {"exports": exports, "latency": latencies(exports, images, rounds)}
 
 
@@ -141,10 +170,9 @@ def latencies(exports: Mapping[str, Row], images: np.ndarray[Any, Any], rounds: 
     """Of every export to main's in float32, and of rows that leave nowhere."""
     paths = {name: Path(row["path"]) for name, row in exports.items()}
     never = {}
-    for kind in DROPS_PCT:
-        progressive = f"progressive {kind}"
-        paths[f"{progressive}, no early exit"] = paths[progressive]
-        never[f"{progressive}, no early exit"] = [NEVER] * len(exports[progressive]["thresholds"])
+    for name in LEAST_TIME:
+        paths[f"{name}, no early exit"] = paths[name]
+        never[f"{name}, no early exit"] = [NEVER] * len(exports[name]["thresholds"])
     return to_first(mean_latencies(paths, images, rounds, never))
 
 
@@ -159,7 +187,21 @@ def _keys(overrides: Sequence[str]) -> list[str]:
     return [word for key in overrides for word in ("--set", key)]
 
 
+def _progressive(run: Path, path: Path, kind: str, *words: str) -> Row:
+    drop = str(DROPS_PCT.get(kind, DROPS_PCT["fp32"]))
+    options = ("--progressive", "--max-drop", drop, "--criterion", CRITERION, "--precision", kind)
+    return _export(run, path, *options, *words)
+
+
 def _export(run: Path, path: Path, *words: str) -> Row:
+    """A file with what the export said of it, made unless both are there."""
+    said = path.with_suffix(".json")
+    if not (path.exists() and said.exists()):
+        said.write_text(json.dumps(_exported(run, path, *words)), encoding="utf-8")
+    return dict(json.loads(said.read_text(encoding="utf-8")))
+
+
+def _exported(run: Path, path: Path, *words: str) -> Row:
     return lcprune("export", str(run), "--format", "onnx", *words, "--output", str(path))
 
 

@@ -36,7 +36,7 @@ def readme() -> str:
     """What the README shows, each with the file that it comes from."""
     small = _read("cifar10_small_cpu.json")
     parts = [_small(small["recipe"]), _methods(small["methods_at_equal_time"])]
-    parts.append(_progressive(_read("progressive_latency.json")))
+    parts += [_edge(_read("edge_cifar10.json")), _progressive(_read("progressive_latency.json"))]
     return "\n\n".join(parts + _suite(CPU, ("speed",)) + _suite(GPU, ("protocol", "fast")))
 
 
@@ -89,6 +89,47 @@ def _methods(result: dict[str, Any]) -> str:
         cells = ["-"] * (4 - len(accuracies)) + [f"{accuracy:.2f}" for accuracy in accuracies]
         rows.append(f"| {name} | {run['iterations']:,} | {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def _edge(result: dict[str, Any]) -> str:
+    """What the edge recipe exports, against its main in float32."""
+    exports, latency = result["exports"], result["latency"]
+    size = exports["main fp32"]["size_bytes"]
+    rows = [
+        f"**For a device, `vgg_cifar10_edge`** ({result['train']['iterations']:,} iterations; "
+        "`benchmarks/results/edge_cifar10.json`): what was exported, against main in float32. Latency is the mean over "
+        "test images in onnxruntime, batch 1, one thread, in turn, with the quartiles of the rounds in brackets. "
+        "Thresholds are from validation, the accuracy is that of the test images.",
+        "",
+        "| file | test accuracy % | MACs of main | latency to main's | of a row that leaves nowhere | kB | of main |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in exports.items():
+        nowhere = latency.get(f"{name}, no early exit")
+        times = f"{_ratio(latency[name])} | {_ratio(nowhere) if nowhere else '-'}"
+        sizes = f"{row['size_bytes'] / 1000:,.0f} | {row['size_bytes'] / size:.2f}"
+        rows.append(f"| {name} | {row['test_accuracy_pct']:.2f} | {row['macs_ratio']:.3f} | {times} | {sizes} |")
+    wide = result["paper_width"]["latency"]
+    rows += [
+        "",
+        "At the paper's width, hardly trained and with thresholds that let as many images leave at each exit: "
+        + "; ".join(f"{name} {_ratio(found)}" for name, found in wide.items() if name != "main fp32")
+        + ".",
+        "",
+        "What progressive inference loses for its MACs (`--criterion margin`, float32):",
+        "",
+        "| `--max-drop`, on validation | points lost on test | MACs of main, on test |",
+        "|---|---|---|",
+    ]
+    rows += [
+        f"| {row['max_drop_pct']:g} | {row['test_drop_pct']:.2f} | {row['test_macs_ratio']:.3f} |"
+        for row in result["sweep"]
+    ]
+    return "\n".join(rows)
+
+
+def _ratio(found: dict[str, float]) -> str:
+    return f"{found['ratio']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
 
 
 def _progressive(result: dict[str, Any]) -> str:

@@ -67,6 +67,13 @@ class Form(StrEnum):
     FLAT = "flat"
 
 
+class Spent(StrEnum):
+    """What stopping early saves."""
+
+    MACS = "macs"
+    LATENCY = "latency"
+
+
 class Criterion(StrEnum):
     """What is held against the thresholds of a progressive graph."""
 
@@ -265,6 +272,9 @@ def export(
         float | None,
         typer.Option(min=0, callback=_finite, help="Budget of `auto` instead: mean latency, batch 1, one thread."),
     ] = None,
+    minimize: Annotated[
+        Spent, typer.Option(help="What becomes least within --max-drop; latency is measured here, and takes a minute.")
+    ] = Spent.MACS,
     criterion: Annotated[
         Criterion,
         typer.Option(help="What must reach the threshold; auto takes the one with which the budget goes furthest."),
@@ -310,6 +320,7 @@ def export(
             confidence=confidence,
             max_macs=max_macs,
             max_latency_ms=max_latency_ms,
+            minimize=minimize.value,
             criterion=criterion.value,
             temperature=temperature,
             exits=_numbers(exits),

@@ -91,6 +91,11 @@ def test_before_anything_was_selected_it_says_what_to_do(run: Path, refused: Ref
             "name a criterion, or write --threshold auto",
         ),
         (
+            ["--progressive", "--minimize", "latency", "--max-macs", "9"],
+            "--minimize is about the points that --max-drop allows",
+            "leave it out",
+        ),
+        (
             ["--progressive", "--max-drop", "1", "--max-macs", "9"],
             "--max-drop and --max-macs are budgets of different things",
             "give one of them",

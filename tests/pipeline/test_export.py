@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lcprune import runs
+from lcprune.analysis.evaluate import CascadeCost
 from lcprune.analysis.select import Budget
 from lcprune.analysis.thresholds import halves
 from lcprune.data import sources
@@ -76,6 +77,20 @@ def test_a_budget_of_time_is_held(run: Path, asked: Asked) -> None:
     said = write(run, asked(max_latency_ms=1000.0, exits=(1, 2)))  # all the time there is
     assert 0 < said["mean_latency_ms"] == runs.read_json(run / runs.THRESHOLDS)["mean_latency_ms"] < 1000
     assert said["val_accuracy_pct"] >= said["main_val_accuracy_pct"]
+
+
+def test_the_least_time_is_not_the_fewest_macs(run: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Critic 1 takes so long that no row may pay for it, whatever its MACs."""
+    slow = CascadeCost((1000, 1000, 1000, 1000), (10**9, 1, 1))
+    monkeypatch.setattr(progressive_export, "cascade_latency", lambda *_: slow)
+    by_macs = write(run, asked(max_drop_pct=5.0))
+    by_time = write(run, asked(max_drop_pct=5.0, minimize="latency"))
+    assert "sub-model 1" in by_macs["exits"]
+    assert "sub-model 1" not in by_time["exits"]
+    content = runs.read_json(run / runs.THRESHOLDS)
+    assert content["mean_macs"] > 1000  # still counted in MACs
+    assert content["mean_latency_ms"] < 0.01
+    assert by_time["mean_latency_ms"] == content["mean_latency_ms"]
 
 
 def test_the_criterion_auto_is_the_cheapest(run: Path, asked: Asked) -> None:

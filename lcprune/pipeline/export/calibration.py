@@ -8,7 +8,7 @@ from typing import Any, Literal
 from lcprune import runs
 from lcprune.analysis.criterion import Criterion
 from lcprune.analysis.evaluate import CascadeCost, accuracy_pct, within
-from lcprune.analysis.thresholds import Calibration, Rows, calibrate_rows, halves, most_accurate
+from lcprune.analysis.thresholds import Calibration, Rows, calibrate_rows, halves, most_accurate, simulate
 from lcprune.errors import BudgetError, ExportError
 from lcprune.pipeline.export.latency_cost import NS_PER_MS
 from lcprune.pipeline.export.loaded import Loaded
@@ -40,7 +40,9 @@ class _Budget:
     kind: Literal["max_drop_pct", "max_macs", "max_latency_ms"]
     limit: float
     cost: CascadeCost
-    """What the limit is about, and for a drop what becomes least: MACs, or nanoseconds."""
+    """What the limit is about, and for a drop what becomes least."""
+    timed: bool
+    """Whether `cost` is nanoseconds, not MACs."""
     confidence: float | None
     seed: int
 
@@ -52,7 +54,9 @@ class _Budget:
     def spend(self, rows: Rows, exits: Sequence[int] | None) -> Calibration | None:
         """The best setting within the budget; None where every one is dearer."""
         if self.kind == "max_drop_pct":
-            return calibrate_rows(rows, self.limit, exits, self.confidence, self.seed)
+            found = calibrate_rows(replace(rows, cost=self.cost), self.limit, exits, self.confidence, self.seed)
+            in_macs = simulate(rows, found.exits, found.thresholds)
+            return replace(found, mean_macs=in_macs.mean_macs, macs_ratio=in_macs.macs_ratio)
         return most_accurate(rows, self.cost, self.max_mean, exits)
 
     def worth(self, found: Calibration | None) -> tuple[float, float]:
@@ -187,13 +191,15 @@ def _budget(
 ) -> _Budget:
     """What was asked for, else the points that the selection allowed."""
     seed = loaded.recipe.train.seed
+    timed = request.max_latency_ms is not None or request.minimize == "latency"
+    if timed and latency is None:
+        raise ValueError("a budget of time needs times")
+    cost = latency() if timed and latency is not None else macs
     if request.max_latency_ms is not None:
-        if latency is None:
-            raise ValueError("a budget of time needs times")
-        return _Budget("max_latency_ms", request.max_latency_ms, latency(), None, seed)
+        return _Budget("max_latency_ms", request.max_latency_ms, cost, timed, None, seed)
     if request.max_macs is not None:
-        return _Budget("max_macs", request.max_macs, macs, None, seed)
-    return _Budget("max_drop_pct", _max_drop_pct(loaded, request), macs, request.confidence, seed)
+        return _Budget("max_macs", request.max_macs, cost, timed, None, seed)
+    return _Budget("max_drop_pct", _max_drop_pct(loaded, request), cost, timed, request.confidence, seed)
 
 
 def _max_drop_pct(loaded: Loaded, request: ExportRequest) -> float:
@@ -215,6 +221,7 @@ def _content(
         budget.kind: budget.limit,
         "confidence": request.confidence,
         "precision": request.precision,
+        "minimize": request.minimize,
         "criterion": criterion,
         "temperatures": list(temperatures),
     }
@@ -222,7 +229,7 @@ def _content(
 
 def _timed(content: dict[str, Any], budget: _Budget, calibration: Calibration) -> dict[str, Any]:
     """`content`, and the mean time of an image where times were measured."""
-    if budget.kind != "max_latency_ms":
+    if not budget.timed:
         return content
     return {**content, "mean_latency_ms": budget.mean_cost(calibration) / NS_PER_MS}
 

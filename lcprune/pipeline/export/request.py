@@ -30,6 +30,8 @@ class ExportRequest:
     """Instead of `max_drop_pct`: most mean MACs of an image."""
     max_latency_ms: float | None = None
     """Instead of `max_drop_pct`: longest mean time of an image, batch 1, one thread, on this machine."""
+    minimize: Literal["macs", "latency"] = "macs"
+    """What becomes least within `max_drop_pct`; the latency is that of `max_latency_ms`."""
     criterion: Criterion | Literal["auto"] = "softmax"
     """What is held against the thresholds; ``auto`` takes the one with which the budget goes furthest."""
     temperature: bool = True
@@ -65,6 +67,7 @@ def refuse_contradictions(request: ExportRequest) -> None:
         "--max-latency-ms": request.max_latency_ms is not None,
         "--criterion": request.criterion != "softmax",
         "--no-temperature": not request.temperature,
+        "--minimize": request.minimize != "macs",
         "--threshold-input": request.threshold_input != "optional",
         "--form": request.form != "nested",
         "--segments": request.segments,
@@ -76,7 +79,9 @@ def refuse_contradictions(request: ExportRequest) -> None:
         raise ExportError(f"{' and '.join(budgets)} are budgets of different things", "give one of them")
     if asks["--confidence"] and (asks["--max-macs"] or asks["--max-latency-ms"]):
         raise ExportError("--confidence is about the points that --max-drop allows", "leave it out")
-    of_auto = ("--confidence", *budgets, "--no-temperature")
+    if asks["--minimize"] and (asks["--max-macs"] or asks["--max-latency-ms"]):
+        raise ExportError("--minimize is about the points that --max-drop allows", "leave it out")
+    of_auto = ("--confidence", *budgets, "--no-temperature", "--minimize")
     if not request.calibrates and (given := [name for name in of_auto if asks[name]]):
         raise ExportError(f"{given[0]} is about calibrated thresholds", "leave it out, or write --threshold auto")
     if not request.calibrates and request.criterion == "auto":
