@@ -36,7 +36,11 @@ def readme() -> str:
     """What the README shows, each with the file that it comes from."""
     small = _read("cifar10_small_cpu.json")
     parts = [_small(small["recipe"]), _methods(small["methods_at_equal_time"])]
-    parts += [_edge(_read("edge_cifar10.json")), _progressive(_read("progressive_latency.json"))]
+    parts += [
+        _edge(_read("edge_cifar10.json")),
+        _rival(_read("rival_cifar10.json")),
+        _progressive(_read("progressive_latency.json")),
+    ]
     return "\n\n".join(parts + _suite(CPU, ("speed",)) + _suite(GPU, ("protocol", "fast")))
 
 
@@ -126,6 +130,32 @@ def _edge(result: dict[str, Any]) -> str:
         for row in result["sweep"]
     ]
     return "\n".join(rows)
+
+
+def _rival(result: dict[str, Any]) -> str:
+    """Pruned networks beside what one training gives."""
+    times, standing = result["time_to_model"], {row["name"]: row for row in result["standing"]}
+    rows = [
+        f"**Beside structured pruning** (torch-pruning {result['versions']['torch-pruning']} on main of the same run, "
+        f"{result['fine_tuning_s']:.0f} s of fine-tuning each; `benchmarks/results/rival_cifar10.json`, "
+        f"[docs/rival.svg](docs/rival.svg)): {times['rival_s']:.0f} s to a pruned model, {times['ours_s']:.1f} s to "
+        f"one of ours, {times['ratio']:.0f} x; the search for the pruning criterion is not counted. How far our "
+        "models lie above each pruned one:",
+        "",
+        "| pruned to | MACs of main | latency to main's | test accuracy % | ours, same MACs | ours, same latency |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        if row["kind"] == "torch-pruning":
+            ahead = standing[row["name"]]
+            cells = [_points(ahead["ahead_at_macs_ratio_pct"]), _points(ahead["ahead_at_latency_ratio_pct"])]
+            costs = f"{row['macs_ratio']:.3f} | {row['latency_ratio']:.3f} | {row['test_accuracy_pct']:.2f}"
+            rows.append(f"| {row['name'].removeprefix('pruned to ')} | {costs} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _points(ahead_pct: float | None) -> str:
+    return "-" if ahead_pct is None else f"{ahead_pct:+.2f} points"
 
 
 def _ratio(found: dict[str, float]) -> str:

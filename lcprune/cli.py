@@ -252,7 +252,10 @@ def export(
     ] = Format.ONNX,
     progressive: Annotated[bool, typer.Option("--progressive", help="One graph that stops early.")] = False,
     exit_name: Annotated[
-        str | None, typer.Option("--exit", metavar="K|main", help="This sub-model instead of the selected one.")
+        str | None,
+        typer.Option(
+            "--exit", metavar="K|main", help="This sub-model, not the selected one; with --progressive, the last exit."
+        ),
     ] = None,
     threshold: Annotated[
         str, typer.Option(metavar="auto|T|T1,T2,..", help="When a row leaves: calibrated, or by hand.")

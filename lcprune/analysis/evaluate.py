@@ -45,6 +45,13 @@ class CascadeCost:
         """MACs of main alone: all groups, no critic."""
         return sum(self.group_macs)
 
+    def ending_at(self, k: int) -> "CascadeCost":
+        """The first `k` exits alone: what was critic `k` now ends the last group."""
+        if k == len(self.group_macs):
+            return self
+        last = self.group_macs[k - 1] + self.critic_macs[k - 1]
+        return CascadeCost((*self.group_macs[: k - 1], last), self.critic_macs[: k - 1])
+
     def exit_macs(self, kept: Sequence[int] | None = None) -> tuple[int, ...]:
         """MACs paid by a row that leaves at each kept early exit, and last by one that goes on to main.
 
@@ -155,13 +162,18 @@ def within(value: float, limit: float) -> bool:
     return round(value, 6) <= round(limit, 6)
 
 
+def ensemble_members(n_exits: int) -> dict[str, int]:
+    """Names of the sets of exits that are combined, and how many of the first exits each has: "1+2", "1+2+main"."""
+    names = [*(str(k) for k in range(1, n_exits)), "main"]
+    return {"+".join(names[:size]): size for size in (n_exits - 1, n_exits) if size > 1}
+
+
 def ensembles(logits: FloatArray, labels: IntArray) -> dict[str, float]:
     """Accuracy in percent of summed outputs: of all sub-models ("1+2+3") and of all exits ("1+2+3+main").
 
     Source: Lee and Lee 2018, arXiv:1805.01128, Figure 4b. A sum of one exit alone is no ensemble and is left out.
     """
-    submodels = [str(k) for k in range(1, len(logits))]
-    members = {"+".join([*submodels, "main"][:size]): size for size in (len(logits) - 1, len(logits)) if size > 1}
+    members = ensemble_members(len(logits))
     if not members:
         return {}
     n_correct = dict.fromkeys(members.values(), 0)

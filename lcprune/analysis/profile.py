@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lcprune.analysis.evaluate import CascadeCost
 from lcprune.errors import ProfileError
 from lcprune.models import Network
 
@@ -56,6 +57,11 @@ class NetworkCost:
     """Of each of the K - 1 critics, for one image."""
     cascade_macs: int
     """Of an image that passes all groups and all critics."""
+
+    def ending_at(self, k: int) -> "NetworkCost":
+        """The cost of the first `k` exits alone; the last of them keeps its name."""
+        parts = CascadeCost(self.group_macs, self.critic_macs).ending_at(k)
+        return NetworkCost(self.exits[:k], parts.group_macs, parts.critic_macs, parts.exit_macs()[-1])
 
 
 def count_macs(module: nn.Module, image_shape: tuple[int, int, int]) -> int:

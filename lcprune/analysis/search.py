@@ -7,7 +7,7 @@ MACs against a cascade that nobody leaves early, and loses rows that main would 
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from itertools import chain, combinations
 
@@ -54,6 +54,19 @@ class Rows:
     cost: CascadeCost
     classes: Ints | None = None
     """Of all exits, ``(K, N)``, where rows shall leave with the class of the exit before (``agreement``)."""
+    main: Bools | None = None
+    """Whether main is right, ``(N,)``, where the last of these exits is another one."""
+
+    @property
+    def main_correct(self) -> Bools:
+        """Whether main is right, ``(N,)``: what drops are measured from."""
+        return self.correct[-1] if self.main is None else self.main
+
+    def ending_at(self, k: int) -> "Rows":
+        """The first `k` exits alone, where the last of them takes every row that comes to it."""
+        classes = None if self.classes is None else self.classes[:k]
+        cost = self.cost.ending_at(k)
+        return Rows(self.confidences[:k], self.correct[:k], cost, classes, self.main_correct)
 
     @property
     def n(self) -> int:
@@ -63,7 +76,8 @@ class Rows:
     def take(self, rows: Ints) -> "Rows":
         """Some of the rows."""
         classes = None if self.classes is None else self.classes[:, rows]
-        return replace(self, confidences=self.confidences[:, rows], correct=self.correct[:, rows], classes=classes)
+        main = None if self.main is None else self.main[rows]
+        return Rows(self.confidences[:, rows], self.correct[:, rows], self.cost, classes, main)
 
     def scores(self, exits: Sequence[int]) -> npt.NDArray[np.float32]:
         """What decides in a cascade of these ``exits``, ``(len(exits), N)``."""
@@ -71,7 +85,7 @@ class Rows:
         return found if self.classes is None else agreeing(found, self.classes[list(exits)])
 
     def losses(self) -> Losses:
-        """What leaving at each early exit loses against main, ``(K - 1, N)``: 1, 0, or -1 for a gain."""
+        """What leaving at each early exit loses against the last one, ``(K - 1, N)``: 1, 0, or -1 for a gain."""
         losses: Losses = np.subtract(self.correct[-1], self.correct[:-1], dtype=np.int8)
         return losses
 

@@ -136,7 +136,8 @@ def calibrate_rows(
     """`calibrate` on what the logits say: confidences and correctness of all exits.
 
     Raises:
-        ValueError: If the arguments do not fit each other or are out of range.
+        ValueError: If the arguments do not fit each other or are out of range, or the last exit, which need not be
+            main, loses more than ``max_drop_pct`` by itself.
     """
     exits = _checked(rows, exits)
     if not 0 <= max_drop_pct <= 100:
@@ -144,8 +145,10 @@ def calibrate_rows(
     if confidence is not None and not 0.5 <= confidence < 1:
         raise ValueError(f"confidence {confidence} is not in [0.5, 1)")
     if confidence is None:
-        setting = cheapest_settings(rows, rows.losses(), rows_allowed(rows.n, max_drop_pct), exits)[-1]
-        return _calibration(rows, setting, None)
+        allowed = _allowed(rows, max_drop_pct)
+        if allowed < 0:
+            raise ValueError(f"the last exit alone loses more than {max_drop_pct} points")
+        return _calibration(rows, cheapest_settings(rows, rows.losses(), allowed, exits)[-1], None)
     return _bounded(rows, max_drop_pct, exits, confidence, seed)
 
 
@@ -186,6 +189,11 @@ def rows_allowed(n: int, max_drop_pct: float) -> int:
     return max(lost for lost in range(fewest, fewest + 2) if lost == fewest or within(100 * lost / n, max_drop_pct))
 
 
+def _allowed(rows: Rows, max_drop_pct: float) -> int:
+    """How many rows may be lost beside those that the last exit loses against main."""
+    return rows_allowed(rows.n, max_drop_pct) - int(np.sum(rows.main_correct)) + int(np.sum(rows.correct[-1]))
+
+
 def _checked(rows: Rows, exits: Sequence[int] | None) -> tuple[int, ...] | None:
     """The exits ascending, each once."""
     n_exits = len(rows.cost.group_macs)
@@ -204,7 +212,8 @@ def _bounded(rows: Rows, max_drop_pct: float, exits: Sequence[int] | None, confi
     "Learn then Test", arXiv:2110.01052. The order is fixed before the deciding half is looked at.
     """
     searched, deciding = map(rows.take, halves(rows.n, seed))
-    chosen, chosen_upper = main_alone(rows), 0.0
+    chosen = main_alone(rows)
+    chosen_upper = 0.0 if rows.main is None else _drop_upper_pct(deciding, chosen, confidence)
     for setting in _safest_first(searched, max_drop_pct, exits, confidence):
         upper = _drop_upper_pct(deciding, setting, confidence)
         if not within(upper, max_drop_pct):
@@ -219,12 +228,12 @@ def _safest_first(rows: Rows, max_drop_pct: float, exits: Sequence[int] | None, 
     Most come from a search that does not set gains off against losses: gains that a search has found tend not to
     come again on other rows, and thresholds that count on them fail there.
     """
-    if rows.n == 0:
+    net, limit = rows.losses(), _allowed(rows, max_drop_pct) if rows.n else -1
+    if limit < 0:
         return []
-    net, limit = rows.losses(), rows_allowed(rows.n, max_drop_pct)
     more = min(rows.n, limit + rows.n // 20)  # losses that gains may make up for
     found = {*cheapest_settings(rows, net, limit, exits), *cheapest_settings(rows, np.maximum(net, 0), more, exits)}
-    main = rows.correct[-1]
+    main = rows.correct[-1]  # the limit is what may be lost against the last exit
     fitting = [s for s in found if s.exits and np.sum(main) - np.sum(_cascade_correct(rows, s)) <= limit]
     ordered = sorted(fitting, key=lambda s: (_drop_upper_pct(rows, s, confidence), s.total_macs, s.exits))
     cheapest_before = np.minimum.accumulate([np.inf, *(s.total_macs for s in ordered)])
@@ -232,7 +241,7 @@ def _safest_first(rows: Rows, max_drop_pct: float, exits: Sequence[int] | None, 
 
 
 def _drop_upper_pct(rows: Rows, setting: Setting, confidence: float) -> float:
-    return paired_drop_upper_pct(rows.correct[-1], _cascade_correct(rows, setting), confidence)
+    return paired_drop_upper_pct(rows.main_correct, _cascade_correct(rows, setting), confidence)
 
 
 def _cascade_correct(rows: Rows, setting: Setting) -> Bools:
@@ -249,7 +258,7 @@ def _calibration(rows: Rows, setting: Setting, drop_upper_pct: float | None) -> 
         exits=setting.exits,
         thresholds=setting.thresholds,
         accuracy_pct=result.accuracy_pct,
-        drop_pct=drop_pct(rows.correct[-1], _cascade_correct(rows, setting)),
+        drop_pct=drop_pct(rows.main_correct, _cascade_correct(rows, setting)),
         mean_macs=result.mean_macs,
         macs_ratio=result.macs_ratio,
         exit_fractions=result.exit_fractions,

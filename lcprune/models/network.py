@@ -28,8 +28,20 @@ class Network(nn.Module):
 
     normalize: nn.Module
 
-    def __init__(self, normalize: nn.Module, groups: Sequence[nn.Module], critics: Sequence[nn.Module]) -> None:
+    def __init__(
+        self,
+        normalize: nn.Module,
+        groups: Sequence[nn.Module],
+        critics: Sequence[nn.Module],
+        synthesizers: Sequence[nn.Module] = (),
+    ) -> None:
         """The last group ends in the logits of main.
+
+        Args:
+            normalize: What is done to an image first.
+            groups: Layer groups, shallow first.
+            critics: One at the end of every group but the last.
+            synthesizers: Modules that training alone needs: no exit and no sub-model holds them.
 
         Raises:
             ValueError: If there is not one critic for every group but the last.
@@ -40,6 +52,7 @@ class Network(nn.Module):
         self.normalize = normalize
         self.groups = nn.ModuleList(groups)
         self.critics = nn.ModuleList(critics)
+        self.synthesizers = nn.ModuleList(synthesizers)
 
     @property
     def exit_names(self) -> tuple[str, ...]:
@@ -55,6 +68,17 @@ class Network(nn.Module):
             logits.append(critic(hidden))
         logits.append(self.groups[-1](hidden))
         return logits
+
+    def ending_at(self, k: int) -> "Network":
+        """The first `k` exits alone, sharing their weights: what was critic `k` now ends the last group.
+
+        Raises:
+            ValueError: If k is not in 1..K.
+        """
+        if not 1 <= k <= len(self.groups):
+            raise ValueError(f"exit {k} of a network with {len(self.groups)} exits")
+        last = nn.Sequential(self.groups[k - 1], *self.critics[k - 1 : k])
+        return Network(self.normalize, [*self.groups[: k - 1], last], list(self.critics[: k - 1]))
 
     def submodel(self, k: int) -> nn.Sequential:
         """Groups 1..k and critic k as a plain module from image to logits; k = K is main without critics.

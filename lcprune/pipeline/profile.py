@@ -52,6 +52,10 @@ class Costs:
         """The MACs of the parts."""
         return CascadeCost(self.counted.group_macs, self.counted.critic_macs)
 
+    def ending_at(self, k: int) -> "Costs":
+        """Of the first `k` exits alone; ratios are still to main."""
+        return Costs(self.exits[:k], self.counted.ending_at(k))
+
 
 def profile_run(folder: Path) -> dict[str, Any]:
     """Profiles a finished run anew and writes ``profile.json``.

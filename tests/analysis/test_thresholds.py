@@ -523,3 +523,38 @@ def test_of_many_exits_the_most_accurate_are_added_one_by_one() -> None:
 def test_what_is_limited_has_as_many_exits() -> None:
     with pytest.raises(ValueError, match="4 exits do not go with 2 groups"):
         most_accurate(small_rows("softmax", 0), CascadeCost((1, 2), (1,)), 5.0)
+
+
+def ended(found: Predictions, cost: CascadeCost, k: int) -> Rows:
+    return module.rows_of(*found, cost).ending_at(k)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("max_drop_pct", [4.0, 10.0])
+def test_a_cascade_that_ends_before_main_is_as_cheap_as_brute_force(seed: int, max_drop_pct: float) -> None:
+    """Its cost is that of its own exits, its drop is still measured from main."""
+    found, cost = predictions(3, 40, seed), CascadeCost((2, 3, 5), (1, 1))
+    rows = ended(found, cost, 2)
+    assert rows.cost == CascadeCost((2, 4), (1,))
+    main, last = (100 * module.rows_of(*found, cost).correct[k].mean() for k in (-1, 1))
+    lost_pct = main - last
+    if lost_pct > max_drop_pct:
+        with pytest.raises(ValueError, match="the last exit alone loses more"):
+            calibrate_rows(rows, max_drop_pct)
+        return
+    chosen = calibrate_rows(rows, max_drop_pct, (0,))
+    best = brute_force_macs((found[0][:2], found[1]), rows.cost, max_drop_pct - lost_pct + 1e-9, (0,))
+    assert chosen.mean_macs == pytest.approx(best)
+    assert chosen.drop_pct == pytest.approx(main - chosen.accuracy_pct, abs=1e-6)
+
+
+def test_with_confidence_a_last_exit_before_main_has_a_bound_of_its_own() -> None:
+    found, cost = predictions(3, 4000, 1), CascadeCost((2, 3, 5), (1, 1))
+    rows = ended(found, cost, 2)
+    _, deciding = halves(rows.n, 0)
+    alone = paired_drop_upper_pct(rows.main_correct[deciding], rows.correct[-1][deciding], 0.9)
+    assert alone > 0
+    chosen = calibrate_rows(rows, alone + 5, confidence=0.9)
+    assert chosen.drop_upper_pct is not None
+    assert chosen.drop_upper_pct <= alone + 5
+    assert calibrate_rows(rows, max(0.0, alone - 1), confidence=0.9).exits == ()

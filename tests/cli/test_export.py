@@ -42,13 +42,19 @@ def test_before_anything_was_selected_it_says_what_to_do(run: Path, refused: Ref
         (["--exit", "²"], "there is no sub-model ² in this run", "name one of 1, 2, 3, main"),
         (
             ["--progressive", "--exit", "1"],
-            "--progressive exports all exits, and --exit names one",
-            "leave one of them out",
+            "sub-model 1 is the first exit, so there is nothing to stop at before it",
+            "leave --progressive out, or name a later exit",
+        ),
+        (["--progressive", "--exit", "9"], "there is no sub-model 9 in this run", "name one of 1, 2, 3, main"),
+        (
+            ["--progressive", "--exit", "2", "--exits", "2", "--threshold", "0.5"],
+            "--exits: there is no early exit 2 before sub-model 2",
+            "name some of 1",
         ),
         (
             ["--progressive", "--exits", "9"],
-            "--exits: there is no early exit 9 in this run",
-            "its early exits are 1 to 3",
+            "--exits: there is no early exit 9 before main",
+            "name some of 1, 2, 3",
         ),
         (
             ["--progressive", "--threshold", "abc"],

@@ -257,3 +257,51 @@ def test_what_main_loses_to_its_precision_is_taken_off_the_budget(
     monkeypatch.setattr(progressive_export, "reduce_network", worse_by(4))
     write(run, asked(max_drop_pct=5.0, exits=(1, 2, 3), precision="w8"))
     assert 4.0 < runs.read_json(run / runs.THRESHOLDS)["drop_pct"] <= 5.0  # 9 if the budget were its own main's
+
+
+@pytest.mark.parametrize("precision", ["fp32", "w8"])
+def test_a_cascade_may_end_before_main(run: Path, asked: Asked, precision: str) -> None:
+    """Sub-model 3 takes all that come to it; drops and ratios are still to main, and main is not in the file."""
+    arrays = runs.read_predictions(run)
+    whole = write(run, asked(max_drop_pct=8.0, exits=(1, 2), precision=precision))
+    said = write(run, asked(max_drop_pct=8.0, exits=(1, 2), exit_name="3", precision=precision))
+    content = runs.read_json(run / runs.THRESHOLDS)
+    assert said["exits"] == ["sub-model 1", "sub-model 2", "sub-model 3"]
+    assert Path(said["path"]).stem == "progressive-3" + ("" if precision == "fp32" else "-w8")
+    assert said["size_bytes"] < 0.7 * whole["size_bytes"]
+    assert said["main_test_accuracy_pct"] == pytest.approx(
+        100 * (arrays["test_logits"][-1].argmax(1) == arrays["test_labels"]).mean()
+    )
+    assert said["val_accuracy_pct"] >= said["main_val_accuracy_pct"] - 8
+    assert content["last"] == "sub-model 3"
+    assert content["drop_pct"] == pytest.approx(said["main_val_accuracy_pct"] - content["accuracy_pct"], abs=1e-6)
+    main_macs = runs.read_json(run / runs.PROFILE)["exits"][-1]["macs"]
+    assert said["macs_ratio"] == pytest.approx(said["mean_macs"] / main_macs)
+    own = measured(said)["progressive"][0]
+    assert own["accuracy_pct"] == pytest.approx(said["test_accuracy_pct"], abs=0.0 if precision == "fp32" else 0.3)
+    assert own["macs_ratio"] == pytest.approx(said["macs_ratio"], abs=1e-9 if precision == "fp32" else 0.01)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "w8"])
+def test_a_last_exit_that_loses_the_budget_by_itself_is_refused(run: Path, asked: Asked, precision: str) -> None:
+    arrays = runs.read_predictions(run)
+    spoilt = dict(arrays)
+    spoilt["val_logits"] = arrays["val_logits"].copy()
+    right = np.flatnonzero(spoilt["val_logits"][2].argmax(1) == arrays["val_labels"])
+    spoilt["val_logits"][2, right[::2]] *= -1
+    runs.write_predictions(run, spoilt)
+    with pytest.raises(BudgetError, match=r"^sub-model 3 alone loses [0-9.]+ points; 2 are allowed"):
+        write(run, asked(max_drop_pct=2.0, exit_name="3", precision=precision))
+
+
+def test_where_hardly_an_image_comes_to_main_the_file_could_end_before(run: Path, asked: Asked) -> None:
+    arrays = dict(runs.read_predictions(run))
+    sure = arrays["val_logits"].copy()
+    sure[1:] = 50 * np.eye(sure.shape[2], dtype=np.float32)[arrays["val_labels"]]  # right and sure
+    sure[1, ::2] = 0  # some have to go on, and sub-model 3 is right about all of them
+    runs.write_predictions(run, {**arrays, "val_logits": sure})
+    notices: list[str] = []
+    pipeline.export(run, asked(max_drop_pct=0.0, exits=(2, 3)), notice=notices.append)
+    assert notices == [
+        "0.0 % of the images go on to main: --exit 3 ends the graph at sub-model 3 and leaves main out of the file"
+    ]

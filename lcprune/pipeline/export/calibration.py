@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from lcprune import runs
 from lcprune.analysis.criterion import Criterion
-from lcprune.analysis.evaluate import CascadeCost, accuracy_pct, within
+from lcprune.analysis.evaluate import CascadeCost, accuracy_pct, drop_pct, within
 from lcprune.analysis.thresholds import Calibration, Rows, calibrate_rows, halves, most_accurate, simulate
 from lcprune.errors import BudgetError, ExportError
 from lcprune.pipeline.export.latency_cost import NS_PER_MS
@@ -87,13 +87,14 @@ def calibrate_exits(
     """
     split = deciding_split(loaded.labels, request.use_test_split)
     budget = _budget(loaded, request, loaded.costs.cascade, latency)
+    _refuse_what_the_last_exit_loses(loaded, budget, split)
     exits = None if request.exits is None else _exit_indices(loaded, request.exits)
     rows = {criterion: of_split[split] for criterion, of_split in loaded.readings.by_criterion.items()}
     criterion = _best_criterion(budget, rows, exits)
     calibration = _spent(budget, rows[criterion], exits, request)
     temperatures = loaded.readings.temperatures
     of_file = tuple(temperatures[exit_index] for exit_index in (*calibration.exits, len(temperatures) - 1))
-    content = _content(split, request, budget, criterion, of_file) | asdict(calibration)
+    content = _content(split, request, budget, criterion, of_file) | asdict(calibration) | _ends(loaded, calibration)
     return Decision(calibration.exits, calibration.thresholds, criterion, of_file, _timed(content, budget, calibration))
 
 
@@ -115,23 +116,46 @@ def recalibrate(
     split = deciding_split(loaded.labels, request.use_test_split)
     rows = own.readings.by_criterion[chosen.criterion][split]
     budget = _budget(loaded, request, rows.cost, latency)
-    main_pct = accuracy_pct(loaded.readings.by_criterion[chosen.criterion][split].correct[-1])
-    lost_pct = max(0.0, round(main_pct - accuracy_pct(rows.correct[-1]), 6))
+    main_pct = accuracy_pct(loaded.readings.by_criterion[chosen.criterion][split].main_correct)
+    last_pct = max(0.0, round(main_pct - accuracy_pct(rows.correct[-1]), 6))
+    lost_pct = last_pct if loaded.is_whole else 0.0  # of another last exit the rows know what it loses
     if budget.kind == "max_drop_pct":
-        if not within(lost_pct, budget.limit):
+        if not within(last_pct, budget.limit):
+            name = loaded.costs.exits[-1].name
             raise BudgetError(
-                f"in {request.precision} main alone loses {lost_pct:.2f} points; {budget.limit:g} are allowed",
+                f"in {request.precision} {name} alone loses {last_pct:.2f} points; {budget.limit:g} are allowed",
                 "allow more with --max-drop, or export with --precision fp32 or w8",
             )
         budget = replace(budget, limit=max(0.0, budget.limit - lost_pct))
     calibration = _spent(budget, rows, range(len(chosen.exits)), request)
     temperatures = own.readings.temperatures
     content = _content(split, request, budget, chosen.criterion, temperatures) | asdict(calibration)
-    content |= {"exits": chosen.exits, "drop_pct": round(main_pct - calibration.accuracy_pct, 6)}
+    content |= _ends(loaded, calibration) | {
+        "exits": chosen.exits,
+        "drop_pct": round(main_pct - calibration.accuracy_pct, 6),
+    }
     if calibration.drop_upper_pct is not None:
         content["drop_upper_pct"] = calibration.drop_upper_pct + lost_pct
     content = _timed(content, budget, calibration)
     return replace(chosen, thresholds=calibration.thresholds, temperatures=temperatures, content=content)
+
+
+def _refuse_what_the_last_exit_loses(loaded: Loaded, budget: _Budget, split: str) -> None:
+    if loaded.is_whole or budget.kind != "max_drop_pct":
+        return
+    rows = next(iter(loaded.readings.by_criterion.values()))[split]
+    lost_pct = drop_pct(rows.main_correct, rows.correct[-1])
+    if not within(lost_pct, budget.limit):
+        name = loaded.costs.exits[-1].name
+        raise BudgetError(
+            f"{name} alone loses {lost_pct:.2f} points; {budget.limit:g} are allowed",
+            "allow more with --max-drop, or let the graph go on: a later --exit, or none",
+        )
+
+
+def _ends(loaded: Loaded, calibration: Calibration) -> dict[str, Any]:
+    """What ``thresholds.json`` says of where the cascade ends."""
+    return {"last": loaded.costs.exits[-1].name, "macs_ratio": calibration.mean_macs / loaded.main_macs}
 
 
 def exits_by_hand(loaded: Loaded, request: ExportRequest) -> Decision:
@@ -263,6 +287,7 @@ def _exit_indices(loaded: Loaded, exits: Sequence[int]) -> tuple[int, ...]:
     early = len(loaded.network.groups) - 1
     if absent := [k for k in exits if k > early]:
         raise ExportError(
-            f"--exits: there is no early exit {absent[0]} in this run", f"its early exits are 1 to {early}"
+            f"--exits: there is no early exit {absent[0]} before {loaded.costs.exits[-1].name}",
+            f"name some of {', '.join(str(k) for k in range(1, early + 1))}",
         )
     return tuple(k - 1 for k in exits)

@@ -1,6 +1,6 @@
 """What an export reads of a run, and where it writes."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from lcprune.pipeline.stored import DataFacts
 from lcprune.recipe import Recipe
 
 PARITY_IMAGES = 256
+MAIN = "main"
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,22 @@ class Loaded:
     """Of ``val`` and ``test``."""
     readings: Readings
     """What the logits say, which are too large to be kept."""
+    main_macs: int
+    """Of main alone, whatever the last exit is."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the last exit is main."""
+        return self.costs.exits[-1].name == MAIN
+
+    def ending_at(self, k: int) -> "Loaded":
+        """The run as if sub-model `k`, from 1, came last: what comes after it is no part of the network."""
+        return replace(
+            self,
+            network=self.network.ending_at(k),
+            costs=self.costs.ending_at(k),
+            readings=self.readings.ending_at(k),
+        )
 
 
 def load(folder: Path, recipe: Recipe, request: ExportRequest) -> Loaded:
@@ -49,7 +66,22 @@ def load(folder: Path, recipe: Recipe, request: ExportRequest) -> Loaded:
     labels = {split: arrays[f"{split}_labels"] for split in ("val", "test")}
     logits = {split: arrays.pop(f"{split}_logits") for split in labels}
     readings = read_logits(logits, labels, costs.cascade, request, recipe.train.seed)
-    return Loaded(folder, recipe, network, facts, costs, labels, readings)
+    return Loaded(folder, recipe, network, facts, costs, labels, readings, costs.cascade.main_macs)
+
+
+def exit_number(loaded: Loaded, name: str) -> int:
+    """The number, from 1, of the exit that a user names ``1`` .. ``main``.
+
+    Raises:
+        ExportError: If there is none.
+    """
+    count = len(loaded.costs.exits)
+    if name == MAIN:
+        return count
+    if not name.isdecimal() or not 1 <= int(name) <= count:
+        names = ", ".join([*(str(k) for k in range(1, count)), MAIN])
+        raise ExportError(f"there is no sub-model {name} in this run", f"name one of {names}")
+    return int(name)
 
 
 def load_dataset(loaded: Loaded) -> Dataset:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lcprune.analysis.evaluate import CascadeCost, ProgressiveResult
+from lcprune.analysis.evaluate import CascadeCost, ProgressiveResult, accuracy_pct
 from lcprune.analysis.thresholds import simulate
 from lcprune.errors import ExportError
 from lcprune.export.metadata import ModelInfo
@@ -20,7 +20,7 @@ from lcprune.pipeline.export.calibration import (
 )
 from lcprune.pipeline.export.companions import segments_beside
 from lcprune.pipeline.export.latency_cost import cascade_latency, stages_latency
-from lcprune.pipeline.export.loaded import Loaded, load_dataset, output_path, parity_images, written
+from lcprune.pipeline.export.loaded import MAIN, Loaded, exit_number, load_dataset, output_path, parity_images, written
 from lcprune.pipeline.export.readings import Readings
 from lcprune.pipeline.export.reduced import merged_cost, reduce_network, reduction, warn_of_loss
 from lcprune.pipeline.export.request import ExportRequest
@@ -28,17 +28,20 @@ from lcprune.pipeline.info import progressive_info
 
 ALL_LEAVE = 0.999
 """Where more than this fraction leaves at one early exit, that sub-model alone does the same."""
+FEW = 0.01
+"""Where less than this fraction goes on to the last exit, the file may do better without it."""
 
 
 def export_progressive(loaded: Loaded, request: ExportRequest, notice: Callable[[str], None]) -> dict[str, Any]:
     """Writes the file with the exits that were asked for, or those that pay, and says what it does to the images."""
     if len(loaded.network.groups) < 2:
         raise ExportError("this run has no critics, so there is nothing to stop at", "export it with --exit main")
+    loaded = _ending(loaded, request)
     if request.precision != "fp32":
         return _export_reduced(loaded, request, notice)
     images = parity_images(load_dataset(loaded))
     decided = _decide(loaded, request, images, notice)
-    path = output_path(loaded, request, "progressive")
+    path = output_path(loaded, request, _stem(loaded))
     accuracies = (loaded.readings.accuracies(split) for split in ("val", "test"))
     info = request.shape(_cascade_info(loaded, decided, *accuracies))
     kept = decided.exits
@@ -47,9 +50,22 @@ def export_progressive(loaded: Loaded, request: ExportRequest, notice: Callable[
     return {
         **written(path, "progressive", "fp32", parity),
         **_decided(decided),
-        **_cascade_result(loaded, kept, loaded.readings, _simulate(loaded.readings, decided), notice),
+        **_cascade_result(loaded, decided, loaded.readings, _simulate(loaded.readings, decided), notice),
         **segments_beside(path, request, lambda: cascade_stages(loaded.network, kept, images), images),
     }
+
+
+def _ending(loaded: Loaded, request: ExportRequest) -> Loaded:
+    """The run up to the exit that shall be the last."""
+    k = exit_number(loaded, request.exit_name or MAIN)
+    if k == len(loaded.costs.exits):
+        return loaded
+    if k == 1:
+        raise ExportError(
+            "sub-model 1 is the first exit, so there is nothing to stop at before it",
+            "leave --progressive out, or name a later exit",
+        )
+    return loaded.ending_at(k)
 
 
 def _decide(
@@ -76,11 +92,13 @@ def _export_reduced(loaded: Loaded, request: ExportRequest, notice: Callable[[st
     dataset = load_dataset(loaded)
     images = parity_images(dataset)
     of_fp32 = _decide(loaded, request, images, notice)
-    path = output_path(loaded, request, "progressive")
+    path = output_path(loaded, request, _stem(loaded))
     stages = cascade_stages(loaded.network, of_fp32.exits, images)
     cost, seed = merged_cost(loaded.costs.cascade, of_fp32.exits), loaded.recipe.train.seed
     settled = replace(request, criterion=of_fp32.criterion)
     own = reduce_network(stages, request.precision, dataset, cost, settled, seed)
+    if not loaded.is_whole:
+        own = replace(own, readings=own.readings.against(loaded.readings))
     decided = of_fp32
     if request.calibrates:
         decided = recalibrate(loaded, request, own, of_fp32, lambda: stages_latency(own.reduced.stages))
@@ -96,14 +114,14 @@ def _export_reduced(loaded: Loaded, request: ExportRequest, notice: Callable[[st
     return {
         **written(path, "progressive", request.precision, parity),
         **_decided(decided),
-        **_cascade_result(loaded, decided.exits, own.readings, results, notice),
+        **_cascade_result(loaded, decided, own.readings, results, notice),
         **segments_beside(path, request, lambda: own.reduced.stages, images),
         **reduction(own),
         "fp32": {
             "size_bytes": file_size(stages, of_fp32.thresholds, info),
             "thresholds": list(of_fp32.thresholds),
             "test_accuracy_pct": fp32.accuracy_pct if fp32 else None,
-            "macs_ratio": fp32.macs_ratio if fp32 else None,
+            "macs_ratio": fp32.mean_macs / loaded.main_macs if fp32 else None,
             "exit_fractions": list(fp32.exit_fractions) if fp32 else None,
         },
     }
@@ -121,43 +139,60 @@ def _cascade_info(
     loaded: Loaded, decided: Decision, val: Sequence[float | None], test: Sequence[float | None]
 ) -> ModelInfo:
     info = progressive_info(loaded.recipe, loaded.facts, loaded.costs.counted, decided.exits, val, test)
-    return replace(info, criterion=decided.criterion, temperatures=decided.temperatures)
+    return replace(info, criterion=decided.criterion, temperatures=decided.temperatures, main_macs=loaded.main_macs)
 
 
 def _cascade_result(
     loaded: Loaded,
-    kept: Sequence[int],
+    decided: Decision,
     readings: Readings,
     results: dict[str, ProgressiveResult | None],
     notice: Callable[[str], None],
 ) -> dict[str, Any]:
     """What a graph does to the images, by its own logits."""
     known, deciding = results["test"] or results["val"], results["val"] or results["test"]
-    for message in _remarks(deciding, kept):
+    for message in _remarks(loaded, deciding, decided):
         notice(message)
-    main = {split: next(iter(readings.accuracies(split)[-1:]), None) for split in ("val", "test")}
+    main = {split: _main_accuracy_pct(readings, split) for split in ("val", "test")}
     own = {split: result.accuracy_pct if result else None for split, result in results.items()}
     return {
-        "exits": [loaded.costs.exits[index].name for index in (*kept, len(loaded.costs.exits) - 1)],
+        "exits": [loaded.costs.exits[index].name for index in (*decided.exits, len(loaded.costs.exits) - 1)],
         "test_accuracy_pct": own["test"],
         "main_test_accuracy_pct": main["test"],
         "val_accuracy_pct": own["val"],
         "main_val_accuracy_pct": main["val"],
         "mean_macs": known.mean_macs if known else None,
-        "macs_ratio": known.macs_ratio if known else None,
+        "macs_ratio": known.mean_macs / loaded.main_macs if known else None,
         "exit_fractions": list(known.exit_fractions) if known else None,
     }
 
 
-def _remarks(result: ProgressiveResult | None, kept: Sequence[int]) -> list[str]:
+def _stem(loaded: Loaded) -> str:
+    """Name of the file."""
+    return "progressive" if loaded.is_whole else f"progressive-{len(loaded.costs.exits)}"
+
+
+def _main_accuracy_pct(readings: Readings, split: str) -> float | None:
+    correct = readings.main_correct(split)
+    return None if correct is None else accuracy_pct(correct)
+
+
+def _remarks(loaded: Loaded, result: ProgressiveResult | None, decided: Decision) -> list[str]:
     """What a person should know of a graph, by what it does to the validation images, or else to the test images."""
     if result is None:
         return []
-    lines = []
-    if result.macs_ratio >= 1:
+    lines, macs_ratio = [], result.mean_macs / loaded.main_macs
+    if macs_ratio >= 1:
         lines.append(
-            f"warning: on validation this graph costs {100 * result.macs_ratio:.0f} % of main's MACs: stopping early "
+            f"warning: on validation this graph costs {100 * macs_ratio:.0f} % of main's MACs: stopping early "
             "is no gain; try fewer exits with --exits, a larger --max-drop, or cheaper critics (critics.head: pooled)"
+        )
+    kept, calibrated = decided.exits, decided.content is not None
+    if calibrated and result.exit_fractions[-1] < FEW and max(result.exit_fractions) <= ALL_LEAVE:
+        last = loaded.costs.exits[-1].name
+        lines.append(
+            f"{100 * result.exit_fractions[-1]:.1f} % of the images go on to {last}: --exit {kept[-1] + 1} ends the "
+            f"graph at sub-model {kept[-1] + 1} and leaves {last} out of the file"
         )
     lines += [
         f"all images leave at sub-model {index + 1}: export it alone with --exit {index + 1}"

@@ -1,7 +1,7 @@
 """What the logits of a cascade say of the validation and the test images: all that a calibration reads."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,31 @@ class Readings:
     """For every criterion that may decide, of ``val`` and ``test`` where they have images."""
     temperatures: tuple[float, ...]
     """Of all exits, main last."""
+
+    def ending_at(self, k: int) -> "Readings":
+        """Those of the first `k` exits alone."""
+        return Readings(
+            {
+                criterion: {split: rows.ending_at(k) for split, rows in of_split.items()}
+                for criterion, of_split in self.by_criterion.items()
+            },
+            self.temperatures[:k],
+        )
+
+    def against(self, other: "Readings") -> "Readings":
+        """The same rows, with drops measured from the main of `other`."""
+        return Readings(
+            {
+                criterion: {split: replace(rows, main=other.main_correct(split)) for split, rows in of_split.items()}
+                for criterion, of_split in self.by_criterion.items()
+            },
+            self.temperatures,
+        )
+
+    def main_correct(self, split: str) -> np.ndarray[Any, Any] | None:
+        """Whether main is right about each image, ``(N,)``; None where `split` has no images."""
+        rows = next(iter(self.by_criterion.values())).get(split)
+        return None if rows is None else rows.main_correct
 
     def correct(self, split: str) -> np.ndarray[Any, Any] | None:
         """Whether each exit is right about each image, ``(K, N)``; None where `split` has no images."""

@@ -15,7 +15,7 @@ class ExportRequest:
 
     progressive: bool
     exit_name: str | None
-    """``1`` .. ``main``; None takes the selection."""
+    """``1`` .. ``main``; None takes the selection. Of a progressive graph it is the last exit; None is main."""
     threshold: str
     """``auto``, one number for all exits, or one for each with commas between."""
     max_drop_pct: float | None
@@ -56,8 +56,6 @@ class ExportRequest:
 
 def refuse_contradictions(request: ExportRequest) -> None:
     """Raises an ExportError where options do not go together."""
-    if request.progressive and request.exit_name is not None:
-        raise ExportError("--progressive exports all exits, and --exit names one", "leave one of them out")
     asks = {
         "--exits": request.exits is not None,
         "--threshold": request.threshold != "auto",

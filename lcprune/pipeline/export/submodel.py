@@ -6,10 +6,10 @@ from typing import Any
 
 from lcprune import runs
 from lcprune.analysis.evaluate import CascadeCost
-from lcprune.errors import ExportError, RunError
+from lcprune.errors import RunError
 from lcprune.export.metadata import ModelInfo
 from lcprune.export.progressive import file_size, submodel_stages, write_reduced, write_submodel
-from lcprune.pipeline.export.loaded import Loaded, load_dataset, output_path, parity_images, written
+from lcprune.pipeline.export.loaded import MAIN, Loaded, exit_number, load_dataset, output_path, parity_images, written
 from lcprune.pipeline.export.reduced import reduce_network, reduction, warn_of_loss
 from lcprune.pipeline.export.request import ExportRequest
 from lcprune.pipeline.info import submodel_info
@@ -19,7 +19,7 @@ def export_submodel(loaded: Loaded, request: ExportRequest, notice: Callable[[st
     """Writes the sub-model that was named, or else selected."""
     k = _submodel_number(loaded, request.exit_name)
     cost = loaded.costs.exits[k - 1]
-    path = output_path(loaded, request, "main" if cost.name == "main" else f"sub-model-{k}")
+    path = output_path(loaded, request, MAIN if cost.name == MAIN else f"sub-model-{k}")
     val, test = loaded.readings.accuracies("val"), loaded.readings.accuracies("test")
     result = {
         "name": cost.name,
@@ -67,7 +67,6 @@ def _export_reduced_submodel(
 
 def _submodel_number(loaded: Loaded, exit_name: str | None) -> int:
     """The number of the sub-model to export, from 1."""
-    count = len(loaded.costs.exits)
     if exit_name is None:
         if not (loaded.folder / runs.SELECTION).exists():
             raise RunError(
@@ -76,9 +75,4 @@ def _submodel_number(loaded: Loaded, exit_name: str | None) -> int:
             )
         selection = runs.read_json(runs.require(loaded.folder, runs.SELECTION, "lcprune select"))
         return int(selection["selected"]["exit_index"]) + 1
-    if exit_name == "main":
-        return count
-    if not exit_name.isdecimal() or not 1 <= int(exit_name) <= count:
-        names = ", ".join([*(str(k) for k in range(1, count)), "main"])
-        raise ExportError(f"there is no sub-model {exit_name} in this run", f"name one of {names}")
-    return int(exit_name)
+    return exit_number(loaded, exit_name)
