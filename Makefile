@@ -17,11 +17,14 @@ define run
 echo; echo "\$$ $(1)"; $(subst lcprune ,$(LCPRUNE) ,$(1))
 endef
 
-.PHONY: help demo install test bench bench-gpu format clean
+.PHONY: help demo install test chaos fuzz mutation bench bench-gpu format clean
 
 help:
 	@echo "make demo       install into .venv, train on handwritten digits, export a model that stops early, use it"
 	@echo "make test       install into .venv, then check format, lint and types, and run the tests"
+	@echo "make chaos      kill trainings, fill disks, flip bits: every promise of docs/reliability.md; under 30 minutes"
+	@echo "make fuzz       look for inputs that break the readers, the choices and the stitching; about 15 minutes"
+	@echo "make mutation   change the code in small ways and see which changes no test notices; hours"
 	@echo "make bench      measure speed, memory and start on this CPU, into benchmarks/results/; about 10 minutes"
 	@echo "make bench-gpu  the same on a CUDA device; what was measured is kept, and the same command goes on"
 	@echo "make format     format the code and mend what the linter can"
@@ -75,7 +78,34 @@ test: $(INSTALLED)
 	@echo "Types: mypy"
 	@"$(BIN)/mypy"
 	@echo "Tests: pytest"
-	@"$(BIN)/python" -m pytest -q
+	@"$(BIN)/python" -m pytest -q --cov --cov-report=term --durations=15
+
+# Options: make fuzz FUZZ_SECONDS=60 FUZZ_EXAMPLES=500
+fuzz: export OMP_NUM_THREADS ?= 1
+fuzz: export FUZZ_EXAMPLES ?= 500
+fuzz: FUZZ_SECONDS ?= 200
+fuzz: $(INSTALLED)
+	@"$(BIN)/python" -m pip install --disable-pip-version-check -q -e '.[fuzz]'
+	@for target in yaml metadata onnx; do \
+		echo "Fuzzing: $$target, $(FUZZ_SECONDS) s"; \
+		"$(BIN)/python" fuzz/readers.py $$target --seconds $(FUZZ_SECONDS) > .fuzz.log 2>&1 \
+			|| { cat .fuzz.log; exit 1; }; \
+		grep -E '^(stat::number_of_executed_units|Done)' .fuzz.log; \
+	done; rm -f .fuzz.log
+	@echo "Properties: $(FUZZ_EXAMPLES) examples each"
+	@"$(BIN)/python" -m pytest -q tests/fuzz
+
+# mutmut writes into the tree that it runs in, so it gets a copy. Options: make mutation MUTANTS='*analysis.select*'
+mutation: export OMP_NUM_THREADS ?= 1
+mutation: $(INSTALLED)
+	@"$(BIN)/python" -m pip install --disable-pip-version-check -q -e '.[mutation]'
+	@mkdir -p build/mutation && cp -r lcprune tests recipes pyproject.toml README.md LICENSE build/mutation/
+	@cd build/mutation && "$(BIN)/mutmut" run $(if $(MUTANTS),'$(MUTANTS)') && "$(BIN)/mutmut" results
+
+# Options: make chaos ARGS="--only kill flip --share 0.1"
+chaos: export OMP_NUM_THREADS ?= 1
+chaos: $(INSTALLED)
+	@"$(BIN)/python" -m benchmarks.chaos $(ARGS)
 
 # Options: make bench ARGS="--only speed memory"
 bench: $(INSTALLED)
@@ -91,5 +121,5 @@ format: $(INSTALLED)
 
 clean:
 	@echo "Removing demo/, builds and caches (.venv, runs/ and data/ stay)"
-	@rm -rf demo build dist .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .fuzz.log
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

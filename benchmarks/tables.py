@@ -1,6 +1,6 @@
-"""The figures of README.md and docs/speed.md, made from the result files: none stands there without its source.
+"""The figures of README.md and of pages in docs/, made from the result files: none stands there without its source.
 
-python -m benchmarks.tables    writes the parts of both between the two marks
+python -m benchmarks.tables    writes the parts of all of them between the two marks
 """
 
 import json
@@ -51,6 +51,11 @@ def speed() -> str:
     )
     trials = [_analysis_profile(_read("analysis_profile.json")), _trials(_read("fast_recipe_trials.json"))]
     return "\n\n".join([_profile(_read("step_profile.json")), *trials, *parts])
+
+
+def own_images() -> str:
+    """What docs/own-images.md shows beside what its commands print."""
+    return _own_images(_read("own_images.json"))
 
 
 PAGES = {"README.md": readme, "docs/speed.md": speed}
@@ -152,6 +157,58 @@ def _rival(result: dict[str, Any]) -> str:
             costs = f"{row['macs_ratio']:.3f} | {row['latency_ratio']:.3f} | {row['test_accuracy_pct']:.2f}"
             rows.append(f"| {row['name'].removeprefix('pruned to ')} | {costs} | {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def _own_images(result: dict[str, Any]) -> str:
+    """A network that was fine-tuned beside one of initial weights: every exit, and what was exported."""
+    runs = {name: result[name] for name in ("fine-tuned", "initial weights")}
+    counts, learned, tuned = result["images"], result["backbone"]["train"], runs["fine-tuned"]
+    rows = [
+        "**Fine-tuned, and from initial weights** (`benchmarks/results/own_images.json`, which has the commands): "
+        f"{counts['photos']['train']:,} images to learn from and validate, {counts['photos']['test']:,} to test, "
+        f"{' and '.join(format(_last(run)['step'], ',') for run in runs.values())} steps; {_machine(result)} that "
+        f"others shared. The backbone got {learned['iterations']:,} steps on {counts['others']['train']:,} images of "
+        f"seven other classes (test accuracy {learned['test_accuracy_pct'][-1]:.2f} %).",
+        "",
+        f"| exit | MACs of main | {' | '.join(f'{name}, test accuracy %' for name in runs)} |",
+        "|---" * (2 + len(runs)) + "|",
+    ]
+    for same in zip(*(run["select"]["candidates"] for run in runs.values()), strict=True):
+        accuracies = " | ".join(f"{each['test_accuracy_pct']:.2f}" for each in same)
+        rows.append(f"| {same[0]['name']} | {same[0]['macs_ratio']:.3f} | {accuracies} |")
+    rows += [
+        "",
+        *(_lag(name, run) for name, run in runs.items()),
+        "",
+        "Exported from the fine-tuned run with `--progressive --max-drop 1`, and main alone. Latency is the mean over "
+        "test images in onnxruntime, batch 1, one thread, in turn, with the quartiles of the rounds in brackets.",
+        "",
+        "| file | test accuracy % | MACs of main | latency to main's | kB |",
+        "|---|---|---|---|---|",
+    ]
+    return "\n".join([*rows, *(_own_export(what, row, tuned["latency"]) for what, row in tuned["exports"].items())])
+
+
+def _last(run: dict[str, Any]) -> dict[str, Any]:
+    """The evaluation at the last step."""
+    return dict(run["evaluations"][-1])
+
+
+def _lag(name: str, run: dict[str, Any]) -> str:
+    """What the statistics that BatchNorm collects on the way are worth."""
+    final = run["select"]["candidates"][-1]["val_accuracy_pct"]
+    return (
+        f"Main, {name}: {_last(run)['accuracy_pct'][-1]:.2f} % of the validation images were right at the last step, "
+        f"with the statistics that BatchNorm had collected, and {final:.2f} % once weights were averaged and "
+        "statistics measured anew."
+    )
+
+
+def _own_export(what: str, row: dict[str, Any], latency: dict[str, dict[str, float]]) -> str:
+    if what not in latency:
+        return f"| {what} | - | - | - | - |"
+    cells = f"{row['test_accuracy_pct']:.2f} | {row['macs_ratio']:.3f} | {_ratio(latency[what])}"
+    return f"| {what} | {cells} | {row['size_bytes'] / 1000:,.0f} |"
 
 
 def _points(ahead_pct: float | None) -> str:

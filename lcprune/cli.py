@@ -36,6 +36,13 @@ class Device(StrEnum):
     MPS = "mps"
 
 
+class BadImage(StrEnum):
+    """What a damaged image file does."""
+
+    STOP = "stop"
+    SKIP = "skip"
+
+
 class Minimize(StrEnum):
     """What the chosen sub-model has least of."""
 
@@ -93,6 +100,41 @@ class Precision(StrEnum):
     W8 = "w8"
 
 
+class PaperDataset(StrEnum):
+    """What the paper trains on."""
+
+    CIFAR10 = "cifar10"
+    CIFAR100 = "cifar100"
+    IMAGENET = "imagenet"
+
+
+class PaperPart(StrEnum):
+    """A table or figure of the paper."""
+
+    TABLE1 = "table1"
+    TABLE2 = "table2"
+    TABLE3 = "table3"
+    TABLE4 = "table4"
+    TABLE5 = "table5"
+    TABLE6 = "table6"
+    TABLE7 = "table7"
+    TABLE8 = "table8"
+    TABLE9 = "table9"
+    FIGURE3 = "figure3"
+    FIGURE4 = "figure4"
+    FIGURE5 = "figure5"
+    FIGURE6 = "figure6"
+    FIGURE7 = "figure7"
+
+
+class Scale(StrEnum):
+    """How large the runs of a reproduction are."""
+
+    PAPER = "paper"
+    SMALL = "small"
+    TINY = "tiny"
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print data as JSON on stdout, everything else on stderr.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and JSON.")]
 Run = Annotated[Path, typer.Argument(help="Folder that `lcprune train` wrote.", show_default=True)]
@@ -136,6 +178,34 @@ def _root(
 
 
 @app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Holds CLASS/image, or train/CLASS/image and val/ and test/ beside.")],
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Such as vgg or mobilenet_v3_small. Default: by the size of the images."),
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=8, max=2048, help="Height and width to resize to. Default: by the images.")
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(metavar="none|default|PATH", help="What the network begins with; default: ImageNet's.")
+    ] = "none",
+    output: Annotated[Path, typer.Option(help="The recipe to write.")] = Path("lcprune.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Look at a folder of images and write a recipe that fits, for `lcprune train`."""
+    with _user_errors(as_json):
+        from lcprune.pipeline import init as pipeline
+        from lcprune.report import tables
+
+        wanted = pipeline.Wanted(model, image_size, weights)
+        result = pipeline.init(folder, output, wanted, force, _costs)
+        _show(result, tables.survey_table(result), as_json, quiet)
+
+
+@app.command()
 def train(
     recipe: RecipeName = None,
     overrides: Overrides = None,
@@ -143,6 +213,9 @@ def train(
     data_root: DataRoot = None,
     device: Annotated[Device, typer.Option(help="Where to train.")] = Device.AUTO,
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's train.seed.")] = None,
+    on_bad_image: Annotated[
+        BadImage | None, typer.Option(help="A damaged image file; instead of the recipe's data.on_bad_image.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be trained; write nothing.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -152,6 +225,7 @@ def train(
         from lcprune import recipe as recipes
 
         keys = [*(overrides or []), *([] if seed is None else [f"train.seed={seed}"])]
+        keys += [] if on_bad_image is None else [f"data.on_bad_image={on_bad_image.value}"]
         chosen = recipes.load(recipe, keys)
         if dry_run:
             _dry_run(chosen, _data_root(data_root), as_json, quiet)
@@ -383,9 +457,33 @@ def evaluate(
 
 
 @app.command()
+def report(
+    run: Run = LATEST,
+    output: Annotated[Path | None, typer.Option(help="File to write. Default: RUN/report.html.")] = None,
+    rdm: Annotated[
+        bool, typer.Option("--rdm/--no-rdm", help="What the layers make of images; it runs the network, seconds.")
+    ] = True,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write one HTML page about a run, which needs no network and no other file."""
+    with _user_errors(as_json):
+        with _torch():
+            from lcprune.pipeline import report as pipeline
+
+        written = pipeline.report(run, output=output, with_rdm=rdm)
+        _show(written.as_json(), f"wrote {written.path} ({written.size_bytes / 1000:,.0f} kB)", as_json, quiet)
+
+
+@app.command()
 def predict(
     model: Annotated[Path, typer.Argument(help="A model that `lcprune export` wrote.")],
     images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    save_grid: Annotated[
+        Path | None,
+        typer.Option(metavar="SHEET.png", help="Also a contact sheet: every image, with what the model says under it."),
+    ] = None,
+    columns: Annotated[int, typer.Option(min=1, max=100, help="Images in a row of the contact sheet.")] = 6,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -394,7 +492,7 @@ def predict(
         from lcprune.pipeline import predict as pipeline
         from lcprune.report import tables
 
-        result = pipeline.predict(model, images)
+        result = pipeline.predict(model, images, save_grid, columns)
         _show(result, tables.prediction_table(result), as_json, quiet)
 
 
@@ -426,6 +524,65 @@ def verify(
 
         result = pipeline.verify(target)
         _show(result, f"{len(result['files'])} files are what was recorded", as_json, quiet)
+
+
+@app.command()
+def reproduce(
+    name: Annotated[PaperPart, typer.Argument(help="A table or figure of the paper.")],
+    datasets: Annotated[
+        list[PaperDataset] | None, typer.Option("--dataset", help="Only this; repeatable. Default: all that it shows.")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Runs of each kind. Default: 5, small 2, tiny 1.")
+    ] = None,
+    scale: Annotated[
+        Scale, typer.Option(help="paper: 80,000 steps, for a GPU; small: hours on a CPU; tiny: seconds, a rehearsal.")
+    ] = Scale.PAPER,
+    overrides: Overrides = None,
+    device: Annotated[Device, typer.Option(help="Where to train.")] = Device.AUTO,
+    out: Annotated[Path | None, typer.Option(help="Folder of runs and results. Default: reproduce/SCALE.")] = None,
+    data_root: DataRoot = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run a table or figure of the paper and hold it against the paper's figures; what is there is not run again."""
+    with _user_errors(as_json):
+        with _torch():
+            from lcprune.pipeline import reproduce as pipeline
+        from lcprune.report import tables
+
+        request = pipeline.Request(
+            name=name.value,
+            scale=scale.value,
+            datasets=tuple(dataset.value for dataset in datasets or ()),
+            seeds=seeds,
+            out=out,
+            data_root=_data_root(data_root),
+            device=device.value,
+            overrides=tuple(overrides or ()),
+        )
+        result = pipeline.reproduce(request, display=_display(quiet), notice=_notice(quiet))
+        _show(result, tables.reproduction_table(result), as_json, quiet)
+
+
+@app.command()
+def cuts(
+    trunk: Annotated[str, typer.Argument(help="torchvision/NAME, or your own package.module:callable.")],
+    image_size: Annotated[int, typer.Option(min=1, help="Height and width of an image, in pixels.")] = 224,
+    channels: Annotated[int, typer.Option(min=1, help="Channels of an image.")] = 3,
+    classes: Annotated[int, typer.Option(min=2, help="Number of classes.")] = 1000,
+    groups: Annotated[int, typer.Option(min=2, help="Layer groups that model.cuts: auto is asked for.")] = 4,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """List where a trunk can be cut into layer groups, with the MACs before each place and the shape there."""
+    with _user_errors(as_json):
+        with _torch():
+            from lcprune.pipeline import cuts as pipeline
+        from lcprune.report import tables
+
+        result = pipeline.list_cuts(trunk, image_size=image_size, channels=channels, classes=classes, groups=groups)
+        _show(result, tables.cuts_table(result), as_json, quiet)
 
 
 @app.command("recipes")
@@ -473,13 +630,19 @@ def schema(as_json: Json = True, quiet: Quiet = False) -> None:
 
 
 @app.command()
-def doctor(as_json: Json = False, quiet: Quiet = False) -> None:
+def doctor(
+    run: Annotated[
+        Path | None, typer.Argument(help="A run folder: say as well in what this machine differs from the run's.")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
     """Say what this machine has, and what is wrong with the installation."""
     with _user_errors(as_json):
         from lcprune.pipeline import doctor as pipeline
         from lcprune.report import tables
 
-        result = pipeline.examine()
+        result = pipeline.examine(run)
         _show(result, tables.doctor_table(result), as_json, quiet)
         if result["problems"]:
             raise typer.Exit(1)
@@ -550,12 +713,17 @@ def _numbers(text: str | None) -> tuple[int, ...] | None:
     return tuple(sorted({int(part) for part in parts}))
 
 
-def _dry_run(recipe: Any, data_root: Path, as_json: bool, quiet: bool) -> None:
+def _costs(recipe: Any, data_root: Path = Path("data")) -> Any:
+    """What `--dry-run` says about a recipe, or the error of one whose network cannot be built."""
     with _torch():
         from lcprune.pipeline import dry_run as pipeline
+    return pipeline.dry_run(recipe, data_root)
+
+
+def _dry_run(recipe: Any, data_root: Path, as_json: bool, quiet: bool) -> None:
     from lcprune.report import tables
 
-    result = pipeline.dry_run(recipe, data_root)
+    result = _costs(recipe, data_root)
     _show(result, tables.dry_run_table(result), as_json, quiet)
 
 
@@ -568,6 +736,9 @@ def _print_trained(result: Any, as_json: bool, quiet: bool) -> None:
         "seconds": round(result.seconds, 3),
         "val_accuracy_pct": list(result.val_accuracy_pct),
         "test_accuracy_pct": list(result.test_accuracy_pct),
+        "val_balanced_accuracy_pct": list(result.val_balanced_accuracy_pct),
+        "test_balanced_accuracy_pct": list(result.test_balanced_accuracy_pct),
+        "bad_images": len(result.bad_images),
     }
     _show(content, tables.trained_table(result), as_json, quiet)
 

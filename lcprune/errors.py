@@ -53,6 +53,10 @@ class TrainingError(LcpruneError):
     kind = "training"
 
 
+class NotFiniteError(TrainingError):
+    """A loss, a gradient or a weight that is NaN or infinite."""
+
+
 class ProfileError(LcpruneError):
     """A network whose cost cannot be counted."""
 

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -38,6 +39,42 @@ TINY = (
 """Overrides that make `digits` a run of a second."""
 
 TEST_IMAGES = 20
+
+
+LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0")
+
+
+def _blocked(real: Callable[..., Any]) -> Callable[..., Any]:
+    """`connect` of a socket, but to this machine only."""
+
+    def connect(self: socket.socket, address: Any, *arguments: Any) -> Any:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and not str(address[0]).startswith(LOOPBACK):
+            pytest.fail(f"a test asked the network for {address[0]}")  # no Exception: nothing can catch it by mistake
+        return real(self, address, *arguments)
+
+    return connect
+
+
+def _looked_up(real: Callable[..., Any]) -> Callable[..., Any]:
+    """`getaddrinfo`, for this machine only."""
+
+    def look_up(host: Any, *arguments: Any, **options: Any) -> Any:
+        name = host.decode() if isinstance(host, bytes) else host
+        if name is not None and name != socket.gethostname() and not str(name).startswith(LOOPBACK):
+            pytest.fail(f"a test asked the network for {name}")
+        return real(host, *arguments, **options)
+
+    return look_up
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network() -> Iterator[None]:
+    """Sockets of this process reach this machine and nothing else."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("connect", "connect_ex"):
+            patch.setattr(socket.socket, name, _blocked(getattr(socket.socket, name)))
+        patch.setattr(socket, "getaddrinfo", _looked_up(socket.getaddrinfo))
+        yield
 
 
 class Quiet:

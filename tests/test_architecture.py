@@ -33,7 +33,7 @@ HOMES = {  # who may import a library, as prefixes of module names
     "onnxruntime": ("lcprune.export.",),
     "rich": ("lcprune.report.tables", "lcprune.report.progress", "lcprune.cli"),
     "matplotlib": ("lcprune.report.plots",),
-    "torchvision": ("lcprune.data.sources",),
+    "torchvision": ("lcprune.data.sources", "lcprune.data.transforms", "lcprune.models.backbones"),
     "typer": ("lcprune.cli",),
     "pydantic": ("lcprune.recipe",),
     "pydantic_core": ("lcprune.recipe",),

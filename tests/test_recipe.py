@@ -11,7 +11,12 @@ from lcprune.errors import RecipeError
 from lcprune.recipe import schema
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-IMAGES = {"digits": (10, (1, 8, 8)), "cifar10": (10, (3, 32, 32)), "cifar100": (100, (3, 32, 32))}
+IMAGES = {
+    "digits": (10, (1, 8, 8)),
+    "cifar10": (10, (3, 32, 32)),
+    "cifar100": (100, (3, 32, 32)),
+    "imagenet": (1000, (3, 224, 224)),
+}
 PAPER = {
     "vgg_cifar10": ("cifar10", (2, 5, 8)),
     "vgg_cifar10_lc1": ("cifar10", (5,)),
@@ -21,6 +26,8 @@ PAPER = {
     "vgg_cifar100_lc5": ("cifar100", (2, 4, 6, 8, 10)),
     "resnet50_cifar10": ("cifar10", (3, 7, 13)),
     "resnet101_cifar10": ("cifar10", (3, 7, 30)),
+    "resnet50_cifar100": ("cifar100", (3, 7, 13)),
+    "resnet101_cifar100": ("cifar100", (3, 7, 30)),
 }
 BASE = """\
 name: mine
@@ -63,17 +70,7 @@ def test_every_recipe_in_the_folder_ships_loads_and_builds(path: Path) -> None:
 def test_paper_recipes_hold_the_protocol_of_the_paper(name: str) -> None:
     loaded = recipe.load(name)
     source, after = PAPER[name]
-    assert loaded.data.model_dump() == {
-        "source": source,
-        "root": None,
-        "val_size": 5000,
-        "image_size": None,
-        "channels": None,
-        "augment": "crop_flip",
-        "flip": "random",
-        "pad": 4,
-        "batch_size": 128,
-    }
+    assert loaded.data == schema.DataConfig(source=source, val_size=5000, augment="crop_flip", pad=4, batch_size=128)
     critics = loaded.critics
     assert (loaded.model.width, critics.after, critics.depth, critics.channels) == (1.0, after, 1, 128)
     assert (critics.head, critics.loss, critics.optimizer, critics.lr) == ("paper", "cascade", "adam", 1e-4)
@@ -102,21 +99,36 @@ def test_what_is_left_out_has_its_default() -> None:
 
 @pytest.mark.parametrize(
     ("trunk", "after", "downsample"),
-    [("vgg", (2, 5, 8), "max_pool"), ("resnet50", (3, 7, 13), "stride"), ("resnet101", (3, 7, 30), "stride")],
+    [
+        ("vgg", (2, 5, 8), "max_pool"),
+        ("resnet50", (3, 7, 13), "stride"),
+        ("resnet101", (3, 7, 30), "stride"),
+        ("msdnet", (4, 6, 8, 10, 12, 14), "stride"),
+    ],
 )
-@pytest.mark.parametrize("critics", ["", "critics: {depth: [2, 1, 1]}\n", "critics: {after: null}\n"])
+@pytest.mark.parametrize("critics", ["", "critics: {depth: EACH}\n", "critics: {after: null}\n"])
 def test_the_trunk_decides_what_is_left_out_and_the_dump_says_it(
     trunk: str, after: tuple[int, ...], downsample: str, critics: str
 ) -> None:
+    critics = critics.replace("EACH", str([2] * len(after)))
     loaded = recipe.parse(BASE + f"model: {{trunk: {trunk}}}\n" + critics)
     assert (loaded.critics.after, loaded.model.downsample) == (after, downsample)
-    assert len(loaded.critics.depths) == 3
+    assert len(loaded.critics.depths) == len(after)
     dumped = recipe.dump(loaded)
     unwrapped = " ".join(dumped.split())
     assert f"after: [{', '.join(map(str, after))}]" in unwrapped
     assert f"downsample: {downsample}" in unwrapped
     assert recipe.parse(dumped) == loaded
     assert recipe.parse(BASE + critics, overrides=[f"model.trunk={trunk}"]) == loaded
+
+
+@pytest.mark.parametrize(
+    ("layers", "after"), [("8", (4, 6)), ("5", (4,)), ("15", (4, 6, 8, 10, 12, 14)), ("null", (4, 6, 8, 10, 12, 14))]
+)
+def test_places_that_are_left_out_lie_inside_the_trunk(layers: str, after: tuple[int, ...]) -> None:
+    loaded = recipe.parse(BASE + f"model: {{trunk: msdnet, layers: {layers}}}\n")
+    assert loaded.critics.after == after
+    assert recipe.parse(recipe.dump(loaded)) == loaded
 
 
 def test_places_that_are_given_stay() -> None:
@@ -132,8 +144,11 @@ def test_the_schema_says_where_critics_sit_if_nothing_is_said() -> None:
     for trunk, places in schema.PLACES.items():
         assert f"{list(places)} for\n``{trunk}``" in after["description"].replace(" ``", "\n``")
     assert {kind["type"] for kind in after["anyOf"]} == {"array", "null"}
-    trunks = recipe.json_schema()["$defs"]["ModelConfig"]["properties"]["trunk"]["enum"]
-    assert trunks == list(schema.PLACES)
+    trunks = recipe.json_schema()["$defs"]["ModelConfig"]["properties"]["trunk"]["anyOf"]
+    assert trunks == [
+        {"enum": list(schema.PLACES), "type": "string"},
+        {"pattern": schema.ELSEWHERE, "type": "string"},
+    ]
 
 
 def test_depth_channels_pool_to_and_weight_may_name_every_critic() -> None:
@@ -253,7 +268,11 @@ def test_an_empty_file_is_refused(text: str, tmp_path: Path) -> None:
             "my.yaml, line 6: unknown key zzzz",
             "known keys: name, data, model, critics, train, logging",
         ),
-        ("logging: {zzzz: 1}\n", "my.yaml, line 6: unknown key logging.zzzz", "known keys: logging.every"),
+        (
+            "logging: {zzzz: 1}\n",
+            "my.yaml, line 6: unknown key logging.zzzz",
+            "known keys: logging.every, logging.sample_losses, logging.test_curve",
+        ),
     ],
 )
 def test_an_unknown_key_is_named_with_its_line_and_the_nearest_one(added: str, problem: str, fix: str) -> None:
@@ -328,7 +347,7 @@ SCHEMA = "lcprune schema describes "
         ("critics: {depth: 1.5}\n", "critics.depth: Input should be a valid integer, got a number", SCHEMA),
         (
             "critics: {head: papr}\n",
-            "critics.head: Input should be 'paper', 'pooled', 'global', 'separable' or 'strided' (given: \"papr\")",
+            "critics.head: Input should be 'paper', 'pooled', 'global', 'separable', 'strided' or 'msdnet'",
             "did you mean paper?",
         ),
         ("critics: {kernel: 2}\n", "critics.kernel: Input should be 1 or 3 (given: 2)", SCHEMA),
@@ -359,6 +378,7 @@ def test_a_wrong_type_is_refused_with_the_value_given(added: str, problem: str, 
         ("  checkpoint_every: 0\n", "train.checkpoint_every: Input should be greater than 0 (given: 0)"),
         ("  epochs: 0\n", "train.epochs: Input should be greater than 0 (given: 0)"),
         ("model: {width: 0}\n", "model.width: Input should be greater than 0 (given: 0)"),
+        ("model: {trunk: msdnet, layers: 4}\n", "model.layers: Input should be greater than or equal to 5 (given: 4)"),
         ("model: {classes: 1}\n", "model.classes: Input should be greater than or equal to 2 (given: 1)"),
         ("critics: {depth: -1}\n", "critics.depth: Input should be greater than or equal to 0 (given: -1)"),
         ("critics: {depth: [1, -1, 1]}\n", "critics.depth: Input should be greater than or equal to 0 (given: -1)"),
@@ -426,6 +446,47 @@ def test_a_list_that_makes_no_sense_is_refused(added: str, problem: str, fix: st
     assert (error.problem, error.fix) == (f"my.yaml, line 6: {problem}", fix)
 
 
+FILES = BASE.replace("source: digits", "source: imagefolder\n  image_size: 64")
+
+
+@pytest.mark.parametrize(
+    ("text", "override", "problem", "fix"),
+    [
+        (BASE, "data.source=imagenet", "imagenet needs image_size", "write the height and width in pixels"),
+        (BASE, "data.image_size=8", "digits images have a size of their own", "leave image_size out"),
+        (BASE, "data.workers=2", "digits has no image files", "leave workers out"),
+        (BASE, "data.cache=disk", "digits has no image files", "leave cache out"),
+        (FILES, "data.source=manifest", "manifest needs the name of a table", "write manifest: images.csv"),
+        (FILES, "data.manifest=a.csv", "imagefolder has no table of images", "leave manifest out"),
+        (FILES, "data.resize=72", "resize is the shorter side before the middle is cut out", "write crop: center"),
+        (FILES, "too small", "", ""),
+        (
+            FILES.replace("imagefolder", "imagenet"),
+            "data.stream=never",
+            "imagenet is never held in memory",
+            "leave str",
+        ),
+    ],
+)
+def test_what_does_not_fit_a_source_is_refused(text: str, override: str, problem: str, fix: str) -> None:
+    overrides = ("data.crop=center", "data.resize=60") if not problem else (override,)
+    error = refused(text, overrides)
+    assert (problem or "resize is 60, below image_size 64") in error.problem
+    assert (fix or "make it as large or larger") in error.fix
+
+
+@pytest.mark.parametrize(
+    ("given", "shorter_side"), [((), None), (("crop=center",), 64), (("crop=center", "resize=72"), 72)]
+)
+def test_the_shorter_side_is_the_size_unless_it_is_given(given: tuple[str, ...], shorter_side: int | None) -> None:
+    assert recipe.parse(FILES, overrides=[f"data.{one}" for one in given]).data.shorter_side == shorter_side
+
+
+def test_shares_of_classes_cannot_be_told() -> None:
+    told = ("train.method=dni", "critics.condition_on_label=true", "data.mixup=0.2")
+    assert "condition_on_label tells one class of each image" in refused(BASE, told).problem
+
+
 @pytest.mark.parametrize("augment", ["none", "crop"])
 def test_flips_alternate_only_where_there_are_any(augment: str) -> None:
     error = refused(BASE, ("data.flip=alternating", f"data.augment={augment}"))
@@ -442,14 +503,21 @@ def test_flips_alternate_only_where_there_are_any(augment: str) -> None:
             "model: resnet50 has no max pools, its size is halved by strides",
             "leave downsample out",
         ),
+        ("model: {layers: 8}\n", "model: vgg has layers of its own", "leave layers out, or take trunk: msdnet"),
+        ("model: {stem: small}\n", "model: vgg has one stem only", "leave stem out, or take trunk: resnet50"),
+        (
+            "model: {trunk: msdnet, downsample: max_pool}\n",
+            "model: msdnet has no max pools, its size is halved by strides",
+            "leave downsample out",
+        ),
         (
             "model: {trunk: resnet5}\n",
-            "model.trunk: Input should be 'vgg', 'resnet50' or 'resnet101' (given: \"resnet5\")",
-            "did you mean resnet50?",
+            'model.trunk: there is no trunk "resnet5"',
+            "did you mean resnet50? write vgg, ",
         ),
         (
             "model: {trunk: [vgg]}\n",
-            "model.trunk: Input should be 'vgg', 'resnet50' or 'resnet101' (given: [\"vgg\"])",
+            'model.trunk: there is no trunk ["vgg"]',
             "did you mean vgg?",
         ),
         ("model: 3\n", "model: this is a section, with keys of its own (given: 3)", "known keys: trunk, width, "),
@@ -464,6 +532,31 @@ def test_what_does_not_fit_a_trunk_is_refused(added: str, problem: str, fix: str
 def test_nesterov_needs_momentum() -> None:
     error = refused(BASE + "  nesterov: true\n  momentum: 0\n")
     assert error.problem == "my.yaml, line 4: train: nesterov needs a momentum above 0"
+
+
+@pytest.mark.parametrize(
+    ("added", "problem", "fix"),
+    [
+        (
+            "model: {submodel: 2}\n",
+            "model.submodel is one network with one exit, which train.method local_critic cannot train",
+            "set train.method: backprop, or leave model.submodel out",
+        ),
+        (
+            "  method: backprop\nmodel: {submodel: 4}\n",
+            "model.submodel is 4 but critics.after makes 3 sub-models",
+            "write a number from 1 to 3, or leave model.submodel out for the whole network",
+        ),
+        (
+            "  method: backprop\nmodel: {submodel: 1}\ncritics: {after: []}\n",
+            "model.submodel needs a critic, but critics.after is empty",
+            "leave critics.after out",
+        ),
+    ],
+)
+def test_a_sub_model_alone_is_one_of_those_that_critics_make(added: str, problem: str, fix: str) -> None:
+    error = refused(BASE + added)
+    assert (error.problem, error.fix) == (f"my.yaml: {problem}", fix)
 
 
 def test_steps_that_differ_cannot_be_recorded() -> None:
@@ -572,3 +665,95 @@ def test_a_folder_of_the_same_name_does_not_hide_a_shipped_recipe(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "digits").mkdir()
     assert recipe.load("digits").name == "digits"
+
+
+# Trunks from elsewhere, and fine-tuning
+
+ELSEWHERE = "model: {trunk: torchvision/resnet18}\n"
+
+
+@pytest.mark.parametrize(
+    ("added", "after"),
+    [
+        (ELSEWHERE, (1, 2, 3)),
+        ("model: {trunk: 'my.net:build', groups: 3}\n", (1, 2)),
+        ("model: {trunk: torchvision/resnet18, cuts: [layer1, layer2]}\n", (1, 2)),
+        ("model: {trunk: torchvision/resnet18, groups: 5}\ncritics: {after: [2, 4]}\n", (2, 4)),
+    ],
+)
+def test_critics_sit_at_the_cuts_of_a_trunk_from_elsewhere(added: str, after: tuple[int, ...]) -> None:
+    loaded = recipe.parse(BASE + added)
+    assert loaded.critics.after == after
+    assert recipe.parse(recipe.dump(loaded)) == loaded
+
+
+@pytest.mark.parametrize(
+    ("added", "problem", "fix"),
+    [
+        (
+            "model: {trunk: torchvision/resnet18, width: 0.5}\n",
+            "model: torchvision/resnet18 is taken as it is, width cannot change it",
+            "leave width out",
+        ),
+        (
+            "model: {trunk: torchvision/resnet18, downsample: max_pool}\n",
+            "model: torchvision/resnet18 is taken as it is",
+            "leave downsample out",
+        ),
+        ("model: {trunk: 'a.b:c', weights: default}\n", "model: a.b:c has no default weights", "name a file, or "),
+        (
+            "model: {cuts: [features.1]}\n",
+            "model: cuts is for trunks from torchvision and for your own, not for vgg",
+            "leave cuts out",
+        ),
+        ("model: {groups: 3}\n", "model: groups is for trunks from torchvision and", "leave groups out"),
+        ("model: {weights: a.pth}\n", "model: weights is for trunks from torchvision and", "leave weights out"),
+        (
+            "model: {trunk: torchvision/vgg11, cuts: []}\n",
+            "model.cuts: no place is named",
+            "write one or more, or auto",
+        ),
+        ("model: {trunk: torchvision/vgg11, cuts: [a, a]}\n", "model.cuts: a place is named twice", "write each once"),
+        ("model: {trunk: 'no/such'}\n", 'model.trunk: there is no trunk "no/such"', "write vgg, resnet50, "),
+        ("model: {trunk: 'a b:c'}\n", 'model.trunk: there is no trunk "a b:c"', "write vgg, resnet50, "),
+    ],
+)
+def test_what_does_not_fit_a_trunk_from_elsewhere_is_refused(added: str, problem: str, fix: str) -> None:
+    error = refused(BASE + added)
+    assert error.problem.startswith(f"my.yaml, line 6: {problem}")
+    assert error.fix.startswith(fix)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem", "fix"),
+    [
+        (["train.freeze=5"], "train.freeze names group 5 but there are 4", "write numbers from 1 to 4"),
+        (["train.freeze=[2,7]"], "train.freeze names group 7 but there are 4", "write numbers from 1 to 4"),
+        (
+            ["train.freeze=2", "train.method=backprop", "model.submodel=1"],
+            "train.freeze names group 2 but there are 1",
+            "write numbers from 1 to 1",
+        ),
+        (["train.freeze=4", "train.method=backprop"], "train.freeze leaves nothing to learn", "leave out a group"),
+        (
+            ["train.critic_warmup=3", "train.method=dni"],
+            "train.critic_warmup waits for critics, but train.method dni has none",
+            "leave critic_warmup out",
+        ),
+        (
+            ["train.cuda_graph=true", "train.layer_decay=0.5"],
+            "train.cuda_graph replays one step with one learning rate, not layer_decay",
+            "drop one of them",
+        ),
+    ],
+)
+def test_a_fine_tuning_that_cannot_be_is_refused(overrides: list[str], problem: str, fix: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        recipe.parse(BASE, overrides=overrides)
+    assert caught.value.problem.endswith(problem)
+    assert caught.value.fix == fix
+
+
+def test_frozen_groups_are_counted_or_listed() -> None:
+    frozen = [recipe.parse(BASE, overrides=[f"train.freeze={text}"]).train.frozen_groups for text in ("0", "2", "[3]")]
+    assert frozen == [(), (1, 2), (3,)]

@@ -1,7 +1,11 @@
 """The run folder: names, atomic writes, checksums."""
 
+import fcntl
 import json
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +86,9 @@ def test_runs_are_numbered_and_the_newest_is_latest(folder: Path) -> None:
     named = runs.create(recipes.parse(RECIPE), Path("elsewhere/run"))
     assert runs.LATEST.resolve() == named.resolve()
     assert names(Path("runs")) == ["latest", "mine-1", "mine-2"]
+    aside = runs.create(recipes.parse(RECIPE), Path("elsewhere/aside"), is_latest=False)
+    assert (aside / runs.RECIPE).is_file()
+    assert runs.LATEST.resolve() == named.resolve()
 
 
 def test_a_folder_that_is_empty_is_taken(here: Path) -> None:
@@ -181,3 +188,121 @@ def test_damaged_predictions(folder: Path, cut: int) -> None:
     with pytest.raises(RunError, match=r"predictions\.npz is damaged") as error:
         runs.read_predictions(folder)
     assert error.value.fix == "run this, which writes it again: lcprune resume runs/mine-1"
+
+
+def hold(folder: Path) -> subprocess.Popen[str]:
+    """Another process that has the lock of a run folder."""
+    code = (
+        "import sys, time; from pathlib import Path; from lcprune import runs\n"
+        "with runs.lock(Path(sys.argv[1])): print('locked', flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, folder], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "locked\n"
+    return process
+
+
+def test_a_lock_keeps_other_processes_out_and_dies_with_its_own(folder: Path) -> None:
+    with hold(folder) as process:
+        with pytest.raises(RunError, match="another process is training in runs/mine-1") as error, runs.lock(folder):
+            pass
+        process.kill()
+    assert "--out another folder" in error.value.fix
+    with runs.lock(folder):
+        assert names(folder) == ["checkpoints", "recipe.yaml"]  # no file is left behind
+    with runs.lock(folder):
+        pass
+
+
+def test_a_forked_process_does_not_keep_the_lock(folder: Path) -> None:
+    code = (
+        "import os, sys, time; from pathlib import Path; from lcprune import runs\n"
+        "with runs.lock(Path(sys.argv[1])):\n"
+        "    child = os.fork()\n"
+        "    if child: time.sleep(60)\n"
+        "    print(os.getpid(), flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code, folder], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    with runs.lock(folder):  # the child lives still
+        os.kill(child, signal.SIGKILL)
+    parent.stdout.close()
+
+
+def test_a_file_system_without_locks_keeps_nobody_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with runs.lock(folder), runs.lock(folder):
+        pass
+
+
+def test_a_folder_in_which_a_training_died_before_it_was_a_run_is_taken_again(here: Path) -> None:
+    def die(folder: Path) -> None:
+        runs.write_text(folder / runs.ENVIRONMENT, "{}")
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        runs.create(recipes.parse(RECIPE), here / "mine", die)
+    (here / "mine" / "recipe.yaml.part").write_text("na")
+    assert runs.create(recipes.parse(RECIPE), here / "mine") == here / "mine"
+    (here / "other" / "checkpoints").mkdir(parents=True)
+    (here / "other" / "checkpoints" / "last.pt").write_text("")
+    with pytest.raises(RunError, match="holds something"):
+        runs.create(recipes.parse(RECIPE), here / "other")
+
+
+def test_a_folder_that_cannot_be_flushed_is_no_error(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flush = os.fsync
+
+    def fsync(handle: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{handle}"):
+            raise OSError(22, "Invalid argument")
+        flush(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    runs.write_text(here / "a.txt", "new")
+    assert (here / "a.txt").read_text() == "new"
+
+
+def test_what_was_made_from_another_file_is_refused(folder: Path) -> None:
+    for name in (runs.WEIGHTS, runs.SELECTION):
+        runs.write_text(folder / name, name)
+    runs.record(folder, runs.WEIGHTS)
+    runs.record(folder, runs.SELECTION, made_from=[runs.WEIGHTS, "absent.json"])
+    assert runs.require(folder, runs.SELECTION, "lcprune select") == folder / runs.SELECTION
+    assert json.loads((folder / runs.MANIFEST).read_text())[runs.MADE_FROM] == {
+        runs.SELECTION: {runs.WEIGHTS: runs.sha256(folder / runs.WEIGHTS)}
+    }
+    runs.write_text(folder / runs.WEIGHTS, "others")
+    runs.record(folder, runs.WEIGHTS)
+    with pytest.raises(RunError) as error:
+        runs.require(folder, runs.SELECTION, "lcprune select")
+    assert error.value.problem == (
+        "runs/mine-1/selection.json does not belong to the weights.safetensors that is there now: "
+        "it was made from another"
+    )
+    assert error.value.fix == "make it again: lcprune select"
+    assert runs.recorded_files(folder) == [runs.SELECTION, runs.WEIGHTS]
+    runs.record(folder, runs.SELECTION)  # an older version records no sources: then nothing is checked
+    assert runs.require(folder, runs.SELECTION, "lcprune select")
+    runs.record(folder, runs.SELECTION, made_from=[runs.WEIGHTS])
+    runs.remove(folder, runs.SELECTION)
+    assert runs.MADE_FROM not in json.loads((folder / runs.MANIFEST).read_text())
+
+
+def test_an_exported_file_that_changed_is_refused_where_it_is_read(folder: Path) -> None:
+    (folder / "export").mkdir()
+    path = folder / "export" / "a.onnx"
+    path.write_bytes(b"abc")
+    runs.check_exported(path)  # nothing is recorded
+    runs.record(folder, "export/a.onnx")
+    runs.check_exported(path)
+    path.write_bytes(b"abd")
+    with pytest.raises(RunError, match=r"a\.onnx is not what was written"):
+        runs.check_exported(path)
+    runs.check_exported(folder.parent / "elsewhere.onnx")

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from lcprune import ProgressiveSession
-from lcprune.data.images import list_images, read_image
+from lcprune.data.images import list_images, read_prepared
 from lcprune.errors import DataError, LcpruneError
 
 COLUMNS = ("file", "class", "confidence", "exit", "macs_ratio", "error")
@@ -74,7 +74,7 @@ def classify(session: ProgressiveSession, paths: Sequence[Path], folder: Path, o
     pixels = {}
     for path in paths:
         try:
-            pixels[path] = read_image(path, info.input.size, info.input.channels)
+            pixels[path] = read_prepared(path, info.input.preparation)
         except DataError as error:
             if on_bad_image == "stop":
                 raise

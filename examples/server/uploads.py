@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException  # FastAPI's is a child of it
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive
 
-from lcprune.data.images import read_image
+from lcprune.data.images import read_prepared
 from lcprune.errors import DataError
 from lcprune.export.metadata import InputInfo
 
@@ -92,7 +92,7 @@ def decode(upload: Upload, wanted: InputInfo, limits: Limits) -> NDArray[np.uint
     if pixels > limits.image_pixels:
         raise too_large
     try:
-        return read_image(io.BytesIO(upload.content), wanted.size, wanted.channels)
+        return read_prepared(io.BytesIO(upload.content), wanted.preparation)
     except DataError:
         raise damaged from None
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lcprune.data.images import list_images, read_image
+from lcprune.data.images import list_images, read_prepared
 from lcprune.data.sources import read_digits
 from lcprune.errors import DataError, LcpruneError, OnnxModelError
 from lcprune.export.metadata import ModelInfo, load_model
@@ -105,7 +105,7 @@ def sample_files(samples: Sequence[Path], info: ModelInfo) -> list[Path]:
     for image in found:
         if not is_for_browsers(image):
             raise DataError(f"browsers cannot show {image}", "name PNG, JPEG, WebP, GIF or BMP files")
-        read_image(image, info.input.size, info.input.channels)
+        read_prepared(image, info.input.preparation)
     return found
 
 

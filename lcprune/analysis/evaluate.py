@@ -162,18 +162,22 @@ def within(value: float, limit: float) -> bool:
     return round(value, 6) <= round(limit, 6)
 
 
-def ensemble_members(n_exits: int) -> dict[str, int]:
-    """Names of the sets of exits that are combined, and how many of the first exits each has: "1+2", "1+2+main"."""
-    names = [*(str(k) for k in range(1, n_exits)), "main"]
+def ensemble_members(n_exits: int, names: Sequence[str] = ()) -> dict[str, int]:
+    """Names of the sets of exits that are combined, and how many of the first exits each has: "1+2", "1+2+main".
+
+    `names` are those of the exits, where they are not all that a network has.
+    """
+    names = names or [*(str(k) for k in range(1, n_exits)), "main"]
     return {"+".join(names[:size]): size for size in (n_exits - 1, n_exits) if size > 1}
 
 
-def ensembles(logits: FloatArray, labels: IntArray) -> dict[str, float]:
+def ensembles(logits: FloatArray, labels: IntArray, names: Sequence[str] = ()) -> dict[str, float]:
     """Accuracy in percent of summed outputs: of all sub-models ("1+2+3") and of all exits ("1+2+3+main").
 
     Source: Lee and Lee 2018, arXiv:1805.01128, Figure 4b. A sum of one exit alone is no ensemble and is left out.
+    `names` are as in `ensemble_members`.
     """
-    members = ensemble_members(len(logits))
+    members = ensemble_members(len(logits), names)
     if not members:
         return {}
     n_correct = dict.fromkeys(members.values(), 0)

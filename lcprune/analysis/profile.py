@@ -28,6 +28,7 @@ FREE_OPS = frozenset(
         *("sigmoid", "tanh", "gelu", "silu", "elu", "leaky_relu", "hardtanh", "hardswish", "hardsigmoid", "mish"),
         *("softmax", "log_softmax", "max_pool2d", "avg_pool2d", "adaptive_max_pool2d", "feature_dropout", "clone"),
         *("pad", "repeat", "repeat_interleave", "pixel_shuffle", "channel_shuffle", "alias", "expand_as", "flip"),
+        "dropout",
     )
     for suffix in ("", "_")
 )

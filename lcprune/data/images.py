@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -10,28 +11,52 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from lcprune.data.files import SUFFIXES as SUFFIXES
+from lcprune.data.files import list_classes, scan
 from lcprune.errors import DataError
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
+Interpolation = Literal["bilinear", "bicubic"]
+
+_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_LONGEST = 8  # times the shorter side: of a longer image only the middle is kept, a strip of pixels would fill memory
+
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
+"""The only decoders that meet a file, whatever its name says: some of Pillow's others start programs (PostScript)."""
+MAX_PIXELS = 89_478_485
+"""Of an image, by its header: Pillow's own limit, which a program may have lifted."""
 
 _WITH_ALPHA = frozenset({"RGBA", "RGBa", "LA", "La", "PA"})
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How an image file becomes what a network sees, ``(C, size, size)``: the same in training and afterwards.
+
+    Without `shorter_side` the image is stretched to the size. With it, the image is scaled until its shorter side has
+    that many pixels (the other one rounded down), and the middle is cut out of it (an odd rest stays right and below).
+    Both average over all pixels that are left out (Pillow's antialiasing filters).
+    """
+
+    size: int
+    """Height and width in pixels."""
+    channels: Literal[1, 3]
+    """1 for grey, 3 for RGB."""
+    shorter_side: int | None = None
+    """In pixels, at least `size`; None: stretched."""
+    interpolation: Interpolation = "bilinear"
 
 
 def list_images(folder: Path) -> list[Path]:
     """Every image file in a folder and the folders below it, sorted; told by the suffix, in any case.
 
-    Hidden files are passed over: what lies beside images as ``._name.jpg`` is no image.
+    Hidden files and folders are passed over: what lies beside images as ``._name.jpg`` is no image.
 
     Raises:
         DataError: If there is no such folder.
     """
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}", "name a folder that holds images")
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
+    return [Path(path) for path in scan(folder)]
 
 
 def read_image(path: Path | BinaryIO, size: int | None, channels: Literal[1, 3]) -> NDArray[np.uint8]:
@@ -49,23 +74,40 @@ def read_image(path: Path | BinaryIO, size: int | None, channels: Literal[1, 3])
     Raises:
         DataError: If the file is missing, no image, damaged, cut short, or far too large to be decoded safely.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as opened:
-                image = _to_mode(ImageOps.exif_transpose(opened), "L" if channels == 1 else "RGB")
-    except FileNotFoundError:
-        raise DataError(f"there is no image {path}", "check the path") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        limit = f"{Image.MAX_IMAGE_PIXELS:,} pixels"
-        raise DataError(f"{path} has more than {limit}", "make the image smaller, or leave it out") from None
-    except Exception as error:  # Pillow's decoders raise nearly everything on a damaged file
-        reason = str(error) or type(error).__name__
-        raise DataError(f"{path} cannot be read as an image: {reason}", "replace the file, or remove it") from None
+    image = _open(path, channels)
     if size is not None:
         image = image.resize((size, size), Image.Resampling.BILINEAR)
-    pixels = np.asarray(image, dtype=np.uint8).reshape(image.height, image.width, channels)
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    return _pixels(image, channels)
+
+
+def read_prepared(path: str | Path | BinaryIO, preparation: Preparation) -> NDArray[np.uint8]:
+    """One image as a network sees it, ``(C, size, size)``, 0 to 255; files are read as by `read_image`.
+
+    Raises:
+        DataError: As `read_image`.
+    """
+    return centre(read_whole(path, preparation), preparation.size)
+
+
+def read_whole(path: str | Path | BinaryIO, preparation: Preparation) -> NDArray[np.uint8]:
+    """As `read_prepared`, but before the middle is cut out, ``(C, H, W)``: what random crops are taken from.
+
+    Raises:
+        DataError: As `read_image`.
+    """
+    image = _open(path, preparation.channels)
+    resampling = _RESAMPLING[preparation.interpolation]
+    if preparation.shorter_side is None:
+        image = image.resize((preparation.size, preparation.size), resampling)
+    else:
+        image = _scaled(image, preparation.shorter_side, resampling)
+    return _pixels(image, preparation.channels)
+
+
+def centre(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """The middle of an image, ``(C, H, W)`` to ``(C, size, size)``."""
+    top, left = ((side - size) // 2 for side in pixels.shape[1:])
+    return np.ascontiguousarray(pixels[:, top : top + size, left : left + size])
 
 
 def read_images(paths: Sequence[Path], size: int, channels: Literal[1, 3]) -> NDArray[np.uint8]:
@@ -101,56 +143,74 @@ def find_classes(
 ) -> tuple[list[Path], NDArray[np.int64], tuple[str, ...]]:
     """The images of a folder that has one subfolder per class, without reading them.
 
-    Args:
-        folder: Holds ``CLASS/image``.
-        classes: Known classes, in the order of their labels. Not each needs a subfolder, but each subfolder must be
-            one of them. Without them the subfolders are the classes, in alphabetical order.
-
     Returns:
         Paths, class by class; the label of each, ``(N,)``; the classes.
 
     Raises:
-        DataError: If there is no such folder or no class in it, a class has no images, or a class is not known.
+        DataError: As `lcprune.data.files.list_classes`, which says what `classes` are.
     """
-    if not folder.is_dir():
-        raise DataError(
-            f"there is no folder {folder}", f"create it with one folder of images per class: {folder}/CLASS"
-        )
-    found = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if not found:
-        raise DataError(f"{folder} has no class folders", f"put the images of each class into {folder}/CLASS")
-    known = tuple(found if classes is None else classes)
-    if unknown := [name for name in found if name not in known]:
-        raise DataError(
-            f"{folder / unknown[0]} is no class of the training images ({_short_list(known)})",
-            "rename or remove that folder, or train with this class",
-        )
-    paths: list[Path] = []
-    labels: list[int] = []
-    for name in found:
-        of_class = list_images(folder / name)
-        if not of_class:
-            raise DataError(
-                f"the class folder {folder / name} has no images",
-                f"add some ({', '.join(sorted(suffix[1:] for suffix in SUFFIXES))}), or remove the folder",
-            )
-        paths += of_class
-        labels += [known.index(name)] * len(of_class)
-    return paths, np.array(labels, dtype=np.int64), known
+    files, known = list_classes(folder, classes)
+    return [Path(path) for path in files.paths], files.labels, known
 
 
 def read_folder(
-    folder: Path, size: int, channels: Literal[1, 3], classes: Sequence[str] | None = None
+    folder: Path, preparation: Preparation, classes: Sequence[str] | None = None
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]:
     """All images ``(N, C, size, size)``, labels ``(N,)`` and classes of a folder with one subfolder per class.
 
-    `classes` is as in `find_classes`, the rest as in `read_image`.
+    `classes` is as in `find_classes`, the rest as in `read_prepared`.
 
     Raises:
         DataError: As `find_classes` and `read_images`.
     """
-    paths, labels, known = find_classes(folder, classes)
-    return read_images(paths, size, channels), labels, known
+    files, known = list_classes(folder, classes)
+    refuse_too_many(len(files), preparation.size, preparation.channels)
+    images = np.empty((len(files), preparation.channels, preparation.size, preparation.size), dtype=np.uint8)
+    for index, path in enumerate(files.paths):
+        images[index] = read_prepared(path, preparation)
+    return images, files.labels, known
+
+
+def fits_into_memory(count: int, size: int, channels: int, share: float) -> bool:
+    """Whether `count` images take at most this share of the machine's memory; True where that is not known."""
+    memory_bytes = _physical_memory_bytes()
+    return memory_bytes is None or count * channels * size * size <= memory_bytes * share
+
+
+def _open(path: str | Path | BinaryIO, channels: Literal[1, 3]) -> Image.Image:
+    """Decoded, upright, grey or RGB; see `read_image`."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as opened:
+                if opened.width * opened.height > MAX_PIXELS:
+                    raise Image.DecompressionBombError
+                return _to_mode(ImageOps.exif_transpose(opened), "L" if channels == 1 else "RGB")
+    except FileNotFoundError:
+        raise DataError(f"there is no image {path}", "check the path") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise DataError(
+            f"{path} has more than {MAX_PIXELS:,} pixels", "make the image smaller, or leave it out"
+        ) from None
+    except Exception as error:  # Pillow's decoders raise nearly everything on a damaged file
+        reason = str(error) or type(error).__name__
+        raise DataError(f"{path} cannot be read as an image: {reason}", "replace the file, or remove it") from None
+
+
+def _scaled(image: Image.Image, shorter_side: int, resampling: Image.Resampling) -> Image.Image:
+    shorter, longer = sorted(image.size)
+    longer = min(longer, shorter * _LONGEST)
+    wide = image.width > image.height
+    kept_width, kept_height = (longer, shorter) if wide else (shorter, longer)
+    left, top = (image.width - kept_width) // 2, (image.height - kept_height) // 2
+    scaled = longer * shorter_side // shorter
+    size = (scaled, shorter_side) if wide else (shorter_side, scaled)
+    return image.resize(size, resampling, box=(left, top, left + kept_width, top + kept_height))
+
+
+def _pixels(image: Image.Image, channels: int) -> NDArray[np.uint8]:
+    pixels = np.asarray(image, dtype=np.uint8).reshape(image.height, image.width, channels)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def _to_mode(image: Image.Image, mode: Literal["L", "RGB"]) -> Image.Image:
@@ -173,7 +233,3 @@ def _physical_memory_bytes() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return None
-
-
-def _short_list(names: Sequence[str], most: int = 10) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

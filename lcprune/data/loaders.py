@@ -5,17 +5,36 @@ was, without the state of any random generator in its checkpoints.
 """
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import Dataset
 
+from lcprune.data.sampling import Targets, crop_draws, epoch_order, first_mirrored
 from lcprune.data.sources import Split
+from lcprune.data.stream import FileImages
+from lcprune.data.workers import read_ahead
 from lcprune.errors import DataError
 
-_ORDER, _AUGMENT, _FLIP = 0, 1, 2  # streams of random numbers that start from the same seed
+
+class Loader(Protocol):
+    """Training batches, one for each step."""
+
+    waited_s: float
+    """Time in which whoever asks for batches has waited for files, so far."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in one pass over the images."""
+        ...
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Images ``(B, C, H, W)``, float32 in 0..1, and labels of a step, counted from 0 over all epochs."""
+        ...
 
 
 class TrainLoader:
@@ -32,6 +51,8 @@ class TrainLoader:
         channels_last: Whether batches have that memory format.
         flip: ``random`` draws at every step which images ``crop_flip`` mirrors; ``alternating`` draws it once for the
             first epoch, and what an epoch mirrors the next one does not. Without meaning for the other augmentations.
+        targets: What a batch is to learn, and the mixing of its images; None: its labels.
+        weights: How often each image is drawn, ``(N,)``; None: once in an epoch.
 
     Raises:
         DataError: If there are fewer images than `batch_size`.
@@ -47,6 +68,8 @@ class TrainLoader:
         device: torch.device | str,
         channels_last: bool = False,
         flip: Literal["random", "alternating"] = "random",
+        targets: Targets | None = None,
+        weights: Tensor | None = None,
     ) -> None:
         if batch_size < 1 or pad < 0:
             raise ValueError(f"batch_size {batch_size} must be positive and pad {pad} not negative")
@@ -56,6 +79,7 @@ class TrainLoader:
                 f"set data.batch_size to {len(split)} or less",
             )
         self.batch_size = batch_size
+        self.waited_s = 0.0
         self._seed = seed
         self._device = torch.device(device)
         self._margin = 0 if augment == "none" else pad
@@ -64,8 +88,9 @@ class TrainLoader:
         self._crops = _Crops(torch.from_numpy(split.images).to(self._device), self._margin, channels_last)
         self._scale = torch.tensor(255.0, device=self._device)
         self._shuffled: tuple[int, Tensor] | None = None
-        first = torch.randint(2, (len(split),), generator=_generator(seed, _FLIP, 0))
-        self._first_mirrored = first.to(self._device)  # in the first epoch, of every image
+        self._first_mirrored = first_mirrored(len(split), seed).to(self._device)
+        self._targets = targets
+        self._weights = weights
 
     @property
     def steps_per_epoch(self) -> int:
@@ -73,7 +98,10 @@ class TrainLoader:
         return len(self._labels) // self.batch_size
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Images ``(B, C, H, W)``, float32 in 0..1, and labels ``(B,)`` of a step, counted from 0 over all epochs."""
+        """Images ``(B, C, H, W)``, float32 in 0..1, and labels ``(B,)`` of a step, counted from 0 over all epochs.
+
+        With `targets` the labels are what `Targets.of` gives.
+        """
         if step < 0:
             raise ValueError(f"step {step} is negative")
         epoch, position = divmod(step, self.steps_per_epoch)
@@ -82,26 +110,23 @@ class TrainLoader:
         if self._mirrors == "alternating":
             drawn = (self._first_mirrored[indices] + epoch) % 2
         pixels = self._crops.take(indices, tops, lefts, drawn if self._mirrors else None)
-        return pixels.float().div_(self._scale), self._labels[indices]
+        images, labels = pixels.float().div_(self._scale), self._labels[indices]
+        return (images, labels) if self._targets is None else self._targets.of(images, labels, step)
 
     def _order(self, epoch: int) -> Tensor:
         """Order of the images in an epoch, ``(N,)``; the last one asked for is kept."""
         if self._shuffled is None or self._shuffled[0] != epoch:
-            order = torch.randperm(len(self._labels), generator=_generator(self._seed, _ORDER, epoch))
+            order = epoch_order(len(self._labels), self._seed, epoch, self._weights)
             self._shuffled = epoch, order.to(self._device)
         return self._shuffled[1]
 
     def _draws(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Corner of every crop (row, column) and whether it is mirrored, ``(B,)`` each.
-
-        One number per image says all three; it is drawn on the CPU, so that every device sees the same images.
-        """
-        places = 2 * self._margin + 1
-        generator = _generator(self._seed, _AUGMENT, step)
-        drawn = torch.randint(2 * places * places, (self.batch_size,), generator=generator)
-        drawn = drawn.to(self._device, non_blocking=self._device.type == "cuda")  # else CUDA would be waited for
-        corner = drawn // 2
-        return corner // places, corner % places, drawn % 2
+        """See `crop_draws`; on the device."""
+        drawn = torch.stack(crop_draws(self.batch_size, self._margin, self._seed, step))
+        tops, lefts, mirrored = drawn.to(
+            self._device, non_blocking=self._device.type == "cuda"
+        )  # else it is waited for
+        return tops, lefts, mirrored
 
 
 def eval_batches(
@@ -112,10 +137,39 @@ def eval_batches(
         raise ValueError(f"batch_size {batch_size} must be positive")
     scale = torch.tensor(255.0, device=device)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    for start in range(0, len(split), batch_size):
-        pixels = torch.from_numpy(split.images[start : start + batch_size]).to(device)
+    for start, pixels in zip(range(0, len(split), batch_size), _chunks(split, batch_size), strict=True):
         labels = torch.from_numpy(split.labels[start : start + batch_size]).to(device)
-        yield pixels.float().div_(scale).contiguous(memory_format=memory_format), labels
+        yield pixels.to(device).float().div_(scale).contiguous(memory_format=memory_format), labels
+
+
+def _chunks(split: Split, batch_size: int) -> Iterator[Tensor]:
+    """The pixels of each batch; those in files are read ahead by as many workers as training has."""
+    chunks = _Chunks(split.images, batch_size)
+    workers = split.images.workers if isinstance(split.images, FileImages) else 0
+    read: Any = (chunks[number] for number in range(len(chunks)))
+    if workers:
+        read = read_ahead(chunks, range(len(chunks)), workers)
+    for pixels in read:
+        if isinstance(pixels, DataError):
+            raise pixels
+        yield pixels
+
+
+class _Chunks(Dataset[Tensor | DataError]):
+    """Neighbouring images, so many at a time. An error of the data is given: a DataLoader would rewrite it."""
+
+    def __init__(self, images: NDArray[np.uint8], size: int) -> None:
+        self._images = images
+        self._size = size
+
+    def __len__(self) -> int:
+        return -(-len(self._images) // self._size)
+
+    def __getitem__(self, number: int) -> Tensor | DataError:
+        try:
+            return torch.from_numpy(self._images[number * self._size : (number + 1) * self._size])
+        except DataError as error:
+            return error
 
 
 class _Crops:
@@ -162,9 +216,3 @@ class _Crops:
         if mirrored is not None:
             offsets = torch.stack([offsets, offsets.flip(self._width_dim)])[mirrored]
         return self._flat[starts[:, None, None, None] + offsets]
-
-
-def _generator(seed: int, stream: int, counter: int) -> torch.Generator:
-    """A CPU generator for one purpose at one time; mixed, because neighbouring seeds and steps must not be alike."""
-    state = np.random.SeedSequence([seed, stream, counter]).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state[0]))

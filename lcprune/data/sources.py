@@ -1,6 +1,7 @@
-"""Where images and labels come from: the embedded digits, CIFAR-10, CIFAR-100, or a folder of images.
+"""Where images and labels come from: the embedded digits, CIFAR-10, CIFAR-100, or files of your own.
 
-Everything is a NumPy array in memory; torch is loaded only for the CIFAR sets, which torchvision reads.
+What fits is a NumPy array in memory, other images stay in their files; torch is loaded only for the CIFAR sets, which
+torchvision reads.
 """
 
 import contextlib
@@ -11,15 +12,19 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lcprune.data.images import find_classes, read_images, refuse_too_many
+from lcprune.data.cache import Cache, DiskCache, MemoryCache, NoCache, cache_folder, settings_text
+from lcprune.data.files import Files, Listing, class_names, list_folder, train_folder
+from lcprune.data.images import Preparation, fits_into_memory, refuse_too_many
+from lcprune.data.manifest import read_manifest
 from lcprune.data.split import balanced_split
+from lcprune.data.stream import FileImages, of_files
 from lcprune.errors import DataError, SetupError
 from lcprune.recipe import DataConfig
 
@@ -28,6 +33,11 @@ DIGIT_CLASSES = tuple("0123456789")
 _STD_FLOOR = 1e-3  # a channel that never changes must not be divided by zero
 _NETWORK_TIMEOUT_S = 30.0
 _CHUNK = 512  # images; bounds the memory of per-pixel arithmetic
+_MEASURED = 1024  # images in files, evenly spread, whose mean and deviation stand for all
+_MEMORY_SHARE = 0.25  # of the memory; the training loader copies the images
+_TEST_SEED = 0  # another train.seed must not change what is tested on
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet's training images, as pretrained weights expect them."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +45,7 @@ class Split:
     """Images and their labels."""
 
     images: NDArray[np.uint8]
-    """``(N, C, H, W)``, 0 to 255."""
+    """``(N, C, H, W)``, 0 to 255; or `FileImages`, which reads like such an array by slices and lists of places."""
     labels: NDArray[np.int64]
     """Class of every image, ``(N,)``."""
 
@@ -44,8 +54,17 @@ class Split:
         return len(self.labels)
 
     def subset(self, indices: NDArray[np.int64]) -> "Split":
-        """The images at `indices`, in that order."""
-        return Split(self.images[indices], self.labels[indices])
+        """The images at `indices`, in that order; those in files stay there."""
+        images = self.images
+        chosen = images.subset(indices).as_array() if isinstance(images, FileImages) else images[indices]
+        return Split(chosen, self.labels[indices])
+
+    def mirrored(self) -> "Split":
+        """Every image turned left to right; those in files stay there."""
+        images = self.images
+        if isinstance(images, FileImages):
+            return Split(replace(images, mirrors=True).as_array(), self.labels)
+        return Split(np.ascontiguousarray(images[..., ::-1]), self.labels)
 
 
 @dataclass(frozen=True)
@@ -63,6 +82,8 @@ class Dataset:
     """Likewise, never below 0.001."""
     val_indices: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     """Where the validation images stood in the whole training set; empty if nothing was held out of it."""
+    skipped: tuple[str, ...] = ()
+    """Damaged files that were left out. Where training images stay in files, theirs are found on the way."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -98,11 +119,17 @@ def load(config: DataConfig, data_root: Path, seed: int, download: bool = True) 
     channels = config.channels or (1 if config.source == "digits" else 3)
     if config.source == "digits":
         source = _digits(channels)
-    elif config.source == "imagefolder":
-        source = _image_folder(root, config.image_size, channels)
-    else:
+    elif config.source in ("cifar10", "cifar100"):
         source = _cifar(config.source, root, channels, download)
-    return _hold_out(source, config.val_size, seed)
+    else:
+        return _load_files(config, root, seed)
+    return _with_statistics(_hold_out(source, config.val_size, seed), config)
+
+
+def preparation(config: DataConfig, image_shape: tuple[int, int, int]) -> Preparation:
+    """How an image file becomes what a network of images ``(C, H, W)`` sees; of sources without files, stretched."""
+    channels: Literal[1, 3] = 1 if image_shape[0] == 1 else 3
+    return Preparation(image_shape[1], channels, config.shorter_side, config.interpolation)
 
 
 def describe(config: DataConfig, data_root: Path) -> tuple[int, tuple[int, int, int]]:
@@ -112,10 +139,10 @@ def describe(config: DataConfig, data_root: Path) -> tuple[int, tuple[int, int, 
         DataError: If a folder of images is not there or has no classes.
     """
     channels = config.channels or (1 if config.source == "digits" else 3)
-    if config.source == "imagefolder":
-        size = config.image_size or 0  # DataConfig refuses a folder without one
+    if config.has_files:
+        size = config.image_size or 0  # DataConfig refuses files without one
         root = (data_root if config.root is None else config.root).expanduser()
-        return len(find_classes(root / "train")[2]), (channels, size, size)
+        return _class_count(config, root), (channels, size, size)
     classes, size = {"digits": (10, 8), "cifar10": (10, 32), "cifar100": (100, 32)}[config.source]
     return classes, (channels, size, size)
 
@@ -147,8 +174,19 @@ def _hold_out(source: _Source, val_size: int, seed: int) -> Dataset:
         if val_size:
             train = train.subset(train_indices)
             _check_every_class(train, val, source.classes)
-    mean, std = _statistics(train.images)
-    return Dataset(train, val, source.test, source.classes, mean, std, val_indices)
+    return Dataset(train, val, source.test, source.classes, (), (), val_indices)
+
+
+def _with_statistics(dataset: Dataset, config: DataConfig) -> Dataset:
+    channels = dataset.image_shape[0]
+    if config.normalize == "imagenet" or config.source == "imagenet":
+        mean, std = (tuple(values) if channels == 3 else (sum(values) / 3,) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    else:
+        images = dataset.train.images
+        if isinstance(images, FileImages):
+            images = images[np.unique(np.linspace(0, len(images) - 1, _MEASURED).astype(np.int64))]
+        mean, std = _statistics(images)
+    return replace(dataset, mean=mean, std=std)
 
 
 def _check_labels(split: Split, classes: tuple[str, ...]) -> None:
@@ -197,26 +235,122 @@ def _digits(channels: Literal[1, 3]) -> _Source:
     return _Source(train, None, test, DIGIT_CLASSES)
 
 
-def _image_folder(root: Path, size: int | None, channels: Literal[1, 3]) -> _Source:
-    if size is None:
-        raise ValueError("imagefolder needs image_size")  # DataConfig refuses this
-    if not (root / "train").is_dir():
+def _class_count(config: DataConfig, root: Path) -> int:
+    listed = _list(config, root) if config.source == "manifest" else None
+    return len(class_names(train_folder(root)) if listed is None else listed.classes)
+
+
+def _list(config: DataConfig, root: Path) -> Listing:
+    """What files there are; test images are taken out of the training images where that is asked for."""
+    if config.manifest is not None:
+        listing = read_manifest(root / config.manifest)
+    else:
+        listing = list_folder(root, val_is_test=config.source == "imagenet")
+    if not config.test_size:
+        return listing
+    if listing.test is not None:
         raise DataError(
-            f"there is no folder {root / 'train'}",
-            f"put the training images into {root}/train/CLASS/, or name another folder as data.root or --data-root",
+            f"there are test images, and data.test_size asks for {config.test_size} more of the training images",
+            "set data.test_size: 0",
         )
-    # All folders are looked at before any image is decoded: a misspelt class in val/ should not cost minutes.
-    found = {"train": find_classes(root / "train")}
-    classes = found["train"][2]
-    if len(classes) < 2:
-        raise DataError(f"{root / 'train'} has only the class {classes[0]}", "add a folder for each further class")
-    for name in ("val", "test"):
-        if (root / name).is_dir():
-            found[name] = find_classes(root / name, classes)
-    refuse_too_many(sum(len(paths) for paths, _, _ in found.values()), size, channels)
-    splits = {name: Split(read_images(paths, size, channels), labels) for name, (paths, labels, _) in found.items()}
+    if config.test_size >= len(listing.train):
+        raise DataError(
+            f"data.test_size is {config.test_size}, but there are only {len(listing.train)} training images",
+            f"set data.test_size well below {len(listing.train)}",
+        )
+    train, test = balanced_split(listing.train.labels, config.test_size, _TEST_SEED)
+    return replace(listing, train=listing.train.subset(train), test=listing.train.subset(test))
+
+
+def _load_files(config: DataConfig, root: Path, seed: int) -> Dataset:
+    listing = _list(config, root)
+    of_splits = {"train": listing.train, "val": listing.val, "test": listing.test}
+    files = {name: found for name, found in of_splits.items() if found is not None}
+    whole = Files(
+        tuple(path for found in files.values() for path in found.paths),
+        np.concatenate([found.labels for found in files.values()]),
+    )
+    size = config.image_size or 0  # DataConfig refuses files without one
+    prepared = preparation(config, (config.channels or 3, size, size))
+    streams = _streams(config, len(whole), prepared)
+    cache = _cache(config, root, prepared, len(whole))
+    everything = of_files(whole, prepared, cache, config.on_bad_image == "skip", config.workers)
+    splits: dict[str, Split] = {}
+    skipped: list[str] = []
+    start = 0
+    for name, found in files.items():
+        images = everything.subset(np.arange(start, start + len(found)))
+        start += len(found)
+        splits[name] = Split(images.as_array(), found.labels)
+        if not streams:
+            splits[name], damaged = _read(splits[name], images)
+            skipped += damaged
     nothing = splits["train"].subset(np.empty(0, dtype=np.int64))
-    return _Source(splits["train"], splits.get("val"), splits.get("test", nothing), classes)
+    source = _Source(splits["train"], splits.get("val"), splits.get("test", nothing), listing.classes)
+    dataset = _hold_out(source, config.val_size, seed)
+    if streams and everything.skips:
+        dataset, skipped = _without_damaged(dataset)
+    return replace(_with_statistics(dataset, config), skipped=tuple(skipped))
+
+
+def _streams(config: DataConfig, count: int, prepared: Preparation) -> bool:
+    """Whether images stay in their files.
+
+    Raises:
+        DataError: If they may not, and there are too many.
+    """
+    if config.stream == "always" or config.source == "imagenet":
+        return True
+    if config.stream == "never":
+        refuse_too_many(count, prepared.size, prepared.channels)
+        return False
+    # A random part is to be taken of the whole image, of which memory would hold the middle alone.
+    needs_whole = config.crop == "center" and config.augment in ("resized_crop", "randaugment")
+    return needs_whole or not fits_into_memory(count, prepared.size, prepared.channels, _MEMORY_SHARE)
+
+
+def _cache(config: DataConfig, root: Path, prepared: Preparation, count: int) -> Cache:
+    limit_bytes = int(config.cache_gb * 1e9)
+    if config.cache == "memory":
+        return MemoryCache(count, limit_bytes)
+    if config.cache == "disk":
+        size = None if prepared.shorter_side else prepared.size  # what is cut out of an image does not change it
+        settings = settings_text(
+            root=root.absolute(),
+            size=size,
+            shorter_side=prepared.shorter_side,
+            channels=prepared.channels,
+            interpolation=prepared.interpolation,
+        )
+        return DiskCache(cache_folder(), settings, limit_bytes)
+    return NoCache()
+
+
+def _read(split: Split, files: FileImages) -> tuple[Split, list[str]]:
+    """The images of a split in memory, and the damaged files that were left out."""
+    pixels = np.empty(files.shape, dtype=np.uint8)
+    readable = np.ones(len(files), dtype=bool)
+    alone = replace(files, skips=False)
+    for index in range(len(files)):
+        try:
+            pixels[index] = alone[index]
+        except DataError:
+            if not files.skips:
+                raise
+            readable[index] = False
+    damaged = [files.path(int(index)) for index in np.flatnonzero(~readable)]
+    return Split(pixels[readable] if damaged else pixels, split.labels[readable]), damaged
+
+
+def _without_damaged(dataset: Dataset) -> tuple[Dataset, list[str]]:
+    """Without the validation and test images that cannot be read: an accuracy counts every image once."""
+    kept, skipped = [], []
+    for split in (dataset.val, dataset.test):
+        images = split.images
+        damaged = images.damaged() if isinstance(images, FileImages) else ()
+        kept.append(split.subset(np.delete(np.arange(len(split)), damaged)) if damaged else split)
+        skipped += [images.path(index) for index in damaged] if isinstance(images, FileImages) else []
+    return replace(dataset, val=kept[0], test=kept[1]), skipped
 
 
 def _cifar(source: Literal["cifar10", "cifar100"], root: Path, channels: Literal[1, 3], download: bool) -> _Source:

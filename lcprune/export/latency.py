@@ -66,6 +66,7 @@ def _call(session: ProgressiveSession | SegmentedSession) -> Callable[[], object
     image = _noise((wanted.channels, wanted.size, wanted.size))
     if isinstance(session, SegmentedSession):
         return lambda: session(image)
+    session(image)  # a graph that does not run is told here, with its name
     runtime = session.runtime
     required = any(entry.name == "threshold" for entry in runtime.get_inputs())
     thresholds = {"threshold": np.asarray(session.info.thresholds, np.float32)} if required else {}

@@ -2,14 +2,16 @@
 
 import json
 import math
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import onnx
 
 from lcprune import __version__
+from lcprune.data.images import Interpolation, Preparation
 from lcprune.errors import OnnxModelError
 from lcprune.export.criterion import CRITERIA, Criterion
 
@@ -17,6 +19,13 @@ PREFIX = "lcprune."
 SEGMENT = "segment"
 """Key that a file has which is only a part of a model."""
 DOMAINS = {"", "ai.onnx", "com.microsoft"}
+FILE_READERS = {"EPContext"}
+"""Operators that name a file which onnxruntime opens."""
+MAX_BYTES = 2**30
+"""Of a model file."""
+MAX_METADATA_CHARACTERS = 4 * 2**20
+MAX_SIDE = 4096
+"""Height and width of an image for a model, in pixels; its shorter side before a crop may be twice that."""
 Form = Literal["nested", "flat"]
 _FIX = "give an .onnx file that `lcprune export` wrote"
 
@@ -45,10 +54,33 @@ class InputInfo:
     """Height and width in pixels."""
     channels: Literal[1, 3]
     """3 for RGB, 1 for grey."""
-    resize: str = "stretch"
-    """``stretch``: to `size` x `size`, whatever the proportions were."""
-    crop: str = "none"
-    interpolation: str = "bilinear"
+    resize: Literal["stretch", "shorter_side"] = "stretch"
+    """``stretch``: to `size` x `size`, whatever the proportions were; ``shorter_side``: until the shorter side has
+    `shorter_side` pixels, the other one rounded down."""
+    crop: Literal["none", "center"] = "none"
+    """``center``: then the middle `size` x `size` pixels; what is odd stays right and below."""
+    interpolation: Interpolation = "bilinear"
+    """Over all pixels that are left out (antialiased)."""
+    shorter_side: int | None = None
+    """In pixels, where `resize` is ``shorter_side``."""
+
+    @classmethod
+    def of(cls, preparation: Preparation) -> "InputInfo":
+        """What says the same as `preparation`."""
+        stretched = preparation.shorter_side is None
+        return cls(
+            size=preparation.size,
+            channels=preparation.channels,
+            resize="stretch" if stretched else "shorter_side",
+            crop="none" if stretched else "center",
+            interpolation=preparation.interpolation,
+            shorter_side=preparation.shorter_side,
+        )
+
+    @property
+    def preparation(self) -> Preparation:
+        """What to do to an image file."""
+        return Preparation(self.size, self.channels, self.shorter_side, self.interpolation)
 
 
 @dataclass(frozen=True)
@@ -102,7 +134,10 @@ def load_model(path: str | Path) -> tuple[bytes, ModelInfo]:
         OnnxModelError: If the file cannot be read, is damaged or not ours, or asks for other files or operators.
     """
     content, model = read_model(path)
-    return content, parse({prop.key: prop.value for prop in model.metadata_props}, path)
+    properties = {prop.key: prop.value for prop in model.metadata_props}
+    if not all(isinstance(text, str) for pair in properties.items() for text in pair):  # bytes, where it is no UTF-8
+        raise OnnxModelError(f"the metadata of {path} is damaged: it is no text", "export the model again")
+    return content, parse(properties, path)
 
 
 def read_model(path: str | Path) -> tuple[bytes, onnx.ModelProto]:
@@ -112,10 +147,7 @@ def read_model(path: str | Path) -> tuple[bytes, onnx.ModelProto]:
         OnnxModelError: If the file cannot be read or is damaged, or asks for other files or operators.
     """
     path = Path(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise OnnxModelError(f"{path} cannot be read: {error.strerror}", _FIX) from None
+    content = read_content(path)
     try:
         model = onnx.ModelProto.FromString(content)
     except Exception:  # protobuf's DecodeError, which it calls by another name in each of its implementations
@@ -124,6 +156,24 @@ def read_model(path: str | Path) -> tuple[bytes, onnx.ModelProto]:
         raise OnnxModelError(f"{path} is no ONNX model, or it is damaged", _FIX)
     _refuse_foreign(model, path)
     return content, model
+
+
+def read_content(path: Path, most: int = MAX_BYTES) -> bytes:
+    """The bytes of a model file, of whatever format, at `most` so many.
+
+    Raises:
+        OnnxModelError: If it cannot be read, is no file, or is too large.
+    """
+    try:
+        if path.exists() and not path.is_file():  # a pipe or a device would never end
+            raise OnnxModelError(f"{path} cannot be read: it is no file", _FIX)
+        with path.open("rb") as file:
+            content = file.read(most + 1) if path.stat().st_size <= most else None
+    except OSError as error:
+        raise OnnxModelError(f"{path} cannot be read: {error.strerror}", _FIX) from None
+    if content is None or len(content) > most:
+        raise OnnxModelError(f"{path} is too large: it has more than {most:,} bytes", _FIX)
+    return content
 
 
 def parse(properties: Mapping[str, str], origin: str | Path) -> ModelInfo:
@@ -139,16 +189,20 @@ def parse(properties: Mapping[str, str], origin: str | Path) -> ModelInfo:
             f"{origin} is segment {segment} of a model, and says nothing alone",
             "name the folder that it lies in, or its manifest.json",
         )
+    if sum(len(value) for key, value in properties.items() if key.startswith(PREFIX)) > MAX_METADATA_CHARACTERS:
+        raise OnnxModelError(f"the metadata of {origin} is too long", "export the model again")
     try:
         info = _decode(properties)
-    except (KeyError, TypeError, ValueError) as error:
-        raise OnnxModelError(f"the metadata of {origin} is damaged: {error!r}", "export the model again") from None
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        reason = repr(error)[:200]
+        raise OnnxModelError(f"the metadata of {origin} is damaged: {reason}", "export the model again") from None
     early_exits = len(info.exits) - 1 if info.kind == "progressive" else 0
     fits = (
         len(info.exits) == len(info.exit_macs) == len(info.temperatures)
         and len(info.thresholds) == early_exits
         and (info.kind == "progressive") == (len(info.exits) > 1)
         and all(0 < temperature < math.inf for temperature in info.temperatures)
+        and len(info.mean) == len(info.std) == info.input.channels
     )
     if not fits or not info.classes:
         raise OnnxModelError(f"the metadata of {origin} contradicts itself", "export the model again")
@@ -160,7 +214,7 @@ def _decode(properties: Mapping[str, str]) -> ModelInfo:
         return json.loads(properties[PREFIX + key])
 
     def numbers(key: str) -> tuple[float, ...]:
-        return tuple(float(number) for number in value(key))
+        return tuple(_number(number) for number in _list(value(key)))
 
     kind = properties[PREFIX + "kind"]
     if kind not in ("submodel", "progressive"):
@@ -172,35 +226,89 @@ def _decode(properties: Mapping[str, str]) -> ModelInfo:
     if form not in ("nested", "flat") or batch not in (None, 1):
         raise ValueError(f"form {form}, batch {batch}")
     return ModelInfo(
-        classes=tuple(str(name) for name in value("classes")),
+        classes=tuple(_name(name) for name in _list(value("classes"))),
         mean=numbers("mean"),
         std=numbers("std"),
-        exits=tuple(ExitInfo(**entry) for entry in value("exits")),
-        input=InputInfo(**value("input")),
-        recipe_sha256=properties[PREFIX + "recipe_sha256"],
-        main_macs=int(value("main_macs")),
-        exit_macs=tuple(int(macs) for macs in value("exit_macs")),
+        exits=tuple(_exit(entry) for entry in _list(value("exits"))),
+        input=_input(value("input")),
+        recipe_sha256=_name(properties[PREFIX + "recipe_sha256"]),
+        main_macs=_count(value("main_macs"), least=1),
+        exit_macs=tuple(_count(macs) for macs in _list(value("exit_macs"))),
         kind="progressive" if kind == "progressive" else "submodel",
         thresholds=numbers("thresholds"),
         temperatures=numbers("temperatures"),
         criterion=criterion,
         form="flat" if form == "flat" else "nested",
         batch=None if batch is None else 1,
-        version=properties[PREFIX + "version"],
+        version=_name(properties[PREFIX + "version"]),
     )
+
+
+def _exit(entry: Any) -> ExitInfo:
+    known = ExitInfo(**entry)
+    _name(known.name)
+    for count in (known.exit_index, known.macs, known.params):
+        _count(count)
+    for accuracy in (known.val_accuracy_pct, known.test_accuracy_pct):
+        if accuracy is not None and not 0 <= _number(accuracy) <= 100:
+            raise ValueError(f"accuracy {accuracy}")
+    return known
+
+
+def _input(entry: Any) -> InputInfo:
+    wanted = InputInfo(**entry)
+    side, shorter_side = wanted.size, wanted.shorter_side
+    _count(side, least=1, most=MAX_SIDE)
+    if shorter_side is not None:
+        _count(shorter_side, least=side, most=2 * MAX_SIDE)
+    if _count(wanted.channels) not in (1, 3) or wanted.interpolation not in get_args(Interpolation):
+        raise ValueError(f"channels {wanted.channels}, interpolation {wanted.interpolation}")
+    if wanted != InputInfo.of(wanted.preparation):
+        raise ValueError(f"resize {wanted.resize}, crop {wanted.crop}, shorter_side {shorter_side}")
+    return wanted
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"{str(value)[:40]!r} is no list")
+    return value
+
+
+def _name(value: Any) -> str:
+    """What is printed: a terminal obeys control characters."""
+    if not isinstance(value, str) or any(unicodedata.category(sign) in ("Cc", "Cs") for sign in value):
+        raise ValueError(f"{str(value)[:40]!r} is no name")
+    return value
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+        raise ValueError(f"{str(value)[:40]!r} is no number")
+    return float(value)
+
+
+def _count(value: Any, least: int = 0, most: int = 2**63 - 1) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ValueError(f"{str(value)[:40]!r} is no whole number from {least} to {most}")
+    return value
 
 
 def _refuse_foreign(model: onnx.ModelProto, path: Path) -> None:
     """A file that we wrote needs no other file and no operators from elsewhere; one that does may be an attack."""
-    domains = {entry.domain for entry in model.opset_import} | {function.domain for function in model.functions}
+    if model.functions or model.training_info:
+        raise OnnxModelError(f"{path} brings functions or training of its own, which is refused", _FIX)
+    domains = {entry.domain for entry in model.opset_import}
     for graph in _graphs(model.graph):
         domains |= {node.domain for node in graph.node}
+        if readers := {node.op_type for node in graph.node} & FILE_READERS:
+            raise OnnxModelError(f"{path} has the operator {min(readers)}, which opens files and is refused", _FIX)
         tensors = [*graph.initializer, *_attribute_tensors(graph)]
         sparse = [part for tensor in graph.sparse_initializer for part in (tensor.values, tensor.indices)]
         if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in [*tensors, *sparse]):
             raise OnnxModelError(f"{path} keeps its weights in other files, which is refused", _FIX)
     if foreign := domains - DOMAINS:
-        raise OnnxModelError(f"{path} needs operators of {', '.join(sorted(foreign))}, which is refused", _FIX)
+        named = ", ".join(sorted(str(domain)[:100] for domain in foreign))  # one that is no UTF-8 is bytes
+        raise OnnxModelError(f"{path} needs operators of {named}, which is refused", _FIX)
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

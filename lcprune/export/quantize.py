@@ -9,6 +9,8 @@ first one begins with the 256 levels that the pixels of a picture have; its norm
 import contextlib
 import copy
 import io
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -45,6 +47,7 @@ QUANTIZED_OPS = (
 )
 _OPTIONS = {"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]}  # logits of 256 levels would tie
 _FLOAT_CONVOLUTIONS = ("Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose")  # in any domain of onnxruntime's
+_OPEN = "import sys, onnxruntime as o; o.InferenceSession(sys.argv[1], providers=['CPUExecutionProvider'])"
 _CHUNK = 64  # images that the calibrator sees together: it keeps all their activations
 
 
@@ -115,12 +118,26 @@ def check_int8(content: bytes, expected: int) -> None:
     """Refuses a model that has other than `expected` int8 convolutions.
 
     Raises:
-        ExportError: If one is floating or absent.
+        ExportError: If one is floating or absent, or onnxruntime dies of the model.
     """
+    _refuse_what_kills_onnxruntime(content)
     if (count := int8_convolutions(content)) != expected:
         raise ExportError(
             f"{count} of {expected} convolutions are int8 in the graph that onnxruntime runs",
             "export with --precision fp32 or w8, and report this, with the recipe",
+        )
+
+
+def _refuse_what_kills_onnxruntime(content: bytes) -> None:
+    """Opens a model in a process of its own: onnxruntime aborts on some integer graphs with branches."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(content)
+        child = subprocess.run([sys.executable, "-c", _OPEN, str(path)], capture_output=True, check=False)
+    if child.returncode < 0:
+        raise ExportError(
+            f"onnxruntime {onnxruntime.__version__} dies of this graph in int8 (signal {-child.returncode})",
+            "export with --precision fp32, fp16 or w8, or a sub-model alone: --exit K without --progressive",
         )
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lcprune.errors import OnnxModelError
 from lcprune.export.criterion import row_scores
-from lcprune.export.metadata import PREFIX, ModelInfo, parse, read_model
+from lcprune.export.metadata import MAX_METADATA_CHARACTERS, PREFIX, ModelInfo, parse, read_content, read_model
 from lcprune.export.session import (
     ALWAYS,
     CHUNK,
@@ -27,6 +27,7 @@ from lcprune.export.session import (
     as_batch,
     as_thresholds,
     open_session,
+    run,
     to_float,
 )
 
@@ -40,13 +41,14 @@ _FIX = "export the run again with --progressive --segments"
 class _Segment:
     """One file, loaded."""
 
+    name: str
     runtime: Any
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
 
     def run(self, tensors: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """`tensors` and what this file makes of them."""
-        results = self.runtime.run(self.outputs, {name: tensors[name] for name in self.inputs})
+        results = run(self.runtime, self.outputs, {name: tensors[name] for name in self.inputs}, self.name)
         return tensors | dict(zip(self.outputs, results, strict=True))
 
 
@@ -72,12 +74,13 @@ class SegmentedSession:
         manifest = _read(folder / MANIFEST)
         self.name = folder.name
         self.info = _info(manifest, folder)
+        entries = manifest.get("segments")
+        if not isinstance(entries, list) or len(entries) != len(self.info.exits):
+            raise OnnxModelError(f"{folder / MANIFEST} does not name one file for each exit", _FIX)
         try:
-            self._segments = [_open(folder, entry, threads, providers) for entry in manifest["segments"]]
+            self._segments = [_open(folder, entry, threads, providers) for entry in entries]
         except (KeyError, TypeError) as error:
             raise OnnxModelError(f"{folder / MANIFEST} is damaged: {error!r}", _FIX) from None
-        if len(self._segments) != len(self.info.exits):
-            raise OnnxModelError(f"{folder / MANIFEST} does not name one file for each exit", _FIX)
         self._temperatures = np.asarray(self.info.temperatures, np.float32)
 
     def __call__(self, images: Images, thresholds: Thresholds | None = None) -> Prediction:
@@ -86,7 +89,10 @@ class SegmentedSession:
         batch = as_batch(images, self.info)
         size = self.info.batch or CHUNK
         chunks = [to_float(batch[start : start + size]) for start in range(0, len(batch), size)]
-        results = [self._run_chunk(chunk, given) for chunk in chunks]
+        try:
+            results = [self._run_chunk(chunk, given) for chunk in chunks]
+        except (KeyError, ValueError, IndexError) as error:
+            raise OnnxModelError(f"the files of {self.name} do not fit together: {error!r}", _FIX) from None
         empty = np.zeros((0, len(self.info.classes)), np.float32)
         logits = np.concatenate([empty, *(logits for logits, _ in results)])
         exits = np.concatenate([np.zeros(0, np.int64), *(exits for _, exits in results)])
@@ -131,10 +137,8 @@ def open_model(
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise OnnxModelError(f"{path} cannot be read: {error.strerror}", _FIX) from None
-    except ValueError:
+        manifest = json.loads(read_content(path, MAX_METADATA_CHARACTERS).decode("utf-8"))
+    except (ValueError, RecursionError):
         raise OnnxModelError(f"{path} is damaged: it is no JSON", _FIX) from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise OnnxModelError(f"{path} is no manifest of segments that this version reads", _FIX)
@@ -157,4 +161,4 @@ def _open(
     if hashlib.sha256(content).hexdigest() != entry["sha256"]:
         raise OnnxModelError(f"{path} is not what the manifest means: its SHA-256 is another", _FIX)
     inputs, outputs = (tuple(value["name"] for value in entry[kind]) for kind in ("inputs", "outputs"))
-    return _Segment(open_session(content, path.name, threads, providers), inputs, outputs)
+    return _Segment(path.name, open_session(content, path.name, threads, providers), inputs, outputs)

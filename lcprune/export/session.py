@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lcprune.errors import OnnxModelError
 from lcprune.export.criterion import row_scores
-from lcprune.export.metadata import ModelInfo, load_model, parse
+from lcprune.export.metadata import ModelInfo, load_model, parse, read_content
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -101,7 +101,7 @@ class ProgressiveSession:
                 every row, 2 none. None for those of the session.
 
         Raises:
-            OnnxModelError: If `thresholds` do not fit the file.
+            OnnxModelError: If `thresholds` do not fit the file, or its graph does not do what its metadata says.
             ValueError: If `images` do not fit the file.
         """
         feed = self._feed if thresholds is None else self._given(thresholds)
@@ -117,7 +117,7 @@ class ProgressiveSession:
     def exit_logits(self, images: Images) -> Floats:
         """Logits of every exit of the file, ``(exits, N, classes)``, whatever the thresholds are.
 
-        An image with a pixel that is not finite never leaves early, so it has main's logits throughout.
+        An image with a pixel that is not finite never leaves early, so it has the last exit's logits throughout.
 
         Raises:
             OnnxModelError: If the thresholds of the file are fixed.
@@ -132,8 +132,10 @@ class ProgressiveSession:
         if self.info.batch and len(images) == 0:  # its shapes are fixed
             return np.zeros((0, len(self.info.classes)), np.float32), np.zeros(0, np.int64)
         outputs = ["logits", "exit_index"] if self._progressive else ["logits"]
-        logits, *exit_indices = self.runtime.run(outputs, {"image": images, **feed})
-        return logits, exit_indices[0] if exit_indices else np.zeros(len(images), np.int64)
+        logits, *exit_indices = run(self.runtime, outputs, {"image": images, **feed}, self.name)
+        exits = exit_indices[0] if exit_indices else np.zeros(len(images), np.int64)
+        check_results(logits, exits, len(images), self.info, self.name)
+        return logits, exits
 
     def _given(self, thresholds: Thresholds) -> dict[str, Floats]:
         """What feeds `thresholds`."""
@@ -191,7 +193,7 @@ def _open(path: Path, threads: int | None, providers: Sequence[Provider] | None)
     if not _is_ort(path):
         content, info = load_model(path)
         return open_session(content, path.name, threads, providers), info
-    runtime = open_session(path.read_bytes(), path.name, threads, providers)
+    runtime = open_session(read_content(path), path.name, threads, providers)
     return runtime, parse(runtime.get_modelmeta().custom_metadata_map, path)
 
 
@@ -236,6 +238,37 @@ def open_session(
             f"install its driver and libraries, or take one of {', '.join(session.get_providers())}",
         )
     return session
+
+
+def run(session: Any, outputs: Sequence[str], feed: Mapping[str, NDArray[Any]], name: str) -> list[NDArray[Any]]:
+    """What a session of `open_session` makes of its inputs.
+
+    Raises:
+        OnnxModelError: If onnxruntime fails on them: a graph may pass for fit and not be.
+    """
+    try:
+        results: list[NDArray[Any]] = session.run(list(outputs), dict(feed))
+    except Exception as error:  # onnxruntime's exceptions have no base class of their own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise OnnxModelError(f"onnxruntime cannot run {name}: {reason[:300]}", "export the model again") from None
+    return results
+
+
+def check_results(logits: Any, exits: Any, rows: int, info: ModelInfo, name: str) -> None:
+    """Hold what a graph says against its metadata, which a stranger may have written.
+
+    Raises:
+        OnnxModelError: If they do not fit each other.
+    """
+    fits = (
+        isinstance(logits, np.ndarray)
+        and (logits.dtype, logits.shape) == (np.float32, (rows, len(info.classes)))
+        and isinstance(exits, np.ndarray)
+        and (exits.dtype, exits.shape) == (np.int64, (rows,))
+        and bool(((exits >= 0) & (exits < len(info.exits))).all())
+    )
+    if not fits:
+        raise OnnxModelError(f"what {name} says does not fit its metadata", "export the model again")
 
 
 def to_float(images: NDArray[Any]) -> Floats:

@@ -1,19 +1,27 @@
 """From a recipe to a network."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from lcprune.errors import ModelError
+from lcprune.models.backbones import build_backbone
 from lcprune.models.critics import CriticDesign, build_critic
-from lcprune.models.network import Network, Normalize
+from lcprune.models.msdnet import LAYERS, build_msdnet, reader
+from lcprune.models.network import Network, Normalize, Parts
 from lcprune.models.resnet import build_resnet
+from lcprune.models.synthesizers import Synthesizer
 from lcprune.models.trunk import Shape
 from lcprune.models.vgg import build_vgg
 from lcprune.models.whitening import Whitening
 from lcprune.recipe import Recipe
+
+NEED_CUTS = ("local_critic", "critic", "sobolev_local_critic", "sobolev_critic", "dni")
+"""Methods that have nothing to do without a place in `critics.after`."""
 
 
 def build(
@@ -25,7 +33,9 @@ def build(
 ) -> Network:
     """The network of a recipe, with initial weights drawn from the recipe's seed.
 
-    ``method: backprop`` trains no critics, so its network has none and one exit.
+    ``method: backprop`` trains no critics, so its network has none and one exit: the trunk, or with ``model.submodel``
+    the layers of that sub-model, its critic's convolutions among them. That of ``method: dni`` has one exit too; its
+    one group is made of the parts between the places of `critics.after`, and `Network.synthesizers` stand beside it.
 
     Args:
         recipe: Says trunk, critics, initial weights and seed.
@@ -43,28 +53,70 @@ def build(
             f"set model.classes: {classes}, or leave it out",
         )
     config = recipe.critics
-    after = () if recipe.train.method == "backprop" else config.after or ()
-    if recipe.train.method == "local_critic" and not after:
+    alone = recipe.model.submodel
+    only_main = recipe.train.method == "backprop" and alone is None
+    in_parts = bool(recipe.train.frozen_groups) or recipe.train.layer_decay != 1  # which differ from each other
+    after = () if only_main and not in_parts else config.after or ()
+    if recipe.train.method in NEED_CUTS and not after:
         raise ModelError(
-            "local_critic needs a critic, but critics.after is empty",
+            f"{recipe.train.method} needs a critic, but critics.after is empty",
             "leave critics.after out, or write places such as after: [2, 5, 8]",
         )
     groups, shapes = _build_trunk(recipe, image_shape, classes, after)
+    if recipe.train.method == "dni":
+        told = classes if config.condition_on_label else 0
+        synthesizers = [Synthesizer(*side, told) for side in zip(shapes, _designs(recipe, shapes), strict=True)]
+        return _initialized(Network(Normalize(mean, std), [Parts(*groups)], [], synthesizers), recipe)
+    if only_main:
+        whole = Parts(*groups) if in_parts else groups[0]
+        return _initialized(Network(Normalize(mean, std), [whole], []), recipe)
     critics = [
-        build_critic(shape, classes, design)
-        for shape, design in zip(shapes, _designs(recipe) if after else (), strict=True)
+        _critic(group, shape, classes, design)
+        for group, shape, design in zip(groups[:-1], shapes, _designs(recipe, shapes) if after else (), strict=True)
     ]
-    network = Network(Normalize(mean, std), groups, critics)
+    if alone is not None:
+        shallow, last = groups[: alone - 1], _joined(groups[alone - 1], critics[alone - 1])
+        groups, critics = [Parts(*shallow, last) if in_parts else _joined(*shallow, last)], []
+    return _initialized(Network(Normalize(mean, std), groups, critics), recipe)
+
+
+def _initialized(network: Network, recipe: Recipe) -> Network:
     initialize(network, recipe.train.init, recipe.train.seed)
+    for module in network.synthesizers:
+        if isinstance(module, Synthesizer):
+            module.silence()
     return network
 
 
-def _designs(recipe: Recipe) -> list[CriticDesign]:
+def _joined(*parts: nn.Sequential) -> nn.Sequential:
+    """One layer group of the layers of several."""
+    return nn.Sequential(*(layer for part in parts for layer in part))
+
+
+def _critic(group: nn.Sequential, shape: Shape, classes: int, design: CriticDesign) -> nn.Sequential:
+    """The critic of a group that ends in a hidden layer of ``(C, H, W)``."""
+    start, read = reader(group, shape)
+    return nn.Sequential(*start, *build_critic(read, classes, design))
+
+
+def _designs(recipe: Recipe, shapes: Sequence[Shape]) -> list[CriticDesign]:
+    """What each critic is, by the hidden layers ``(C, H, W)`` that they read."""
     config = recipe.critics
-    return [
+    designs = [
         CriticDesign(config.head, depth, channels, pool_to, config.kernel, config.batch_norm)
         for depth, channels, pool_to in zip(config.depths, config.channel_counts, config.pool_sizes, strict=True)
     ]
+    if not recipe.model.is_from_elsewhere:
+        return designs
+    return [
+        replace(design, pool_to=_largest_divisor(math.gcd(*shape[1:]), design.pool_to))
+        for design, shape in zip(designs, shapes, strict=True)
+    ]
+
+
+def _largest_divisor(number: int, limit: int) -> int:
+    """The largest divisor of `number` that is no larger than `limit`; 1 at the least."""
+    return max(divisor for divisor in range(1, limit + 1) if number % divisor == 0)
 
 
 def _build_trunk(
@@ -83,16 +135,26 @@ def _build_plain_trunk(
     recipe: Recipe, image_shape: Shape, classes: int, cuts: Sequence[int]
 ) -> tuple[list[nn.Sequential], list[Shape]]:
     model = recipe.model
+    if model.is_from_elsewhere:
+        return build_backbone(model, image_shape, classes, cuts=cuts, seed=recipe.train.seed)
     if model.trunk == "vgg":
         return build_vgg(image_shape, classes, width=model.width, downsample=model.downsample, cuts=cuts)
-    return build_resnet(image_shape, classes, trunk=model.trunk, width=model.width, cuts=cuts)
+    if model.trunk == "msdnet":
+        return build_msdnet(image_shape, classes, layers=model.layers or LAYERS, width=model.width, cuts=cuts)
+    return build_resnet(image_shape, classes, trunk=model.trunk, width=model.width, cuts=cuts, stem=model.stem)
 
 
 def initialize(network: nn.Module, scheme: Literal["xavier", "kaiming"], seed: int) -> None:
-    """Draws the weights of all convolutions and linear layers; biases become 0. The global generator is left alone."""
+    """Draws the weights of all convolutions and linear layers; biases become 0. The global generator is left alone.
+
+    The layers of a trunk from elsewhere keep what they have.
+    """
+    elsewhere = {
+        id(part) for graph in network.modules() if isinstance(graph, fx.GraphModule) for part in graph.modules()
+    }
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
-        if not isinstance(module, nn.Conv2d | nn.Linear):
+        if not isinstance(module, nn.Conv2d | nn.Linear) or id(module) in elsewhere:
             continue
         # Group by group: torch takes the outputs of all groups for those of one, and draws depthwise weights too small.
         groups = module.groups if isinstance(module, nn.Conv2d) else 1

@@ -8,13 +8,17 @@ from torch import nn
 
 from lcprune.errors import ModelError
 from lcprune.models.layers import AveragePool, Flatten
+from lcprune.models.msdnet import classifier
 from lcprune.models.trunk import Shape
 from lcprune.recipe.schema import Head
 
 
 @dataclass(frozen=True)
 class CriticDesign:
-    """A critic in three parts: what reduces the hidden layer, convolutions, and a linear layer."""
+    """A critic in three parts: what reduces the hidden layer, convolutions, and a linear layer.
+
+    Of a head that is ``msdnet``, only the channels can be chosen.
+    """
 
     head: Head
     """See `critics.head` in a recipe."""
@@ -41,6 +45,8 @@ def build_critic(shape: Shape, classes: int, design: CriticDesign) -> nn.Sequent
     Raises:
         ModelError: If the hidden layer cannot be reduced to `pool_to`.
     """
+    if design.head == "msdnet":
+        return nn.Sequential(*classifier(shape, classes, design.channels))
     layers, (channels, height, width) = _reduction(shape, design)
     for _ in range(design.depth):
         if design.head == "separable":

@@ -23,6 +23,10 @@ class Normalize(nn.Module):
         return (image - self.mean) / self.std
 
 
+class Parts(nn.Sequential):
+    """Several layer groups as one, with one exit behind the last of them."""
+
+
 class Network(nn.Module):
     """Layer groups f_1 .. f_K (Eq. 1) and critics c_1 .. c_K-1 (Eq. 2)."""
 
@@ -58,6 +62,11 @@ class Network(nn.Module):
     def exit_names(self) -> tuple[str, ...]:
         """``sub-model 1`` .. ``main``, shallow first."""
         return (*(f"sub-model {k}" for k in range(1, len(self.groups))), "main")
+
+    @property
+    def parts(self) -> tuple[nn.Module, ...]:
+        """The layer groups, shallow first; of a group that joins several, those."""
+        return tuple(part for group in self.groups for part in (group if isinstance(group, Parts) else (group,)))
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Logits of all K exits, shallow first: ``(N, C, H, W)`` in 0..1 to K times ``(N, classes)``."""

@@ -1,9 +1,12 @@
-"""The paper's deep trunks: ResNets of pre-activated bottlenecks for small images (Table 8).
+"""The paper's deep trunks: ResNets of pre-activated bottlenecks, for small images (Table 8) and for ImageNet (Table 9).
 
-Source: He et al. 2016, arXiv:1603.05027 (identity mappings), with the 3x3 stem of stride 1 that suits 32x32 pixels.
+Source: He et al. 2016, arXiv:1603.05027 (identity mappings), with the 3x3 stem of stride 1 that suits 32x32 pixels, or
+the 7x7 stem and the max pool of He et al. 2015, arXiv:1512.03385. The paper cites the latter for both tables, whose
+blocks are activated after the sum; those of its public code are pre-activated, and so they are here.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -15,6 +18,8 @@ RESNETS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
 CHANNELS = (64, 128, 256, 512)
 """Of the bottlenecks in each stage; a block's output has `EXPANSION` times as many."""
 EXPANSION = 4
+IMAGENET_FROM = 128
+"""Height and width, in pixels, from which on ``stem: auto`` is ``imagenet``."""
 
 
 class Bottleneck(nn.Module):
@@ -49,7 +54,13 @@ class Bottleneck(nn.Module):
 
 
 def build_resnet(
-    image_shape: Shape, classes: int, *, trunk: str, width: float, cuts: Sequence[int]
+    image_shape: Shape,
+    classes: int,
+    *,
+    trunk: str,
+    width: float,
+    cuts: Sequence[int],
+    stem: Literal["auto", "small", "imagenet"] = "auto",
 ) -> tuple[list[nn.Sequential], list[Shape]]:
     """The layer groups, and the shape ``(C, H, W)`` at each cut.
 
@@ -62,12 +73,13 @@ def build_resnet(
         trunk: A name in `RESNETS`.
         width: Factor on the channels of every layer.
         cuts: Residual blocks, counted from 1, after which a group ends.
+        stem: What stands before the blocks; see `model.stem` in a recipe.
 
     Raises:
-        ModelError: If a cut is not inside the network, or the image is too small to be halved three times.
+        ModelError: If a cut is not inside the network, or the image is too small to be halved three times (five times
+            with the stem of ImageNet).
     """
-    check_size(image_shape, len(CHANNELS) - 1, trunk)
-    channels, height, wide = scaled(CHANNELS[0], width), image_shape[1], image_shape[2]
+    first, (channels, height, wide) = _stem(image_shape, trunk, scaled(CHANNELS[0], width), stem)
     layers: list[list[nn.Module]] = []
     shapes = []
     for stage, (full_channels, count) in enumerate(zip(CHANNELS, RESNETS[trunk], strict=True)):
@@ -78,8 +90,20 @@ def build_resnet(
             channels = EXPANSION * bottleneck
             height, wide = -(-height // stride), -(-wide // stride)  # a padded convolution keeps an odd row
             shapes.append((channels, height, wide))
-    layers[0].insert(0, nn.Conv2d(image_shape[0], scaled(CHANNELS[0], width), 3, padding=1, bias=False))
+    layers[0] = first + layers[0]
     layers[-1] += [nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
     layers[-1] += [AveragePool((height, wide)), nn.Flatten(), nn.Linear(channels, classes)]
     groups = cut(layers, cuts, "residual blocks")
     return groups, [shapes[place - 1] for place in cuts]
+
+
+def _stem(image_shape: Shape, trunk: str, channels: int, stem: str) -> tuple[list[nn.Module], Shape]:
+    """The layers before the first block, and the shape ``(C, H, W)`` that they give."""
+    inputs, height, width = image_shape
+    if stem == "small" or (stem == "auto" and min(height, width) < IMAGENET_FROM):
+        check_size(image_shape, len(CHANNELS) - 1, trunk)
+        return [nn.Conv2d(inputs, channels, 3, padding=1, bias=False)], (channels, height, width)
+    check_size(image_shape, len(CHANNELS) + 1, trunk)
+    # Neither BatchNorm nor ReLU: the first block begins with both.
+    layers = [nn.Conv2d(inputs, channels, 7, stride=2, padding=3, bias=False), nn.MaxPool2d(3, stride=2, padding=1)]
+    return layers, (channels, -(-height // 4), -(-width // 4))

@@ -7,6 +7,7 @@ from typing import Any
 from lcprune.export.latency import compare_latency
 from lcprune.export.segmented import MANIFEST, SegmentedSession, open_model
 from lcprune.export.session import ProgressiveSession
+from lcprune.runs import check_exported
 
 
 def bench(models: Sequence[Path], runs: int) -> list[dict[str, Any]]:
@@ -19,6 +20,8 @@ def bench(models: Sequence[Path], runs: int) -> list[dict[str, Any]]:
     Raises:
         OnnxModelError: If a file is no model of ours.
     """
+    for path in models:
+        check_exported(path)
     sessions = [open_model(path, threads=1) for path in models]
     latencies = compare_latency(sessions, runs)
     return [

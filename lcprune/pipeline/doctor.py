@@ -1,4 +1,4 @@
-"""What this machine has, and what is wrong with the installation."""
+"""What this machine has, what is wrong with the installation, and in what it differs from where a run was trained."""
 
 import importlib
 import os
@@ -6,9 +6,11 @@ import platform
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
-from lcprune import __version__
+from lcprune import __version__, runs
+from lcprune.errors import RunError
 
 PACKAGES = (
     "torch",
@@ -29,8 +31,15 @@ TOGETHER = (
 )
 
 
-def examine() -> dict[str, Any]:
-    """What was ``found``, by name, and the ``problems``, each with its mend."""
+def examine(run: Path | None = None) -> dict[str, Any]:
+    """What was ``found``, by name, and the ``problems``, each with its mend.
+
+    Args:
+        run: A run folder; then ``differs`` says in what this machine is not the one of its last ``train``.
+
+    Raises:
+        RunError: If there is no such run, or nothing is recorded of its machine.
+    """
     found: dict[str, str] = {
         "lcprune": __version__,
         "python": platform.python_version(),
@@ -43,7 +52,29 @@ def examine() -> dict[str, Any]:
         problems += [problem] if problem else []
     if not any("torch" in problem for problem in problems):
         found |= _torch_facts()
-    return {"found": found, "problems": problems}
+    result: dict[str, Any] = {"found": found, "problems": problems}
+    return result if run is None else result | {"run": str(run), "differs": _differences(run, found)}
+
+
+def _differences(run: Path, found: dict[str, str]) -> list[str]:
+    """What the run's ``environment.json`` says and this machine does not, a line for each; what it lacks is left out.
+
+    The same seed gives the same weights to the bit only where there is no such line.
+    """
+    folder, _ = runs.open_run(run)
+    content = runs.read_json(runs.require(folder, runs.ENVIRONMENT, f"lcprune train {folder / runs.RECIPE}"))
+    if not isinstance(content, dict) or not isinstance(content.get("packages", {}), dict):
+        raise RunError(f"{folder / runs.ENVIRONMENT} is damaged", "restore it, or train again")
+    before = {name: content.get(name) for name in ("lcprune", "python", "platform", "cores")}
+    before |= content.get("packages", {})
+    before |= {"torch threads": content.get("threads"), "cpu capability": content.get("cpu_capability")}
+    if str(content.get("device", "")).startswith("cuda ("):
+        before["cuda device"] = str(content["device"]).removeprefix("cuda (").removesuffix(")")
+    return [
+        f"{name} was {was} and is {found[name]}"
+        for name, was in before.items()
+        if was is not None and name in found and str(was) != found[name]
+    ]
 
 
 def _package(name: str) -> tuple[str, str | None]:

@@ -6,6 +6,7 @@ from typing import Any
 from lcprune import models
 from lcprune.analysis import profile
 from lcprune.data import sources
+from lcprune.pipeline.cuts import balance
 from lcprune.recipe import Recipe
 
 
@@ -26,8 +27,10 @@ def dry_run(recipe: Recipe, data_root: Path) -> dict[str, Any]:
         }
         for exit_cost in cost.exits
     ]
+    groups = balance(network, image_shape)
     return {
         "recipe": recipe.model_dump(mode="json", exclude_none=True),
         "candidates": candidates,
         "cascade_macs": cost.cascade_macs,
+        **({"groups": groups} if groups else {}),
     }

@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 
 from lcprune import recipe as recipes
+from lcprune import runs
 from lcprune.analysis import evaluate as analysis
+from lcprune.analysis.balanced import balanced_accuracies_pct
 from lcprune.analysis.evaluate import ProgressiveResult
 from lcprune.data import sources
-from lcprune.data.images import read_folder
+from lcprune.data.images import read_folder, refuse_too_many
 from lcprune.errors import DataError
 from lcprune.export.segmented import SegmentedSession, open_model
 from lcprune.export.session import ProgressiveSession
@@ -32,6 +34,7 @@ def evaluate(model: Path, data: str, data_root: Path) -> dict[str, Any]:
         OnnxModelError: If the file is no model of ours.
         DataError: If the images do not fit it.
     """
+    runs.check_exported(model)
     session = open_model(model)
     images, labels, split = _images(session, data, data_root)
     info = session.info
@@ -40,10 +43,18 @@ def evaluate(model: Path, data: str, data_root: Path) -> dict[str, Any]:
         logits = session.exit_logits(images)  # (exits, N, classes)
         accuracies = analysis.accuracies_pct(logits, labels)
         result["exits"] = [
-            {"name": known.name, "exit_index": known.exit_index, "accuracy_pct": accuracy}
-            for known, accuracy in zip(info.exits, accuracies, strict=True)
+            {
+                "name": known.name,
+                "exit_index": known.exit_index,
+                "accuracy_pct": accuracy,
+                "balanced_accuracy_pct": balanced,
+            }
+            for known, accuracy, balanced in zip(
+                info.exits, accuracies, balanced_accuracies_pct(logits, labels), strict=True
+            )
         ]
-        result["ensembles"] = analysis.ensembles(logits, labels)
+        names = ["main" if known.name == "main" else str(known.exit_index + 1) for known in info.exits]
+        result["ensembles"] = analysis.ensembles(logits, labels, names)  # a file need not hold all exits
         if info.kind == "progressive":
             result["progressive"] = progressive_rows(analysis.sweep(logits, labels, info.exit_macs, info.main_macs))
     if info.kind == "progressive":
@@ -70,7 +81,7 @@ def _at_own_thresholds(session: Session, images: Images, labels: Labels) -> dict
 def _images(session: Session, data: str, data_root: Path) -> tuple[Images, Labels, str]:
     info = session.info
     if Path(data).is_dir():
-        images, labels, _ = read_folder(Path(data), info.input.size, info.input.channels, info.classes)
+        images, labels, _ = read_folder(Path(data), info.input.preparation, info.classes)
         return images, labels, data
     recipe = recipes.load(data)
     dataset = sources.load(recipe.data, data_root, recipe.train.seed)
@@ -83,4 +94,5 @@ def _images(session: Session, data: str, data_root: Path) -> tuple[Images, Label
         )
     if not len(dataset.test):
         raise DataError(f"{data} has no test images", "name a folder of images, one subfolder for each class")
-    return dataset.test.images, dataset.test.labels, f"test split of {recipe.name}"
+    refuse_too_many(len(dataset.test), info.input.size, info.input.channels)
+    return dataset.test.images[:], dataset.test.labels, f"test split of {recipe.name}"

@@ -1,5 +1,6 @@
 """Accuracy of a run's exits, ensembles and progressive inference: arithmetic on its stored predictions."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,8 @@ import numpy as np
 
 from lcprune import runs
 from lcprune.analysis import evaluate as analysis
-from lcprune.data.sources import Split
+from lcprune.analysis.balanced import balanced_accuracies_pct
+from lcprune.analysis.ensembles import ensemble_table
 from lcprune.errors import RunError
 from lcprune.pipeline import stored
 from lcprune.pipeline.profile import costs_of
@@ -30,9 +32,8 @@ def evaluate(folder: Path, *, flip: bool = False) -> dict[str, Any]:
         DataError: If `flip` needs images that are no longer there.
     """
     folder, recipe = runs.open_run(folder)
-    arrays = runs.read_predictions(folder, ["test"])
+    arrays = runs.read_predictions(folder)
     split = "test" if len(arrays["test_labels"]) else "val"
-    arrays = arrays if split == "test" else runs.read_predictions(folder, ["val"])
     logits, labels = arrays[f"{split}_logits"], arrays[f"{split}_labels"]
     if not len(labels):
         raise RunError(
@@ -40,17 +41,23 @@ def evaluate(folder: Path, *, flip: bool = False) -> dict[str, Any]:
         )
     if flip:
         logits, labels = _flipped(folder, recipe, split)
+    # Weights that were found on the rows that they are judged by would look better than they are.
+    val_logits, val_labels = (arrays["val_logits"], arrays["val_labels"]) if split == "test" else (None, None)
     costs = costs_of(folder, recipe)
     names = [cost.name for cost in costs.exits]
     found = analysis.evaluate(logits, labels, costs.cascade)
+    kinds = ensemble_table(val_logits, val_labels, logits, labels)
     result = {
         "split": split,
         "samples": len(labels),
         "exits": [
-            {"name": name, "exit_index": index, "accuracy_pct": accuracy}
-            for index, (name, accuracy) in enumerate(zip(names, found.accuracies_pct, strict=True))
+            {"name": name, "exit_index": index, "accuracy_pct": accuracy, "balanced_accuracy_pct": balanced}
+            for index, (name, accuracy, balanced) in enumerate(
+                zip(names, found.accuracies_pct, balanced_accuracies_pct(logits, labels), strict=True)
+            )
         ],
         "ensembles": found.ensembles,
+        "ensemble_kinds": [asdict(row) for row in kinds],
         "progressive": progressive_rows(found.progressive),
     }
     return _paid_twice(result) if flip else result
@@ -66,7 +73,7 @@ def _flipped(folder: Path, recipe: Recipe, name: str) -> tuple[np.ndarray[Any, A
     """Logits ``(K, N, C)``, means over each image and its mirror image, and labels ``(N,)``."""
     dataset, _ = stored.load_dataset(folder, recipe)
     split = dataset.test if name == "test" else dataset.val
-    mirrored = Split(np.ascontiguousarray(split.images[..., ::-1]), split.labels)
+    mirrored = split.mirrored()
     device, channels_last = choose_device("auto"), recipe.train.channels_last
     network = stored.load_network(folder, recipe)[0].to(device)
     logits = predict_logits(network, split, device, channels_last)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from lcprune import recipe as recipes
 from lcprune.analysis.evaluate import CascadeCost
 from lcprune.analysis.profile import NetworkCost
+from lcprune.data import sources
 from lcprune.export.metadata import ExitInfo, InputInfo, ModelInfo
 from lcprune.pipeline.stored import DataFacts
 from lcprune.recipe import Recipe
@@ -57,7 +58,7 @@ def _info(
             )
             for index in exits
         ),
-        input=InputInfo(size=facts.image_shape[1], channels=1 if facts.image_shape[0] == 1 else 3),
+        input=InputInfo.of(sources.preparation(recipe.data, facts.image_shape)),
         recipe_sha256=hashlib.sha256(recipes.dump(recipe).encode()).hexdigest(),
         main_macs=cost.exits[-1].macs,
         exit_macs=exit_macs,

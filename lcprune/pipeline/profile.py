@@ -67,17 +67,17 @@ def profile_run(folder: Path) -> dict[str, Any]:
     folder, recipe = runs.open_run(folder)
     content = _measure(folder, recipe)
     runs.write_json(folder / runs.PROFILE, content)
-    runs.record(folder, runs.PROFILE)
+    runs.record(folder, runs.PROFILE, made_from=[runs.WEIGHTS])
     return content
 
 
 def costs_of(folder: Path, recipe: Recipe) -> Costs:
-    """The costs of a run, profiled now if they have not been.
+    """The costs of a run, profiled now if they have not been, or were for other weights.
 
     Raises:
         RunError: If the run is not finished, or ``profile.json`` is damaged.
     """
-    if (folder / runs.PROFILE).exists():
+    if (folder / runs.PROFILE).exists() and not runs.changed_sources(folder, runs.PROFILE):
         content = runs.read_json(runs.require(folder, runs.PROFILE, f"lcprune profile {folder}"))
     else:
         content = profile_run(folder)
@@ -101,7 +101,8 @@ def _measure(folder: Path, recipe: Recipe) -> dict[str, Any]:
     cost = profile(network, facts.image_shape)
     main_macs = cost.exits[-1].macs
     counted = [(exit_cost.name, exit_cost.exit_index, exit_cost.macs, exit_cost.params) for exit_cost in cost.exits]
-    counted.append(("cascade", len(network.critics), cost.cascade_macs, count_params(network)))
+    params = count_params(network.groups) + count_params(network.critics)  # what trains alone needs is no part of it
+    counted.append(("cascade", len(network.critics), cost.cascade_macs, params))
     with tempfile.TemporaryDirectory() as scratch:
         paths = _export_all(network, recipe, facts, cost, Path(scratch))
         latencies = compare_latency([ProgressiveSession(path, threads=1) for path in paths], LATENCY_RUNS)

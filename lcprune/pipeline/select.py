@@ -72,8 +72,14 @@ def select(folder: Path, budget: Budget, *, use_test_split: bool) -> Selection:
     verdicts = {c.name: refusal(c, budget) or _verdict(c, selected, budget) for c in candidates}
     selection = Selection(folder, budget, decides, selected, candidates, verdicts)
     runs.write_json(folder / runs.SELECTION, selection.as_json())
-    runs.record(folder, runs.SELECTION)
+    runs.record(folder, runs.SELECTION, made_from=_sources(budget))
     return selection
+
+
+def _sources(budget: Budget) -> list[str]:
+    """What a selection is made from; of the costs latencies alone can become others for the same predictions."""
+    timed = budget.minimize == "latency" or budget.max_latency_ms is not None
+    return [runs.PREDICTIONS, *([runs.PROFILE] if timed else [])]
 
 
 def deciding_split(labels: Mapping[str, np.ndarray[Any, Any]], use_test_split: bool) -> str:

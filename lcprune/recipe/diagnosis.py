@@ -11,6 +11,9 @@ from pydantic_core import ErrorDetails
 from lcprune.errors import RecipeError
 from lcprune.recipe.schema import known_keys, sections
 
+LONGEST_SHOWN = 200
+"""Characters of a wrong value."""
+
 
 def explain(error: ValidationError, document: Any, origin: str, overrides: Sequence[str]) -> RecipeError:
     """What a person should read of a validation error.
@@ -51,7 +54,8 @@ def _wording(error: ErrorDetails, key: str) -> tuple[str, str]:
     if error["type"] == "value_error":  # from a validator above, which says both: "what is wrong: what to do"
         problem, _, fix = error["msg"].removeprefix("Value error, ").partition(": ")
         return problem, fix or f"lcprune schema describes {key}"
-    given = f"(given: {json.dumps(error['input'], default=str)})"
+    given = json.dumps(error["input"], default=str)
+    given = f"(given: {given if len(given) <= LONGEST_SHOWN else given[:LONGEST_SHOWN] + ' ...'})"
     if error["type"] == "model_type":
         return f"this is a section, with keys of its own {given}", f"known keys: {', '.join(sections()[key])}"
     if error["type"] == "tuple_type":

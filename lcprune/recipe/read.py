@@ -3,6 +3,7 @@
 import difflib
 import importlib.resources
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
 from lcprune.errors import RecipeError
+from lcprune.recipe import limits
 from lcprune.recipe.diagnosis import explain
 from lcprune.recipe.schema import Recipe, known_keys
 
@@ -82,7 +84,7 @@ def _find(source: str | Path | None) -> tuple[str, str]:
     path = Path(source)
     if path.is_file():
         try:
-            return path.read_text(encoding="utf-8"), str(path)
+            return _read_text(path), str(path)
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"{path} cannot be read: {error}", "give a text file in UTF-8") from None
     recipes = shipped()
@@ -95,6 +97,12 @@ def _find(source: str | Path | None) -> tuple[str, str]:
     raise RecipeError(f"there is no recipe {source}", f"{hint}shipped recipes: {', '.join(recipes)}")
 
 
+def _read_text(path: Path) -> str:
+    """Of a file that may be of any length; what is longer than a recipe may be is cut off just beyond that."""
+    with path.open(encoding="utf-8") as file:
+        return file.read(limits.MAX_CHARACTERS + 1)
+
+
 def _yaml() -> YAML:
     yaml = YAML(typ="rt")  # the round-trip loader is safe and keeps the line of every key
     yaml.default_flow_style = None
@@ -103,7 +111,12 @@ def _yaml() -> YAML:
 
 def _read_yaml(text: str, origin: str) -> Any:
     try:
-        return _yaml().load(text)
+        limits.check(_yaml(), text, origin)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # of what the reader only warns, no recipe has
+            return _yaml().load(text)
+    except RecipeError:
+        raise
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f", line {mark.line + 1}" if mark else ""
@@ -113,7 +126,8 @@ def _read_yaml(text: str, origin: str) -> Any:
         fix = "keep one of the two" if "duplicate key" in problem else "mend the YAML there"
         raise RecipeError(f"{origin}{line}: {problem}", fix) from None
     except Exception as error:  # ruamel raises plain ValueError and others on a hostile text
-        raise RecipeError(f"{origin} is not YAML: {str(error).splitlines()[0]}", "mend the YAML there") from None
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RecipeError(f"{origin} is not YAML: {reason[:200]}", "mend the YAML there") from None
 
 
 def _plain(node: Any) -> Any:

@@ -16,6 +16,8 @@ _DATA = {
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",
     "imagefolder": "a folder of images that is not published here",
+    "manifest": "images listed in a table that is not published here",
+    "imagenet": "ImageNet",
 }
 _PRECISION = {
     "fp32": "float32 throughout.",
@@ -37,7 +39,7 @@ def model_card(path: Path, info: ModelInfo, result: Mapping[str, Any], recipe: R
     """
     parts = [
         _header(path, info, result, recipe),
-        f"# {recipe.name}: {_title(info)}\n\n{_summary(info, result, recipe)}",
+        f"# {recipe.name}: {_title(info, recipe)}\n\n{_summary(info, result, recipe)}",
         f"## Accuracy and cost\n\n{_table(info, result)}\n\n{_outcome(info, result)}",
         f"## Data and training\n\n{_training(info, recipe)}",
         f"## Numbers\n\n{_numbers(result)}",
@@ -70,9 +72,10 @@ def _header(path: Path, info: ModelInfo, result: Mapping[str, Any], recipe: Reci
     return "\n".join(["---", *(f"{key}: {json.dumps(value)}" for key, value in fields.items()), "---"])
 
 
-def _title(info: ModelInfo) -> str:
+def _title(info: ModelInfo, recipe: Recipe) -> str:
     if info.kind == "submodel":
-        return info.exits[0].name
+        alone = recipe.model.submodel
+        return info.exits[0].name if alone is None else f"sub-model {alone}, trained alone"
     return f"a network of {len(info.exits)} exits that stops early"
 
 
@@ -83,11 +86,39 @@ def _summary(info: ModelInfo, result: Mapping[str, Any], recipe: Recipe) -> str:
         f"{len(info.classes)} classes, as {'onnxruntime' if result['path'].endswith('.ort') else 'ONNX'}"
     )
     if info.kind == "submodel":
-        return f"{what}. It is {info.exits[0].name} of a network that was trained with all of its exits."
+        return f"{what}. {_origin(info, recipe)}"
+    end = ""
+    if _ends_before_main(info):
+        end = (
+            f" The last exit is {info.exits[-1].name}: main, the whole network, is not in this file, and is named "
+            "below only to compare with."
+        )
     return (
         f"{what}. Each image leaves at the first exit that is sure enough of it, by itself, whatever the batch; what "
-        "lies behind that exit is not computed for it."
+        f"lies behind that exit is not computed for it.{end}"
     )
+
+
+def _origin(info: ModelInfo, recipe: Recipe) -> str:
+    """What a file of one exit is part of."""
+    alone = recipe.model.submodel
+    if alone is not None:
+        return (
+            f"It is the network of sub-model {alone}, the layers up to that exit and those of its head, trained alone: "
+            "its one exit is called main below, and costs are relative to itself."
+        )
+    if not _has_early_exits(recipe):
+        return "It is a network that was trained with this one exit."
+    return f"It is {info.exits[0].name} of a network that was trained with all of its exits."
+
+
+def _has_early_exits(recipe: Recipe) -> bool:
+    """Whether what was trained has exits before main."""
+    return recipe.train.method not in ("backprop", "dni") and bool(recipe.critics.after)
+
+
+def _ends_before_main(info: ModelInfo) -> bool:
+    return info.kind == "progressive" and info.exits[-1].name != "main"
 
 
 def _table(info: ModelInfo, result: Mapping[str, Any]) -> str:
@@ -115,10 +146,11 @@ def _outcome(info: ModelInfo, result: Mapping[str, Any]) -> str:
             "cost that leaves there, the exits on its way included. Parameters are those of the exit's sub-model alone."
         )
         if result["test_accuracy_pct"] is not None:
+            whole = "main, which is not in this file" if _ends_before_main(info) else "main alone"
             lines.append(
                 f"**Stopping early: {percent(result['test_accuracy_pct'])} % of the test images are right, for "
                 f"{millions(result['mean_macs'])} MACs a mean image, {share(result['macs_ratio'])} of main's** "
-                f"(main alone: {percent(result['main_test_accuracy_pct'])} %)."
+                f"({whole}: {percent(result['main_test_accuracy_pct'])} %)."
             )
         score = {"softmax": "largest probability", "margin": "margin between the two largest probabilities"}
         score |= {"entropy": "certainty (1 - entropy / log classes)"}
@@ -139,10 +171,13 @@ def _outcome(info: ModelInfo, result: Mapping[str, Any]) -> str:
 def _training(info: ModelInfo, recipe: Recipe) -> str:
     trunk, critics, train = recipe.model, recipe.critics, recipe.train
     length = f"{train.iterations:,} iterations" if train.iterations else f"{train.epochs:g} epochs"
+    heads = f"; heads of the early exits: {critics.head}" if _has_early_exits(recipe) else ""
+    if trunk.submodel is not None:
+        heads = f", as far as sub-model {trunk.submodel} goes; its head: {critics.head}"
     lines = [
         f"- Data: {_DATA[recipe.data.source]}; {recipe.data.val_size:,} training images held out for validation; "
         f"augmentation: {recipe.data.augment}",
-        f"- Network: {trunk.trunk}, width {trunk.width:g}; heads of the early exits: {critics.head}",
+        f"- Network: {trunk.trunk}, width {trunk.width:g}{heads}",
         f"- Training: {train.method}, {length}, {train.optimizer}, seed {train.seed}",
         f"- Recipe: {recipe.name}, SHA-256 `{info.recipe_sha256}`; written by lcprune {info.version}",
     ]
@@ -219,7 +254,18 @@ if "threshold" in {{entry.name for entry in session.get_inputs()}}:  # a file wi
 print([json.loads(about["lcprune.classes"])[label] for label in logits.argmax(axis=1)])
 ```
 
-Images are resized to {side} x {side} ({info.input.resize}, {info.input.interpolation})."""
+{_reading(info)}"""
+
+
+def _reading(info: ModelInfo) -> str:
+    """How an image file becomes the input."""
+    wanted = info.input
+    if wanted.shorter_side is None:
+        return f"Images are resized to {wanted.size} x {wanted.size} ({wanted.resize}, {wanted.interpolation})."
+    return (
+        f"Images are resized until their shorter side has {wanted.shorter_side} pixels ({wanted.interpolation}), and "
+        f"the middle {wanted.size} x {wanted.size} is cut out."
+    )
 
 
 def _limits(info: ModelInfo, result: Mapping[str, Any], recipe: Recipe) -> str:

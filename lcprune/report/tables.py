@@ -1,13 +1,19 @@
 """Tables for the terminal."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, TextIO
 
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from lcprune.report import reproduction
+
 NOT_KNOWN = "-"
+MOST_CLASSES = 20
+MOST_NAMED = 5
+LEAST_SHOWN_PCT = 1.0  # points between accuracy and balanced accuracy, from which on both are worth a column
 UNBOUNDED = 10_000
 """Columns off a terminal: paths must come out whole."""
 
@@ -23,6 +29,10 @@ def print_table(table: RenderableType, file: TextIO) -> None:
 def trained_table(result: Any) -> RenderableType:
     """Accuracy of every exit of a finished run, and what to do next."""
     splits = {"val accuracy %": result.val_accuracy_pct, "test accuracy %": result.test_accuracy_pct}
+    for split in ("val", "test"):
+        plain, balanced = (getattr(result, f"{split}_{kind}_pct") for kind in ("accuracy", "balanced_accuracy"))
+        if any(abs(one - other) >= LEAST_SHOWN_PCT for one, other in zip(plain, balanced, strict=False)):
+            splits[f"{split} balanced %"] = balanced
     shown = {name: values for name, values in splits.items() if values}
     table = _table("exit", *shown)
     for index, name in enumerate(result.exit_names):
@@ -45,7 +55,32 @@ def dry_run_table(result: Mapping[str, Any]) -> RenderableType:
             millions(candidate["params"]),
         )
     ratio = result["cascade_macs"] / result["candidates"][-1]["macs"]
-    return Group(table, f"all exits in cascade: {millions(result['cascade_macs'])} MACs, {share(ratio)} of main")
+    lines = [f"all exits in cascade: {millions(result['cascade_macs'])} MACs, {share(ratio)} of main"]
+    if "groups" in result:
+        lines.append(escape(balance_line(result["groups"])))
+    return Group(table, *lines)
+
+
+def balance_line(groups: Sequence[Mapping[str, Any]]) -> str:
+    """Where the layer groups of a trunk end, and their shares of its MACs."""
+    parts = [f"to {group['ends_at']} {share(group['share'])}" for group in groups]
+    return f"layer groups: {', '.join(parts)} of the MACs of main"
+
+
+def cuts_table(result: Mapping[str, Any]) -> RenderableType:
+    """Places where a trunk can be cut; a star marks those that ``cuts: auto`` takes."""
+    table = _table("place", "MACs before it", "of all", "shape there", "auto")
+    for place in result["places"]:
+        shape = "x".join(map(str, place["shape"]))
+        table.add_row(escape(place["name"]), millions(place["macs"]), share(place["share"]), shape, "*" * place["auto"])
+    size = "x".join(map(str, result["image_shape"]))
+    ends = [0, *(place["macs"] for place in result["places"] if place["auto"]), result["macs"]]
+    shares = ", ".join(share((end - start) / result["macs"]) for start, end in pairwise(ends))
+    return Group(
+        table,
+        f"{escape(result['trunk'])}: {millions(result['macs'])} MACs for an image of {size}",
+        f"model.cuts: auto makes {len(ends) - 1} groups of {shares} of the MACs",
+    )
 
 
 def profile_table(result: Mapping[str, Any]) -> RenderableType:
@@ -154,6 +189,9 @@ def evaluation_table(result: Mapping[str, Any]) -> RenderableType:
             table.add_row(escape(row["name"]), percent(row["accuracy_pct"]))
         for name, accuracy in result["ensembles"].items():
             table.add_row(f"ensemble {name}", percent(accuracy))
+            for row in result.get("ensemble_kinds", ()):  # of a run; a file has no validation split
+                if row["members"] == name and row["kind"] != "logits":
+                    table.add_row(_other_kind(row), percent(row["accuracy_pct"]))
         parts.append(table)
     table = _table("threshold", "accuracy %", "MACs", "of main", "leave at each exit")
     for row in result["progressive"]:
@@ -170,6 +208,13 @@ def evaluation_table(result: Mapping[str, Any]) -> RenderableType:
     return Group(*parts, escape(f"{result['split']}: {result['samples']} images"))
 
 
+def _other_kind(row: Mapping[str, Any]) -> str:
+    """How an ensemble was combined if its outputs were not just summed."""
+    if row["kind"] == "probabilities":
+        return "  sum of probabilities"
+    return f"  weighted {' '.join(f'{weight:.2f}' for weight in row['weights'])}"
+
+
 def prediction_table(result: Mapping[str, Any]) -> RenderableType:
     """A line for each image."""
     progressive = result["kind"] == "progressive"
@@ -177,7 +222,7 @@ def prediction_table(result: Mapping[str, Any]) -> RenderableType:
     for row in result["images"]:
         extra = [escape(row["exit"]), share(row["macs_ratio"])] if progressive else []
         table.add_row(escape(row["image"]), escape(row["class"]), f"{row['confidence']:.4f}", *extra)
-    return table
+    return Group(table, f"contact sheet: {escape(result['grid'])}") if "grid" in result else table
 
 
 def bench_table(result: Sequence[Mapping[str, Any]]) -> RenderableType:
@@ -200,6 +245,63 @@ def bench_table(result: Sequence[Mapping[str, Any]]) -> RenderableType:
     )
 
 
+def survey_table(result: Mapping[str, Any]) -> RenderableType:
+    """What a folder of images holds, and the recipe that was written for it."""
+    splits = list(result["counts"])
+    table = _table("class", *(("images",) if splits == ["all"] else splits))
+    classes = result["classes"]
+    shown = classes if len(classes) <= MOST_CLASSES else classes[: MOST_CLASSES - 1]
+    for name in shown:
+        table.add_row(_text(name), *(f"{result['counts'][split].get(name, 0):,}" for split in splits))
+    if len(shown) < len(classes):
+        rest = (sum(result["counts"][split].get(name, 0) for name in classes[len(shown) :]) for split in splits)
+        table.add_row(f"{len(classes) - len(shown):,} more", *(f"{count:,}" for count in rest))
+    table.add_row("all", *(f"{sum(result['counts'][split].values()):,}" for split in splits), style="bold")
+    steps = [f"wrote {_text(result['recipe'])}", "next: lcprune train --dry-run, to see what it costs"]
+    return Group(table, *_survey_lines(result), *steps, "then: lcprune train")
+
+
+def _survey_lines(result: Mapping[str, Any]) -> list[str]:
+    kinds = ", ".join(f"{kind} {count:,}" for kind, count in result["kinds"].items())
+    low, _, median, _, high = zip(result["width_px"], result["height_px"], strict=True)
+    size = f"{median[0]:.0f} x {median[1]:.0f} pixels"
+    size += ", all" if low == high else f" (median; {low[0]:.0f} x {low[1]:.0f} to {high[0]:.0f} x {high[1]:.0f})"
+    turned = f", {result['rotated']:,} turned by EXIF" if result["rotated"] else ""
+    looked = f"looked at {result['sampled']:,} files, and at the pixels of {result['decoded']:,}"
+    lines = [f"size: {size}", f"kinds: {kinds}{turned}", looked]
+    if result["imbalance"] > 1:
+        lines.append(f"the largest class has {result['imbalance']:.1f} times the training images of the smallest")
+    if result["compared"] < result["same_size"]:
+        lines.append(
+            f"of {result['same_size']:,} files that share their size with another, {result['compared']:,} were "
+            "compared: there may be more copies"
+        )
+    lines += _named("damaged files", [_text(row["problem"]) for row in result["damaged"]])
+    for what, key in (
+        ("images in more than one split (their accuracy there says too much)", "leaks"),
+        ("images in more than one class", "contradictions"),
+        ("images that there are copies of", "copies"),
+    ):
+        lines += _named(what, [" = ".join(_text(path) for path in group[:3]) for group in result[key]])
+    others = ", ".join(f"{count:,} {_text(suffix)}" for suffix, count in result["other_files"].items())
+    if others:
+        lines.append(f"files that are no images, passed over: {others} (such as {_text(result['other_examples'][0])})")
+    return [*lines, *(_text(remark) for remark in result["remarks"])]
+
+
+def _named(what: str, names: Sequence[str]) -> list[str]:
+    """A heading and the first names; nothing if there are none."""
+    if not names:
+        return []
+    more = [f"  and {len(names) - MOST_NAMED:,} more (--json names them)"] if len(names) > MOST_NAMED else []
+    return [f"{what}: {len(names):,}", *(f"  {name}" for name in names[:MOST_NAMED]), *more]
+
+
+def _text(name: str) -> str:
+    """A name from the file system, which may hold bytes that are no text, as something that can be printed."""
+    return escape(name.encode("utf-8", "replace").decode("utf-8"))
+
+
 def recipe_table(described: Mapping[str, str]) -> RenderableType:
     """Names of recipes and what they are."""
     table = _table("recipe", "what it is")
@@ -214,7 +316,29 @@ def doctor_table(result: Mapping[str, Any]) -> RenderableType:
     for name, found in result["found"].items():
         table.add_row(name, escape(str(found)))
     problems = [f"problem: {escape(problem)}" for problem in result["problems"]]
-    return Group(table, *(problems or ["everything that lcprune needs is here"]))
+    lines = problems or ["everything that lcprune needs is here"]
+    if "differs" in result:
+        differs = [f"differs from the run: {escape(line)}" for line in result["differs"]]
+        lines += differs or [f"this is the machine of {escape(result['run'])}, as far as it is recorded"]
+    return Group(table, *lines)
+
+
+def reproduction_table(result: Mapping[str, Any]) -> RenderableType:
+    """A table or figure of the paper, its tests, and in what it is not the paper's."""
+    table = _table(*reproduction.columns(result))
+    for row in reproduction.cells(result):
+        table.add_row(*(escape(cell) for cell in row))
+    differs = reproduction.difference_lines(result)
+    lines = [
+        *reproduction.test_lines(result),
+        *(f"failed: {line}" for line in reproduction.failure_lines(result)),
+        *([result["note"]] if result["note"] else []),
+        *(["what differs from the paper:", *(f"  {line}" for line in differs)] if differs else []),
+        "written: " + ", ".join(result["files"]),
+    ]
+    return Group(
+        escape(reproduction.heading(result)), f"unit: {result['unit']}", table, *(escape(line) for line in lines)
+    )
 
 
 def millions(count: float) -> str:
@@ -250,7 +374,16 @@ def milliseconds(value: float | None) -> str:
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for index, column in enumerate(columns):
-        numeric = index > 0 and column not in ("verdict", "what it is", "found", "class", "exit", "sub-model", "kind")
+        numeric = index > 0 and column not in (
+            "verdict",
+            "what it is",
+            "found",
+            "class",
+            "exit",
+            "sub-model",
+            "kind",
+            "row",
+        )
         table.add_column(
             column, justify="right" if numeric else "left", no_wrap=column not in ("verdict", "what it is")
         )

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, update_bn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import AveragedModel
 
-from lcprune.data.loaders import TrainLoader
+from lcprune.data.loaders import Loader
 from lcprune.models import Network
 from lcprune.recipe import Recipe
 
@@ -39,7 +40,7 @@ def collect(average: AveragedModel, network: Network, recipe: Recipe, step: int,
     average.update_parameters(network)
 
 
-def settle(average: AveragedModel, network: Network, loader: TrainLoader, iterations: int) -> None:
+def settle(average: AveragedModel, network: Network, loader: Loader, iterations: int) -> None:
     """Gives `network` the averaged weights, and BatchNorm statistics that fit them.
 
     The statistics are plain means over the batches that would have followed the last step.
@@ -47,9 +48,24 @@ def settle(average: AveragedModel, network: Network, loader: TrainLoader, iterat
     with torch.no_grad():
         for mean, weight in zip(average.module.parameters(), network.parameters(), strict=True):
             weight.copy_(mean)
-    update_bn(_batches_after(loader, iterations), network)
+    _update_statistics(network, _batches_after(loader, iterations))
 
 
-def _batches_after(loader: TrainLoader, iterations: int) -> Iterator[Tensor]:
+@torch.no_grad()
+def _update_statistics(network: Network, batches: Iterator[Tensor]) -> None:
+    """Recomputes the statistics of every BatchNorm but those of frozen groups, as torch's ``update_bn`` does of all."""
+    layers = [part for part in network.modules() if isinstance(part, _BatchNorm) and part.training]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # a plain mean
+    if layers:
+        for images in batches:
+            network(images)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+
+
+def _batches_after(loader: Loader, iterations: int) -> Iterator[Tensor]:
     for step in range(iterations, iterations + min(BATCHES, loader.steps_per_epoch)):
         yield loader.batch(step)[0]

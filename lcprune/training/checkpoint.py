@@ -2,9 +2,12 @@
 
 The order of the images, their augmentation and the learning rate are functions of the step, so that weights, optimizer
 states, the step and torch's random state (for layers that draw from it) are all there is.
+
+A checkpoint is what `torch.save` writes, sealed with its SHA-256 (`lcprune.training.seal`).
 """
 
 import io
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 from lcprune.errors import RunError
 from lcprune.models import Network
 from lcprune.runs import atomic_write
+from lcprune.training.seal import is_intact, sealed
 
 FORMAT = 1
 LAST, LAST_GOOD, BEST = "last.pt", "last_good.pt", "best.pt"
@@ -35,6 +39,8 @@ class TrainingState:
     """Best accuracy of main on the validation split so far; -1 before the first evaluation."""
     average: AveragedModel | None = None
     """Mean of the weights over the last part of the run, where the recipe asks for it."""
+    retries: int = 0
+    """How often the run went back to an older checkpoint because a number was no longer finite."""
 
 
 def save(state: TrainingState, path: Path, surroundings: dict[str, str | int]) -> None:
@@ -55,6 +61,7 @@ def _packed(state: TrainingState, surroundings: dict[str, str | int]) -> memoryv
         "step": state.step,
         "seconds": state.seconds,
         "best_accuracy_pct": state.best_accuracy_pct,
+        "retries": state.retries,
         "network": state.network.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in state.optimizers],
         "average": None if state.average is None or not state.average.n_averaged else state.average.state_dict(),
@@ -64,7 +71,7 @@ def _packed(state: TrainingState, surroundings: dict[str, str | int]) -> memoryv
     }
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    return buffer.getbuffer()
+    return sealed(buffer)
 
 
 def rotate(folder: Path, state: TrainingState, surroundings: dict[str, str | int]) -> None:
@@ -77,8 +84,20 @@ def rotate(folder: Path, state: TrainingState, surroundings: dict[str, str | int
     content = _packed(state, surroundings)
     with atomic_write(last) as part:
         part.write_bytes(content)
-        if last.exists():  # only now: the last one may be a damaged one, and the one before it all there is
+        with part.open("rb") as written:
+            os.fsync(written.fileno())  # before the last one gives up its name
+        if last.exists() and _is_intact(last):  # a damaged one must not take the place of the one before it
             last.replace(folder / LAST_GOOD)
+
+
+def _is_intact(path: Path) -> bool:
+    with path.open("rb") as file:
+        return is_intact(file)
+
+
+def exists(folder: Path) -> bool:
+    """Whether a checkpoint was written from which a run can go on, good or damaged."""
+    return any((folder / name).exists() for name in (LAST, LAST_GOOD))
 
 
 def load_newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
@@ -108,7 +127,11 @@ def load(path: Path) -> dict[str, Any]:
         RunError: If the file is damaged, truncated or of another format.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            if not is_intact(file):
+                raise ValueError("its SHA-256 is not what was written")
+            file.seek(0)
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file makes torch raise nearly anything
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise RunError(
@@ -137,6 +160,7 @@ def restore(state: TrainingState, content: dict[str, Any]) -> None:
     state.step = content["step"]
     state.seconds = content["seconds"]
     state.best_accuracy_pct = content["best_accuracy_pct"]
+    state.retries = content.get("retries", 0)  # an older version knew none
     torch.set_rng_state(content["rng"])
     if content["cuda_rng"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(content["cuda_rng"])

@@ -1,6 +1,5 @@
 """The training loop: steps, logging, evaluation, checkpoints, and the ways in which a run can end."""
 
-import math
 import signal
 import threading
 import time
@@ -14,19 +13,26 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lcprune.data.loaders import TrainLoader, eval_batches
+from lcprune.data.loaders import Loader, eval_batches
 from lcprune.data.sources import Split
-from lcprune.errors import Interrupted, TrainingError
+from lcprune.errors import Interrupted, NotFiniteError
 from lcprune.models import Network
 from lcprune.recipe import Recipe
 from lcprune.training import averaging, checkpoint, precision
 from lcprune.training.allocator import keep_freed_memory, release_freed_memory
 from lcprune.training.checkpoint import TrainingState
+from lcprune.training.finite import first_not_finite, loss_not_finite
+from lcprune.training.freezing import Freezer, modes_of, restore_modes
 from lcprune.training.methods import Losses, Method
-from lcprune.training.optim import all_finite, set_learning_rates
+from lcprune.training.optim import set_learning_rates
+from lcprune.training.recording import LossRecord
 from lcprune.training.step import build_step
 
 EVAL_BATCH = 500
+EVAL_PIXELS = EVAL_BATCH * 64 * 64
+"""Of all images in a batch, at most: larger images come fewer at a time."""
+RETRY_FACTOR = 0.25
+"""On the learning rates, each time that a run goes back because a number is no longer finite."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,8 @@ class LoggedStep:
     loss: list[float]
     critic_loss: list[float]
     images_per_s: float
+    wait_share: float | None = None
+    """Part of the time in which training waited for files to be read, 0 to 1; None where images are in memory."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,8 @@ class Evaluation:
     step: int
     split: str
     accuracy_pct: list[float]
+    test_accuracy_pct: list[float] | None = None
+    """Where `logging.test_curve` asks for it; it decides nothing."""
 
 
 class Listener(Protocol):
@@ -68,7 +78,7 @@ class Plan:
 
     recipe: Recipe
     iterations: int
-    loader: TrainLoader
+    loader: Loader
     held_out: Split
     """The images of the evaluations on the way."""
     held_out_name: str
@@ -77,23 +87,33 @@ class Plan:
     device: torch.device
     surroundings: dict[str, str | int]
     """What bit-equality depends on, recorded in every checkpoint."""
+    test_curve: Split | None = None
+    """The test images, where evaluations on the way are to show them too."""
+    loss_record: LossRecord | None = None
+    """Where the losses of single images are recorded; None: nowhere."""
 
 
 def fit(plan: Plan, method: Method, state: TrainingState, listener: Listener) -> None:
     """Trains from ``state.step`` to the end of the plan, in place.
 
     Raises:
-        TrainingError: If a loss or weight is no longer finite; the last good checkpoint is kept.
+        NotFiniteError: If a loss, gradient or weight is no longer finite, found when a line or a checkpoint is due; no
+            checkpoint holds such a number.
         Interrupted: After Ctrl-C or SIGTERM, with the state saved.
     """
     train = plan.recipe.train
     keep_freed_memory()
     bf16 = precision.resolve(train.precision, plan.device) == "bf16"
     step = build_step(method, state.optimizers, plan.device, bf16=bf16, cuda_graph=train.cuda_graph)
+    freezer = Freezer(plan.recipe, state.network)
     meter = _Meter(plan)
     with _interruptible() as interrupted:
+        if state.step == 0:
+            _record_losses(plan, state, meter)
         while state.step < plan.iterations:
+            freezer.set(state.step)
             lr = set_learning_rates(plan.recipe, state.optimizers, state.step, plan.iterations)
+            lr = _lowered(lr, state)
             meter.add(step(*plan.loader.batch(state.step), state.step))
             state.step += 1
             if state.average is not None:
@@ -105,9 +125,12 @@ def fit(plan: Plan, method: Method, state: TrainingState, listener: Listener) ->
                 for every in (plan.recipe.logging.every, train.checkpoint_every)
             ]
             logged = meter.read(state, lr) if any(due) else None
+            if logged is not None:
+                _refuse_not_finite(plan, state, logged)
             listener.stepped(state.step, logged)
             if at_end or state.step % train.evaluate_every == 0:
                 _evaluate(plan, state, listener)
+            _record_losses(plan, state, meter)  # before a checkpoint of this step, after which nobody would
             if due[1]:
                 _save(plan, state)
             if stop and not at_end:
@@ -119,42 +142,78 @@ def fit(plan: Plan, method: Method, state: TrainingState, listener: Listener) ->
 
 def predict_logits(network: Network, split: Split, device: torch.device, channels_last: bool) -> Tensor:
     """Logits of every exit in eval mode on the CPU, ``(K, N, classes)`` float32; the mode is put back."""
-    was_training = network.training
+    modes = modes_of(network)  # frozen groups have another one than the rest
     network.eval()
     with torch.inference_mode():
         batches = [
             torch.stack(network(images)).float().cpu()
-            for images, _ in eval_batches(split, EVAL_BATCH, device, channels_last)
+            for images, _ in eval_batches(split, _eval_batch(split), device, channels_last)
         ]
-    network.train(was_training)
+    restore_modes(modes)
     return torch.cat(batches, dim=1)
+
+
+def _eval_batch(split: Split) -> int:
+    height, width = (int(side) for side in split.images.shape[2:])
+    return max(1, min(EVAL_BATCH, EVAL_PIXELS // (height * width)))
 
 
 def _evaluate(plan: Plan, state: TrainingState, listener: Listener) -> None:
     if not len(plan.held_out.labels):
         return
-    logits = predict_logits(state.network, plan.held_out, plan.device, plan.recipe.train.channels_last)
-    correct = logits.argmax(dim=2) == torch.from_numpy(plan.held_out.labels)
-    accuracies = (100 * correct.double().mean(dim=1)).tolist()
-    listener.evaluated(Evaluation(state.step, plan.held_out_name, accuracies))
+    accuracies = _accuracies_pct(plan, state, plan.held_out)
+    on_test = None
+    if plan.test_curve is not None and len(plan.test_curve):
+        on_test = accuracies if plan.held_out_name == "test" else _accuracies_pct(plan, state, plan.test_curve)
+    listener.evaluated(Evaluation(state.step, plan.held_out_name, accuracies, on_test))
     if plan.held_out_name == "val" and accuracies[-1] > state.best_accuracy_pct:
         state.best_accuracy_pct = accuracies[-1]
         checkpoint.save(state, plan.checkpoints / checkpoint.BEST, plan.surroundings)
 
 
+def _accuracies_pct(plan: Plan, state: TrainingState, split: Split) -> list[float]:
+    logits = predict_logits(state.network, split, plan.device, plan.recipe.train.channels_last)
+    correct = logits.argmax(dim=2) == torch.from_numpy(split.labels)
+    accuracies: list[float] = (100 * correct.double().mean(dim=1)).tolist()
+    return accuracies
+
+
+def _record_losses(plan: Plan, state: TrainingState, meter: "_Meter") -> None:
+    record = plan.loss_record
+    if record is None or state.step not in record.steps:
+        return
+    started = time.perf_counter()
+    record.add(state.step, predict_logits(state.network, record.images, plan.device, plan.recipe.train.channels_last))
+    meter.leave_out(time.perf_counter() - started)
+
+
 def _save(plan: Plan, state: TrainingState) -> None:
-    if not all_finite(state.network):
-        raise _not_finite(plan, state, "a weight")
     checkpoint.rotate(plan.checkpoints, state, plan.surroundings)
     release_freed_memory()
 
 
-def _not_finite(plan: Plan, state: TrainingState, what: str) -> TrainingError:
-    kept = plan.checkpoints / checkpoint.LAST
-    resume = f", or resume from {kept}: lcprune resume {plan.checkpoints.parent}" if kept.exists() else ""
-    return TrainingError(
-        f"{what} is no longer a finite number at step {state.step}",
-        f"train again with a lower learning rate: --set train.lr={plan.recipe.train.lr / 4:g}{resume}",
+def _lowered(lr: float, state: TrainingState) -> float:
+    """Lowers the learning rates of a run that went back; returns the trunk's, which is `lr` before."""
+    if not state.retries:
+        return lr
+    factor = RETRY_FACTOR**state.retries
+    for optimizer in state.optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] *= factor
+    return lr * factor
+
+
+def _refuse_not_finite(plan: Plan, state: TrainingState, logged: LoggedStep) -> None:
+    place = loss_not_finite(logged.loss, logged.critic_loss) or first_not_finite(state.network)
+    if place is None:
+        return
+    run = plan.checkpoints.parent
+    retry = f", or go back and on with a lower one: lcprune resume {run} --set train.on_nonfinite=retry"
+    lower = plan.recipe.train.lr * RETRY_FACTOR
+    raise NotFiniteError(
+        f"{place} is no longer a finite number at step {state.step}",
+        f"train again with a lower learning rate: --set train.lr={lower:g}"
+        + (retry if checkpoint.exists(plan.checkpoints) else ""),
     )
 
 
@@ -166,6 +225,7 @@ class _Meter:
         self._sum: Tensor | None = None
         self._exits = 0
         self._steps = 0
+        self._waited_s = plan.loader.waited_s
         self._started = time.perf_counter()
 
     def add(self, losses: Losses) -> None:
@@ -175,18 +235,14 @@ class _Meter:
         self._steps += 1
 
     def read(self, state: TrainingState, lr: float) -> LoggedStep:
-        """The means since the last reading; a loss that is not finite ends the run."""
+        """The means since the last reading."""
         means: Sequence[float] = [] if self._sum is None else (self._sum / self._steps).tolist()
         elapsed = time.perf_counter() - self._started
         images = self._steps * self._plan.recipe.data.batch_size
         state.seconds += elapsed
+        waited, self._waited_s = self._plan.loader.waited_s - self._waited_s, self._plan.loader.waited_s
         self._sum, self._steps = None, 0
         self._started = time.perf_counter()
-        for index, mean in enumerate(means[: self._exits]):
-            if not math.isfinite(mean):
-                last = index == self._exits - 1
-                exit_name = "main" if last else f"sub-model {index + 1}"
-                raise _not_finite(self._plan, state, f"the loss of layer group {index + 1} ({exit_name})")
         return LoggedStep(
             step=state.step,
             epoch=state.step / self._plan.loader.steps_per_epoch,
@@ -194,7 +250,12 @@ class _Meter:
             loss=list(means[: self._exits]),
             critic_loss=list(means[self._exits :]),
             images_per_s=images / elapsed,
+            wait_share=min(1.0, waited / elapsed) if waited else None,
         )
+
+    def leave_out(self, seconds: float) -> None:
+        """Time that went into something else than training."""
+        self._started += seconds
 
     def resume(self, state: TrainingState) -> None:
         """After an interval was read, evaluation and saving do not count as training time."""

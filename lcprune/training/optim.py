@@ -1,30 +1,48 @@
 """Optimizers, and the learning rate as a pure function of the step."""
 
 from bisect import bisect_right
+from collections.abc import Sequence
 
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from lcprune.models import Network
 from lcprune.recipe import Recipe
+from lcprune.training.freezing import frozen_parameters
+
+SCALE = "lr_scale"
+"""Key of a group of an optimizer's weights: its learning rate, as a fraction of the trunk's."""
 
 
 def build_optimizers(recipe: Recipe, network: Network) -> tuple[Optimizer, ...]:
-    """The trunk's optimizer and, where there are critics, theirs.
+    """The trunk's optimizer and, where there are critics or modules that predict gradients, theirs.
 
     Weight decay acts on the weights of the trunk's convolutions and linear layers: not on BatchNorm, biases or critics.
     Frozen weights have no optimizer.
     """
     train, critics = recipe.train, recipe.critics
-    trained = [p for p in network.groups.parameters() if p.requires_grad]
-    weights = [p for p in trained if p.ndim > 1]
-    others = [p for p in trained if p.ndim <= 1]
-    groups = [{"params": weights, "weight_decay": train.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    parts: Sequence[nn.Module] = (network.groups,) if train.layer_decay == 1 else network.parts
+    frozen = frozen_parameters(recipe, network)
+    groups: list[dict[str, object]] = []
+    for index, part in enumerate(parts):
+        trained = [p for p in part.parameters() if p.requires_grad and id(p) not in frozen]
+        decayed = _decayed(part)
+        scale = train.layer_decay ** (len(parts) - 1 - index)
+        for decay, is_decayed in ((train.weight_decay, True), (0.0, False)):
+            params = [p for p in trained if (id(p) in decayed) == is_decayed]
+            groups.append({"params": params, "weight_decay": decay} | ({SCALE: scale} if scale != 1 else {}))
     trunk = _optimizer(train.optimizer, groups, train.lr, train.momentum, train.nesterov)
-    if not network.critics:
+    beside = [*network.critics.parameters(), *network.synthesizers.parameters()]
+    if not beside:
         return (trunk,)
-    sides = [{"params": list(network.critics.parameters()), "weight_decay": 0.0}]
+    sides = [{"params": beside, "weight_decay": 0.0}]
     return trunk, _optimizer(critics.optimizer, sides, critics.lr, train.momentum, train.nesterov)
+
+
+def _decayed(part: nn.Module) -> set[int]:
+    """Identities of the weights that weight decay acts on."""
+    layers = [m for m in part.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
+    return {id(layer.weight) for layer in layers}
 
 
 def set_learning_rates(recipe: Recipe, optimizers: tuple[Optimizer, ...], step: int, iterations: int) -> float:
@@ -36,7 +54,7 @@ def set_learning_rates(recipe: Recipe, optimizers: tuple[Optimizer, ...], step: 
     )
     for optimizer, rate in zip(optimizers, rates, strict=False):  # backprop has no critics
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get(SCALE, 1.0)
     return rates[0]
 
 
@@ -62,8 +80,3 @@ def _optimizer(name: str, groups: list[dict[str, object]], lr: float, momentum: 
     if name == "adam":
         return Adam(groups, lr=lr, fused=True)
     return AdamW(groups, lr=lr, fused=True)
-
-
-def all_finite(module: nn.Module) -> bool:
-    """Whether every weight and every running statistic is a finite number."""
-    return all(bool(tensor.isfinite().all()) for tensor in module.state_dict().values())

@@ -127,6 +127,7 @@ def test_ensembles_sum_the_outputs() -> None:
     logits = np.array([[[3.0, 0.0]], [[0.0, 2.0]], [[0.0, 2.0]]], dtype=np.float32)  # (3, 1, 2)
     assert ensembles(logits, np.array([1])) == {"1+2": 0.0, "1+2+main": 100.0}  # 3 > 2, but 3 < 4
     assert ensembles(logits[:2], np.array([1])) == {"1+main": 0.0}
+    assert ensembles(logits, np.array([1]), ["1", "3", "4"]) == {"1+3": 0.0, "1+3+4": 100.0}
     assert ensembles(logits[:1], np.array([1])) == {}
     assert list(ensembles(np.zeros((4, 1, 2), dtype=np.float32), np.array([0]))) == ["1+2+3", "1+2+3+main"]
 

@@ -3,7 +3,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from lcprune.analysis.intervals import score_upper
+from lcprune.analysis.intervals import paired_drop_upper_pct, score_upper
 from lcprune.analysis.select import Budget, Candidate, SubmodelCost, candidates_from, choose, refusal
 from lcprune.errors import BudgetError, DataError, LcpruneError, RunError
 
@@ -179,3 +179,12 @@ def test_what_was_not_measured_is_asked_for() -> None:
 def test_a_budget_out_of_range_is_refused(values: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="limit|minimize|confidence|counted from 1"):
         Budget(**values)
+
+
+def test_the_upper_end_of_a_drop_is_that_against_main_and_not_against_a_neighbour() -> None:
+    logits, labels = predictions(1000, 880, 700, 900)
+    right = logits.argmax(-1) == labels
+    found = candidates_from(COSTS, (logits, labels), confidence=0.95)
+    expected = paired_drop_upper_pct(right[2], right[0], 0.95)
+    assert found[0].drop_upper_pct == pytest.approx(expected, abs=1e-6)
+    assert expected > 2

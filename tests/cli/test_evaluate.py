@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from lcprune import runs
 
@@ -16,10 +17,15 @@ def test_the_result_as_json(run: Path, cli: Cli) -> None:
     result = cli("evaluate", "--json")
     assert (result.exit_code, result.stderr) == (0, "")
     content = json.loads(result.stdout)
-    assert set(content) == {"split", "samples", "exits", "ensembles", "progressive"}
+    assert set(content) == {"split", "samples", "exits", "ensembles", "ensemble_kinds", "progressive"}
     assert (content["split"], content["samples"]) == ("test", 360)
-    assert [set(row) for row in content["exits"]] == [{"name", "exit_index", "accuracy_pct"}] * 4
+    assert [set(row) for row in content["exits"]] == [
+        {"name", "exit_index", "accuracy_pct", "balanced_accuracy_pct"}
+    ] * 4
     assert set(content["ensembles"]) == {"1+2+3", "1+2+3+main"}
+    assert [set(row) for row in content["ensemble_kinds"]] == [{"members", "kind", "accuracy_pct", "weights"}] * 6
+    summed = {row["members"]: row["accuracy_pct"] for row in content["ensemble_kinds"] if row["kind"] == "logits"}
+    assert summed == content["ensembles"]
     keys = {"threshold", "accuracy_pct", "mean_macs", "macs_ratio", "exit_fractions"}
     assert [set(row) for row in content["progressive"]] == [keys] * 7
     assert [row["threshold"] for row in content["progressive"]] == [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99]
@@ -44,7 +50,10 @@ def test_the_table(run: Path, cli: Cli) -> None:
     lines = cli("evaluate").stdout.splitlines()
     assert lines[0].split() == ["exit", "accuracy", "%"]
     assert lines[5].startswith("ensemble 1+2+3 ")
-    assert lines[7].split()[:3] == ["threshold", "accuracy", "%"]
+    assert lines[6].split()[:3] == ["sum", "of", "probabilities"]
+    assert lines[7].split()[0] == "weighted"
+    assert sum(float(weight) for weight in lines[7].split()[1:4]) == pytest.approx(1, abs=0.02)
+    assert lines[11].split()[:3] == ["threshold", "accuracy", "%"]
     assert lines[-1] == "test: 360 images"
 
 

@@ -58,12 +58,20 @@ def test_a_longer_run_forgets_what_was_decided_on_the_shorter_one(run: Path, cli
     cli("select", "--max-drop", "50", "--quiet")
     cli("export", "--progressive", "--exits", "1,2,3", "--max-drop", "50", "--quiet")
     assert (run / runs.THRESHOLDS).is_file()
+    cli("report", "--no-rdm", "--quiet")
+    cli("report", "--no-rdm", "--quiet", "--output", str(run / "mine.html"))
+    assert {runs.REPORT, "mine.html"} <= set(runs.recorded_files(run))
     result = cli("resume", "--set", "train.iterations=61")
     assert result.exit_code == 0, result.stderr
     assert "selection.json and thresholds.json removed: the network has changed since" in result.stderr
     assert not (run / runs.SELECTION).exists()
     assert not (run / runs.THRESHOLDS).exists()
-    assert cli("verify").exit_code == 0
+    assert "mine.html and report.html removed: the network has changed since; report again" in result.stderr
+    assert list(run.glob("*.html")) == []
+    verified = cli("verify")
+    assert verified.exit_code == 1
+    assert "export/progressive.onnx does not belong to the weights.safetensors and predictions.npz" in verified.stderr
+    assert f"fix: make it again: lcprune export {run}" in verified.stderr
     assert "iterations: 61" in (run / runs.RECIPE).read_text()
 
 

@@ -157,7 +157,8 @@ def test_the_result_as_json(here: Path, cli: Cli, tiny: tuple[str, ...]) -> None
     result = cli("train", "digits", *settings(*tiny), "--out", "mine", "--json")
     assert result.exit_code == 0, result.stderr
     content = json.loads(result.stdout)  # nothing else is on stdout
-    assert set(content) == {"run", "iterations", "seconds", "val_accuracy_pct", "test_accuracy_pct"}
+    accuracies = {f"{split}_{kind}_pct" for split in ("val", "test") for kind in ("accuracy", "balanced_accuracy")}
+    assert set(content) == {"run", "iterations", "seconds", "bad_images", *accuracies}
     assert (content["run"], content["iterations"]) == ("mine", 60)
     assert content["seconds"] > 0
     assert len(content["val_accuracy_pct"]) == len(content["test_accuracy_pct"]) == 4

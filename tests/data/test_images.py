@@ -10,7 +10,17 @@ import pytest
 from PIL import Image
 
 from lcprune.data import images as module
-from lcprune.data.images import find_classes, list_images, read_folder, read_image, read_images, refuse_too_many
+from lcprune.data.images import (
+    Preparation,
+    find_classes,
+    list_images,
+    read_folder,
+    read_image,
+    read_images,
+    read_prepared,
+    read_whole,
+    refuse_too_many,
+)
 from lcprune.errors import DataError
 
 RED = (200, 10, 30)
@@ -170,7 +180,7 @@ def test_a_folder_is_read_class_by_class(tmp_path: Path) -> None:
     plain(tmp_path / "dog" / "1.png", (9, 9, 9))
     plain(tmp_path / "cat" / "2.png", (2, 2, 2), size=(8, 2))
     plain(tmp_path / "cat" / "1.png", (1, 1, 1))
-    images, labels, classes = read_folder(tmp_path, 5, 3)
+    images, labels, classes = read_folder(tmp_path, Preparation(5, 3))
     assert images.shape == (3, 3, 5, 5)
     assert images[:, 0, 0, 0].tolist() == [1, 2, 9]
     assert labels.dtype == np.int64
@@ -180,7 +190,7 @@ def test_a_folder_is_read_class_by_class(tmp_path: Path) -> None:
 
 def test_known_classes_give_the_labels(tmp_path: Path) -> None:
     plain(tmp_path / "dog" / "1.png")
-    _, labels, classes = read_folder(tmp_path, 4, 1, ["ant", "cat", "dog"])
+    _, labels, classes = read_folder(tmp_path, Preparation(4, 1), ["ant", "cat", "dog"])
     assert labels.tolist() == [2]
     assert classes == ("ant", "cat", "dog")
 
@@ -234,8 +244,71 @@ def test_images_that_do_not_fit_are_refused_before_decoding(tmp_path: Path, monk
 def test_reading_needs_no_torch(tmp_path: Path) -> None:
     plain(tmp_path / "cat" / "1.png")
     code = (
-        "import sys, pathlib; sys.modules['torch'] = None; from lcprune.data.images import read_folder\n"
-        f"print(read_folder(pathlib.Path({str(tmp_path)!r}), 4, 3)[0].shape)"
+        "import sys, pathlib; sys.modules['torch'] = None; from lcprune.data.images import Preparation, read_folder\n"
+        f"print(read_folder(pathlib.Path({str(tmp_path)!r}), Preparation(4, 3))[0].shape)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "(1, 3, 4, 4)\n", done.stderr
+
+
+# --- how a network sees a file
+
+
+def gradient(width: int, height: int) -> Image.Image:
+    return Image.fromarray(np.tile(np.arange(width, dtype=np.uint8), (height, 1)))
+
+
+def test_the_middle_of_a_wide_and_of_a_tall_image(tmp_path: Path) -> None:
+    wide = save(tmp_path / "wide.png", gradient(9, 4))
+    seen = read_prepared(wide, Preparation(4, 1, shorter_side=4))
+    assert seen[0, 0].tolist() == [2, 3, 4, 5]  # 9 - 4 = 5 over: 2 on the left, 3 on the right
+    tall = save(tmp_path / "tall.png", gradient(9, 4).transpose(Image.Transpose.TRANSPOSE))
+    np.testing.assert_array_equal(read_prepared(tall, Preparation(4, 1, shorter_side=4))[0], seen[0].T)
+
+
+def test_the_shorter_side_is_scaled_and_the_other_one_rounded_down(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.png", gradient(21, 10))
+    preparation = Preparation(4, 3, shorter_side=5)
+    assert read_whole(path, preparation).shape == (3, 5, 10)  # 21 x 5 / 10 = 10.5
+    expected = np.asarray(gradient(21, 10).resize((10, 5), Image.Resampling.BILINEAR))[0:4, 3:7]
+    np.testing.assert_array_equal(read_prepared(path, preparation)[2], expected)
+
+
+def test_the_interpolation_is_the_one_asked_for(tmp_path: Path) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 9), dtype=np.uint8))
+    path = save(tmp_path / "x.png", image)
+    for name, resampling in (("bilinear", Image.Resampling.BILINEAR), ("bicubic", Image.Resampling.BICUBIC)):
+        seen = read_prepared(path, Preparation(5, 1, interpolation=name))
+        np.testing.assert_array_equal(seen[0], np.asarray(image.resize((5, 5), resampling)))
+
+
+def test_a_strip_does_not_fill_the_memory(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.png", Image.new("L", (40_000, 2), 9))
+    assert read_whole(path, Preparation(32, 1, shorter_side=32)).shape == (1, 32, 256)
+
+
+def test_a_cmyk_jpeg_and_a_turned_jpeg(tmp_path: Path) -> None:
+    cmyk = save(tmp_path / "c.jpg", Image.new("CMYK", (8, 8), (0, 255, 255, 0)), quality=95)
+    np.testing.assert_allclose(read_image(cmyk, None, 3)[:, 4, 4].astype(int), [255, 0, 0], atol=6)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = save(tmp_path / "t.jpg", Image.new("RGB", (16, 8), RED), exif=exif)
+    assert read_image(turned, None, 3).shape == (3, 16, 8)
+
+
+def test_of_an_rgb_file_of_sixteen_bits_the_upper_eight_are_kept(tmp_path: Path) -> None:
+    row = b"\x00" + struct.pack(">6H", 0x1234, 0xFFFF, 0x00FF, 0x8000, 0x0100, 0)  # no filter, two pixels
+    header = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b"")
+    (tmp_path / "x.png").write_bytes(content)
+    assert read_image(tmp_path / "x.png", None, 3)[:, 0].T.tolist() == [[0x12, 0xFF, 0], [0x80, 1, 0]]
+
+
+def test_of_an_animation_the_first_image_is_read(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (4, 4), colour) for colour in (RED, (0, 0, 255))]
+    path = save(tmp_path / "x.gif", frames[0], save_all=True, append_images=frames[1:])
+    assert read_image(path, None, 3)[:, 0, 0].tolist() == list(RED)

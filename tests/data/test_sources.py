@@ -18,6 +18,7 @@ from PIL import Image
 from lcprune.data import images as images_module
 from lcprune.data import sources
 from lcprune.data.sources import Split, load, read_digits
+from lcprune.data.stream import FileImages
 from lcprune.errors import DataError, SetupError
 from lcprune.recipe import DataConfig
 
@@ -207,7 +208,16 @@ def test_all_splits_together_must_fit_into_memory(tmp_path: Path, monkeypatch: p
     fill(tmp_path, train_cat=1, train_dog=1, test_cat=1)
     monkeypatch.setattr(images_module, "_physical_memory_bytes", lambda: 2 * 3 * 48 - 1)
     with pytest.raises(DataError, match="3 images of 3 x 4 x 4"):
-        load(folder_config(), tmp_path, seed=0)
+        load(folder_config(stream="never"), tmp_path, seed=0)
+
+
+def test_what_would_fill_a_quarter_of_the_memory_stays_in_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, train_cat=1, train_dog=1, test_cat=1)
+    for memory, kind in ((4 * 3 * 48, np.ndarray), (4 * 3 * 48 - 1, FileImages)):
+        monkeypatch.setattr(images_module, "_physical_memory_bytes", lambda memory=memory: memory)
+        assert isinstance(load(folder_config(), tmp_path, seed=0).train.images, kind)
 
 
 # --- CIFAR, by a small stand-in that torchvision takes for the real set

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ from ruamel.yaml import YAML
 
 from lcprune import recipe as recipes
 from lcprune.cli import app
+from lcprune.data.images import Preparation, read_prepared
 from lcprune.data.sources import read_digits
-from lcprune.export.metadata import PREFIX, ModelInfo
+from lcprune.export.metadata import PREFIX, InputInfo, ModelInfo
 from lcprune.export.session import ProgressiveSession
 from lcprune.recipe import schema
 
@@ -65,6 +66,25 @@ def keys_of(section: str) -> dict[str, Any]:
     assert isinstance(model, type)
     assert issubclass(model, BaseModel)
     return {name: field.default for name, field in model.model_fields.items()}
+
+
+@pytest.mark.parametrize(
+    "preparation",
+    [Preparation(8, 1), Preparation(8, 3, 11, "bicubic"), Preparation(5, 1, 8)],
+    ids=["stretched", "cut", "cut of an even size"],
+)
+@pytest.mark.parametrize("size", [(37, 50), (50, 37), (20, 20), (9, 10)], ids=str)
+def test_the_page_of_the_onnx_files_reads_an_image_as_python_does(
+    preparation: Preparation, size: tuple[int, int], tmp_path: Path
+) -> None:
+    (block,) = (block for block in blocks(TEXTS["docs/onnx.md"], "python") if "shorter_side" in block)
+    reading = block[block.index("image = ") : block.index("logits, exit_index")]
+    path = tmp_path / "image.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    names = {"Image": Image, "np": np, "wanted": json.loads(json.dumps(asdict(InputInfo.of(preparation))))}
+    exec(reading.replace("demo/images/7_021.png", str(path)), names)
+    np.testing.assert_array_equal(np.rint(names["pixels"][0] * 255), read_prepared(path, preparation))
 
 
 def test_the_pages_are_there() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE.parents[1] / "examples"
-ARGUMENTS = {"digit_images.py": ["digits", "--count", "2"]}
+ARGUMENTS = {"digit_images.py": ["digits", "--count", "2"], "own_model.py": ["--iterations", "3"]}
 """What each example is run with, in an empty folder."""
 
 

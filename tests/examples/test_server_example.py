@@ -223,7 +223,7 @@ def test_a_body_at_the_limit_is_taken(serve: Serve, digits: list[Path]) -> None:
 def test_an_image_of_too_many_pixels_is_not_decoded(
     serve: Serve, example: Callable[[str], ModuleType], size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(example("uploads"), "read_image", lambda *_: pytest.fail("it was decoded"))
+    monkeypatch.setattr(example("uploads"), "read_prepared", lambda *_: pytest.fail("it was decoded"))
     client = serve(image_pixels=1_000_000)
     assert error_of(post(client, png(*size)), 413) == "image has more than 1,000,000 pixels"
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,10 +19,10 @@ import pytest
 from PIL import Image
 
 from lcprune import runs
-from lcprune.data.images import read_image
+from lcprune.data.images import Preparation, read_prepared
 from lcprune.data.sources import read_digits
 from lcprune.export.criterion import CRITERIA, Criterion, row_scores
-from lcprune.export.metadata import read_info
+from lcprune.export.metadata import InputInfo, read_info
 from lcprune.export.session import ProgressiveSession
 from lcprune.pipeline.export import ExportRequest, export
 
@@ -299,7 +299,18 @@ def test_the_confidence_is_the_score_of_the_models_criterion_and_temperatures(
 
 
 @pytest.mark.slow
-def test_images_of_any_kind_are_read_as_python_reads_them(page: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "preparation",
+    [Preparation(8, 1), Preparation(8, 1, shorter_side=11, interpolation="bicubic")],
+    ids=["stretched", "cut"],
+)
+def test_images_of_any_kind_are_read_as_python_reads_them(
+    tab: Any, server: str, site: Path, tmp_path: Path, preparation: Preparation
+) -> None:
+    told = json.loads((site / "model" / "model.json").read_text(encoding="utf-8"))
+    answer = json.dumps(told | {"input": asdict(InputInfo.of(preparation))})
+    tab.route("**/model/model.json", lambda route: route.fulfill(body=answer, content_type="application/json"))
+    tab.goto(server)
     random = np.random.default_rng(0)
 
     def noise(*shape: int) -> np.ndarray:
@@ -317,13 +328,13 @@ def test_images_of_any_kind_are_read_as_python_reads_them(page: Any, tmp_path: P
     Image.fromarray(noise(20, 20, 4)).save(tmp_path / "transparent.png")
     smooth.save(tmp_path / "turned.jpg", exif=upright, quality=95)
     paths = sorted(tmp_path.iterdir())
-    page.locator("#files").set_input_files(paths)
-    assert set(rows(page, len(paths))) == {path.name for path in paths}
+    tab.locator("#files").set_input_files(paths)
+    assert set(rows(tab, len(paths))) == {path.name for path in paths}
     for path in paths:
-        canvas = page.get_by_role("img", name=f"{path.name}, as the model sees it")
+        canvas = tab.get_by_role("img", name=f"{path.name}, as the model sees it")
         shown = canvas.evaluate("c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]")
         seen = np.array(shown).reshape(8, 8, 4)[..., 0]
-        difference = np.abs(seen - read_image(path, 8, 1)[0].astype(int)).max()
+        difference = np.abs(seen - read_prepared(path, preparation)[0].astype(int)).max()
         assert difference <= MOST_LEVELS.get(path.name, 0), path.name
 
 

@@ -337,3 +337,9 @@ def test_what_is_known_of_a_quantization() -> None:
         "agreement_pct": None,
     }
     assert open_session is not None
+
+
+def test_a_graph_that_ends_its_process_is_refused_and_ours_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantize, "_OPEN", "import os; os.abort()")
+    with pytest.raises(ExportError, match=r"^onnxruntime .* dies of this graph in int8 \(signal 6\)"):
+        quantize.check_int8(b"", 1)

@@ -9,6 +9,7 @@ from lcprune import recipe
 from lcprune.errors import ModelError
 from lcprune.models import Network, build, initialize
 from lcprune.models.resnet import Bottleneck
+from lcprune.training.optim import build_optimizers
 
 CIFAR = (3, 32, 32)
 
@@ -122,6 +123,39 @@ def test_backprop_has_no_critics() -> None:
     assert network.exit_names == ("main",)
 
 
+def test_a_sub_model_alone_has_the_size_and_the_cost_that_it_has_in_the_cascade() -> None:
+    in_cascade = network_of()
+    for k, expected in ((1, 1_423_434), (2, 883_530), (3, 2_261_322)):
+        alone = network_of("train.method=backprop", f"model.submodel={k}")
+        assert (len(alone.groups), len(alone.critics), alone.exit_names) == (1, 0, ("main",))
+        assert params(alone) == params(in_cascade.submodel(k)) == expected
+        assert macs(alone, CIFAR) == macs(in_cascade.submodel(k), CIFAR)
+
+
+def test_a_sub_model_alone_computes_what_it_computes_in_the_cascade() -> None:
+    settings = ["model.width=0.1", "critics.head=pooled", "critics.channels=[3,4,5]", "critics.depth=[1,2,3]"]
+    in_cascade = network_of(*settings).eval()
+    image = torch.rand(2, *CIFAR, generator=torch.Generator().manual_seed(0))
+    for k in (1, 2, 3):
+        alone = network_of(*settings, "train.method=backprop", f"model.submodel={k}").eval()
+        # layer by layer in the same order: groups 1..k, then critic k
+        alone.load_state_dict(dict(zip(alone.state_dict(), in_cascade.submodel(k).state_dict().values(), strict=True)))
+        torch.testing.assert_close(alone(image), [in_cascade(image)[k - 1]])
+
+
+def test_a_sub_model_alone_has_one_optimizer_and_decays_its_critics_weights() -> None:
+    overrides = ["model.width=0.1", "train.method=backprop", "model.submodel=2", "critics.channels=4"]
+    loaded = recipe.load("vgg_cifar10", overrides)
+    network = build(loaded, 10, CIFAR, (0.5,) * 3, (0.25,) * 3)
+    (optimizer,) = build_optimizers(loaded, network)
+    decays = {id(weight): group["weight_decay"] for group in optimizer.param_groups for weight in group["params"]}
+    assert len(decays) == len(list(network.parameters()))
+    *_, convolution, _, _, linear = network.groups[0]
+    assert convolution.out_channels == 4
+    assert [decays[id(layer.weight)] for layer in (convolution, linear)] == [5e-4, 5e-4]
+    assert [decays[id(layer.bias)] for layer in (convolution, linear)] == [0.0, 0.0]
+
+
 def test_deep_supervision_has_the_exits_of_local_critic() -> None:
     joint = network_of("train.method=deep_supervision", "model.width=0.1")
     assert {name: value.shape for name, value in joint.state_dict().items()} == {
@@ -221,3 +255,23 @@ def test_depthwise_weights_have_the_spread_of_what_they_sum() -> None:
         initialize(layer, scheme, seed=0)  # torch takes 2000 * 9 outputs for those of one group with xavier
         assert layer.weight.std().item() == pytest.approx(expected, rel=0.02)
         assert not layer.bias.any()
+
+
+@pytest.mark.parametrize("method", ["local_critic", "critic", "sobolev_local_critic", "sobolev_critic", "dni"])
+def test_methods_that_need_a_place_say_so(method: str) -> None:
+    with pytest.raises(ModelError, match=f"{method} needs a critic, but critics.after is empty"):
+        network_of("model.width=0.1", "critics.after=[]", f"train.method={method}")
+
+
+def test_the_network_of_dni_is_that_of_backprop_with_modules_beside_it() -> None:
+    lists = ["critics.depth=[1,2,3]", "critics.channels=[4,5,6]", "model.width=0.1", "train.seed=3"]
+    dni, backprop = (network_of(f"train.method={name}", *lists) for name in ("dni", "backprop"))
+    assert (len(dni.groups), len(dni.critics), dni.exit_names) == (1, 0, ("main",))
+    assert [len(part) for part in dni.groups[0]] == [6, 10, 10, 12]  # layers; a pool before each but the first
+    assert [len(module.hidden) for module in dni.synthesizers] == [2, 4, 6]
+    assert [module.output.in_channels for module in dni.synthesizers] == [4, 5, 6]
+    for one, other in zip(dni.groups.parameters(), backprop.groups.parameters(), strict=True):
+        assert torch.equal(one, other)  # drawn from the seed in the same order
+    image = torch.rand(2, *CIFAR)
+    assert torch.equal(dni.eval()(image)[0], backprop.eval()(image)[0])
+    assert not any(bool(module.output.weight.any()) for module in dni.synthesizers)

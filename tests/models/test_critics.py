@@ -80,6 +80,14 @@ def test_the_strided_critic_halves_instead_of_averaging() -> None:
     assert critic(torch.zeros(2, 6, 16, 16)).shape == (2, 5)
 
 
+def test_the_critic_of_msdnet_reads_nothing_but_its_channels() -> None:
+    critic = build_critic((6, 10, 8), 5, design("msdnet", depth=3, pool_to=7, kernel=1))
+    one = ["Conv2d", "BatchNorm2d", "ReLU"]
+    assert layers(critic) == [*one, *one, "AveragePool", "Flatten", "Linear"]
+    assert params(critic) == (6 * 9 * 3 + 6) + (3 * 9 * 3 + 6) + (3 * 5 + 5)
+    assert critic.eval()(torch.zeros(2, 6, 10, 8)).shape == (2, 5)  # 10 x 8, 5 x 4, 3 x 2
+
+
 @pytest.mark.parametrize("head", ["pooled", "global", "separable", "strided"])
 def test_a_hidden_layer_of_the_right_size_needs_no_reduction(head: Head) -> None:
     critic = build_critic((6, 4, 4), 5, design(head))
@@ -129,6 +137,7 @@ def test_halving_needs_the_same_power_of_two_both_ways(height: int, width: int) 
         ("global", {"pool_to": 8, "kernel": 1}, 64 * (6 * 3) + 3 * 5),
         ("separable", {}, 16 * (6 * 9 + 6 * 3) + 16 * 3 * 5),
         ("separable", {"depth": 2}, 16 * (6 * 9 + 6 * 3) + 16 * (3 * 9 + 3 * 3) + 16 * 3 * 5),
+        ("msdnet", {}, 16 * (6 * 9 * 3) + 4 * (3 * 9 * 3) + 3 * 5),
         ("strided", {}, 16 * (6 * 9 * 3) + 16 * (3 * 9 * 3) + 16 * 3 * 5),
         ("strided", {"pool_to": 2, "depth": 0}, 16 * (6 * 9 * 3) + 4 * (3 * 9 * 3) + 4 * 3 * 5),
     ],
@@ -169,7 +178,7 @@ class _SideBySide(nn.Module):
 
 
 def test_every_head_is_exported_to_what_phones_know_and_says_the_same() -> None:
-    heads: list[Head] = ["paper", "pooled", "global", "separable", "strided"]
+    heads: list[Head] = ["paper", "pooled", "global", "separable", "strided", "msdnet"]
     critics = [build_critic((6, 8, 8), 5, design(head, batch_norm=True)) for head in heads]
     torch.manual_seed(0)
     for layer in nn.ModuleList(critics).modules():

@@ -16,9 +16,11 @@ from lcprune.analysis.profile import count_macs, profile
 from lcprune.errors import ModelError
 from lcprune.models import Network, build
 from lcprune.models.resnet import Bottleneck, build_resnet
+from lcprune.models.trunk import Shape
 from lcprune.training.methods import build_method
 
 CIFAR = (3, 32, 32)
+IMAGENET = (3, 224, 224)
 STAGES = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
 
 
@@ -175,6 +177,62 @@ def test_a_cut_outside_is_refused(cuts: tuple[int, ...], outside: int) -> None:
         build_resnet(CIFAR, 10, trunk="resnet50", width=0.1, cuts=cuts)
     assert caught.value.problem == (f"critics.after: [{outside}] is not inside the trunk, which has 16 residual blocks")
     assert caught.value.fix == "write places from 1 to 15"
+
+
+@pytest.mark.parametrize(
+    ("trunk", "expected"), [("resnet50", (25_549_352, 4_089_184_256)), ("resnet101", (44_541_480, 7_801_405_440))]
+)
+def test_params_and_macs_for_imagenet(trunk: str, expected: tuple[int, int]) -> None:
+    """The convolutions are those of the ResNets that torchvision publishes, to the multiply-add."""
+    (whole,), _ = build_resnet(IMAGENET, 1000, trunk=trunk, width=1.0, cuts=())
+    assert (params(whole), count_macs(whole, IMAGENET)) == expected
+    (small,), _ = build_resnet(CIFAR, 10, trunk=trunk, width=1.0, cuts=())
+    assert params(whole) - params(small) == 64 * 3 * (49 - 9) + 2049 * (1000 - 10)
+
+
+@pytest.mark.parametrize(
+    ("image_shape", "stem", "expected"),
+    [
+        ((3, 224, 224), "auto", "imagenet"),
+        ((3, 128, 128), "auto", "imagenet"),
+        ((3, 128, 127), "auto", "small"),
+        ((3, 64, 64), "imagenet", "imagenet"),
+        ((3, 33, 47), "imagenet", "imagenet"),
+        ((3, 130, 130), "small", "small"),
+    ],
+)
+def test_the_stem_suits_the_image_or_is_the_one_asked_for(image_shape: Shape, stem: str, expected: str) -> None:
+    groups, shapes = build_resnet(image_shape, 7, trunk="resnet50", width=0.05, cuts=(1, 3, 7, 13), stem=stem)
+    first, second, *_ = groups[0]
+    if expected == "small":
+        assert (first.kernel_size, first.stride, type(second)) == ((3, 3), (1, 1), Bottleneck)
+    else:
+        assert (first.kernel_size, first.stride, first.padding, first.bias) == ((7, 7), (2, 2), (3, 3), None)
+        assert (second.kernel_size, second.stride, second.padding) == (3, 2, 1)
+    hidden = torch.zeros(2, *image_shape)
+    for group, shape in zip(groups[:-1], shapes, strict=True):
+        hidden = group.eval()(hidden)
+        assert hidden.shape == (2, *shape)
+    assert groups[-1].eval()(hidden).shape == (2, 7)
+    assert shapes[0][1:] == tuple(side if expected == "small" else -(-side // 4) for side in image_shape[1:])
+
+
+def test_the_stem_comes_from_the_recipe_and_trains_with_three_critics() -> None:
+    overrides = ["model.stem=imagenet", "model.width=0.03", "critics.channels=4", "train.init=kaiming"]
+    network = network_of("resnet50", *overrides, image_shape=(3, 64, 64))
+    assert network.groups[0][0].kernel_size == (7, 7)
+    loaded = recipe.load("resnet50_cifar10", overrides)
+    losses = build_method(loaded, network.train()).backward(torch.rand(4, 3, 64, 64), torch.arange(4), step=0)
+    assert losses.exits.shape == (4,)
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("size", [(31, 32), (32, 31)])
+def test_an_image_that_cannot_be_halved_five_times_is_refused_with_the_stem_of_imagenet(size: tuple[int, int]) -> None:
+    with pytest.raises(ModelError) as caught:
+        build_resnet((3, *size), 10, trunk="resnet50", width=0.1, cuts=(), stem="imagenet")
+    assert caught.value.problem == f"an image of {size[0]}x{size[1]} cannot be halved 5 times"
+    assert caught.value.fix == "the resnet50 trunk needs at least 32x32 pixels: raise data.image_size"
 
 
 @pytest.mark.parametrize("size", [(7, 8), (8, 7)])

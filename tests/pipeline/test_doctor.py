@@ -87,3 +87,30 @@ def test_training_on_cifar_says_how_to_mend_the_installation(
     assert MISMATCH in error["problem"]
     assert "pip install torch torchvision" in error["fix"]
     assert not (tmp_path / "runs").exists()
+
+
+def test_what_differs_from_the_machine_of_a_run(
+    run: Path, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "_package", lambda name: (metadata.version(name), None))  # imports nothing
+    path = run / "environment.json"
+    before = json.loads(path.read_text())
+    assert json.loads(cli("doctor", run, "--json").stdout)["differs"] == []
+    assert "this is the machine of" in cli("doctor", run).stdout
+    before["packages"]["torch"] = "1.0"
+    before |= {"python": "3.0.0", "threads": 64, "cpu_capability": "SPARC"}
+    path.write_text(json.dumps(before))
+    found = json.loads(cli("doctor", run, "--json").stdout)
+    assert [line.partition(" and is ")[0] for line in found["differs"]] == [
+        "python was 3.0.0",
+        "torch was 1.0",
+        "torch threads was 64",
+        "cpu capability was SPARC",
+    ]
+    assert "differs from the run: python was 3.0.0" in cli("doctor", run).stdout
+
+
+def test_a_run_of_an_older_version_recorded_less(run: Path, cli: Callable[..., Any]) -> None:
+    (run / "environment.json").write_text('{"lcprune": "0.0.1"}')
+    (line,) = json.loads(cli("doctor", run, "--json").stdout)["differs"]
+    assert line.startswith("lcprune was 0.0.1 and is ")

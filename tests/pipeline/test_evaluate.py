@@ -14,6 +14,7 @@ from lcprune.data.sources import read_digits
 from lcprune.errors import RunError
 from lcprune.pipeline import evaluate_onnx, stored
 from lcprune.pipeline.evaluate_run import evaluate
+from lcprune.pipeline.export import ExportRequest, export
 from lcprune.pipeline.predict import predict
 
 
@@ -25,6 +26,27 @@ def test_by_hand_on_three_images(shaped_run: Callable[..., Path]) -> None:
     # Of exits 1 to 3, one votes for the right class and two for the next one; main makes it a tie on images 1 and 2,
     # which the lower class wins, and leaves 1 : 3 on image 3. Right are the labels 0 and 1, which are the lower ones.
     assert result["ensembles"] == pytest.approx({"1+2+3": 0, "1+2+3+main": 200 / 3})
+
+
+def test_other_ensembles_are_fitted_on_validation_and_judged_on_test(shaped_run: Callable[..., Path]) -> None:
+    # On validation exit 3 alone is right, so that it has all the weight; on test it is right once in two.
+    run = shaped_run(val=[[0, 0], [0, 0], [1, 1], [0, 0]], test=[[1, 1], [1, 1], [1, 0], [1, 1]])
+    kinds = {(row["members"], row["kind"]): row for row in evaluate(run)["ensemble_kinds"]}
+    assert kinds[("1+2+3", "weighted")]["weights"] == pytest.approx((0, 0, 1), abs=1e-6)
+    assert {key: row["accuracy_pct"] for key, row in kinds.items() if key[0] == "1+2+3"} == {
+        ("1+2+3", "logits"): 100,
+        ("1+2+3", "probabilities"): 100,
+        ("1+2+3", "weighted"): 50,
+    }
+
+
+@pytest.mark.parametrize("without", ["val", "test"])
+def test_weights_are_never_judged_by_the_rows_that_they_were_found_on(
+    shaped_run: Callable[..., Path], without: str
+) -> None:
+    splits = {"val": [[1], [0], [1], [1]], "test": [[1], [0], [1], [1]]} | {without: None}
+    kinds = [row["kind"] for row in evaluate(shaped_run(**splits))["ensemble_kinds"]]
+    assert kinds == ["logits", "probabilities"] * 2
 
 
 def test_progressive_inference_is_recomputed_row_by_row(run: Path) -> None:
@@ -49,6 +71,18 @@ def test_a_folder_of_images_and_a_recipe_agree(run: Path, digit_folder: Path) ->
     assert [row["accuracy_pct"] for row in of_folder["exits"]] == pytest.approx(100 * first.mean(1))
     right = np.mean([Path(row["image"]).parent.name == row["class"] for row in predicted["images"]])
     assert of_folder["progressive"][0]["accuracy_pct"] == pytest.approx(100 * right)
+
+
+def test_ensembles_of_a_file_are_named_by_the_exits_that_are_in_it(
+    run: Path, asked: Callable[..., ExportRequest]
+) -> None:
+    said = export(run, asked(threshold="0.5", exits=(2,), exit_name="3"), notice=lambda _: None)
+    result = evaluate_onnx.evaluate(Path(said["path"]), "digits", Path("data"))
+    assert [row["name"] for row in result["exits"]] == ["sub-model 2", "sub-model 3"]
+    arrays = runs.read_predictions(run)
+    summed = arrays["test_logits"][1] + arrays["test_logits"][2]
+    right = 100 * float((summed.argmax(axis=1) == arrays["test_labels"]).mean())
+    assert result["ensembles"] == {"2+3": pytest.approx(right, abs=0.6)}
 
 
 def flipped_by_hand(run: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -7,9 +7,11 @@ import pytest
 from PIL import Image
 
 from lcprune import runs
-from lcprune.errors import DataError
+from lcprune.data.images import read_image
+from lcprune.errors import DataError, LcpruneError
 from lcprune.pipeline import predict as pipeline
 from lcprune.pipeline.predict import predict
+from lcprune.report import contact_sheet
 
 THRESHOLDS = (0.5, 0.4, 0.3)  # of the exported file
 
@@ -55,3 +57,47 @@ def test_files_and_folders_in_the_order_given_at_any_size(run: Path, digit_folde
 def test_nothing_is_predicted_if_one_image_is_missing(run: Path, digit_folder: Path) -> None:
     with pytest.raises(DataError, match="there is no image missing.png"):
         predict(run / "export/progressive.onnx", [digit_folder, Path("missing.png")])
+
+
+def test_a_contact_sheet_shows_every_image_with_what_was_predicted(
+    run: Path, digit_folder: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[contact_sheet.Cell] = []
+    draw = contact_sheet.draw
+
+    def spied(cells: list[contact_sheet.Cell], columns: int, remark: str) -> Image.Image:
+        drawn.extend(cells)
+        return draw(cells, columns, remark)
+
+    monkeypatch.setattr(contact_sheet, "draw", spied)
+    result = predict(run / "export/progressive.onnx", [digit_folder], here / "sheet.png", columns=5)
+    assert result["grid"] == str(here / "sheet.png")
+    rows = result["images"]
+    assert [(cell.label, cell.confidence, cell.exit_name, cell.depth) for cell in drawn] == [
+        (row["class"], row["confidence"], row["exit"], row["exit_index"] / 3) for row in rows
+    ]
+    assert [cell.name for cell in drawn] == [Path(row["image"]).name for row in rows]
+    first = read_image(Path(rows[0]["image"]), None, 3)
+    assert np.array_equal(np.asarray(drawn[0].picture)[::18, ::18], first.transpose(1, 2, 0))  # 8 to 144 pixels
+    with Image.open(here / "sheet.png") as sheet:
+        assert sheet.size == draw(drawn, 5, "").size
+
+
+def test_a_large_contact_sheet_is_cut_and_says_so(
+    run: Path, digit_folder: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "MOST_CELLS", 7)
+    monkeypatch.setattr(contact_sheet, "draw", lambda cells, columns, remark: drawn.append((len(cells), remark)))
+    monkeypatch.setattr(contact_sheet, "save", lambda sheet, path: None)
+    drawn: list[tuple[int, str]] = []
+    assert len(predict(run / "export/progressive.onnx", [digit_folder], here / "sheet.png")["images"]) == 20
+    assert drawn == [(7, "the first 7 of 20 images")]
+
+
+def test_a_sheet_that_cannot_be_written_is_refused_before_anything_runs(here: Path) -> None:
+    with pytest.raises(LcpruneError, match=r"sheet.txt names no picture format"):
+        predict(here / "no-model.onnx", [here], here / "sheet.txt")
+
+
+def test_without_a_name_there_is_no_sheet(run: Path, digit_folder: Path) -> None:
+    assert "grid" not in predict(run / "export/progressive.onnx", [digit_folder])

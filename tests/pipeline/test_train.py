@@ -125,6 +125,59 @@ def test_metrics_have_a_line_for_every_interval_and_evaluation(tmp_path: Path) -
     assert [(line["step"], line["split"]) for line in lines if "accuracy_pct" in line] == [(15, "val"), (30, "val")]
 
 
+LOOKS = ("logging.sample_losses=20", "logging.test_curve=true")
+
+
+def test_looking_on_changes_nothing_of_the_training(tmp_path: Path) -> None:
+    train(tmp_path / "plain")
+    train(tmp_path / "looked_at", *LOOKS)
+    assert equal_weights(tmp_path / "plain", tmp_path / "looked_at")
+    lines = [json.loads(line) for line in (tmp_path / "looked_at/metrics.jsonl").read_text().splitlines()]
+    evaluated = [line for line in lines if "accuracy_pct" in line]
+    assert [set(line) for line in evaluated] == [{"step", "split", "accuracy_pct", "test_accuracy_pct"}] * 2
+    with np.load(tmp_path / "looked_at/predictions.npz") as arrays:
+        at_the_end = (arrays["test_logits"].argmax(2) == arrays["test_labels"]).mean(1) * 100
+    assert evaluated[-1]["test_accuracy_pct"] == pytest.approx(at_the_end)
+    plain = (tmp_path / "plain/metrics.jsonl").read_text()
+    assert "test_accuracy_pct" not in plain
+    assert not (tmp_path / "plain/sample_losses.npz").exists()
+
+
+def test_sample_losses_of_the_first_images_of_each_class(tmp_path: Path) -> None:
+    train(tmp_path / "run", *LOOKS)
+    recipe = recipes.load(tmp_path / "run/recipe.yaml")
+    images = sources.load(recipe.data, tmp_path, recipe.train.seed).train
+    places = [place for label in range(10) for place in np.flatnonzero(images.labels == label)[:2]]
+    network, _ = load_network(tmp_path / "run", recipe)
+    logits = predict_logits(network, images.subset(np.array(places)), torch.device("cpu"), channels_last=False)
+    with np.load(tmp_path / "run/sample_losses.npz") as arrays:
+        assert arrays["steps"].tolist()[:4] == [0, 1, 2, 3]
+        assert arrays["steps"][-1] == 30
+        assert arrays["labels"].tolist() == [label for label in range(10) for _ in range(2)]
+        by_hand = -logits.log_softmax(2)[:, torch.arange(20), torch.from_numpy(arrays["labels"])]
+        np.testing.assert_allclose(arrays["losses"][-1], by_hand, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("stop_at", [3, 13])
+def test_a_resumed_run_records_the_same_losses(tmp_path: Path, stop_at: int) -> None:
+    train(tmp_path / "whole", *LOOKS)
+    with pytest.raises(Interrupted):
+        train(tmp_path / "stopped", *LOOKS, listener=Recording(stop_at, interrupt))
+    shutil.copy(tmp_path / "whole/sample_losses.npz", tmp_path / "stopped")  # as if it had gone on without a checkpoint
+    resume(tmp_path / "stopped")
+    assert equal_weights(tmp_path / "whole", tmp_path / "stopped")
+    with np.load(tmp_path / "whole/sample_losses.npz") as one, np.load(tmp_path / "stopped/sample_losses.npz") as other:
+        assert all(np.array_equal(one[name], other[name]) for name in ("steps", "losses", "labels"))
+    assert runs.changed_files(tmp_path / "stopped") == []
+
+
+def test_a_run_made_longer_keeps_what_it_recorded(tmp_path: Path) -> None:
+    train(tmp_path / "run", *LOOKS)
+    resume(tmp_path / "run", "train.iterations=40")
+    with np.load(tmp_path / "run/sample_losses.npz") as arrays:
+        assert arrays["steps"].tolist()[-3:] == [30, 33, 40]
+
+
 @pytest.mark.parametrize("mode", ["train.channels_last=true", "train.channels_last=false", "train.memory=lean"])
 @pytest.mark.parametrize("stop_at", [3, 13, 20])
 def test_resume_is_bit_equal_to_a_run_never_stopped(tmp_path: Path, mode: str, stop_at: int) -> None:
@@ -356,3 +409,10 @@ def test_compiled_training_is_near_the_plain_one(tmp_path: Path) -> None:
     assert plain.keys() == compiled.keys()
     for name, tensor in plain.items():
         torch.testing.assert_close(compiled[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_weights_that_decay_know_the_length_of_a_run_in_epochs(tmp_path: Path) -> None:
+    settings = ("train.method=deep_supervision", "critics.weight_schedule=decay", "train.epochs=1")
+    train(tmp_path / "decay", *settings)
+    train(tmp_path / "constant", *settings, "critics.weight_schedule=constant")
+    assert not equal_weights(tmp_path / "decay", tmp_path / "constant")

@@ -12,6 +12,9 @@ from lcprune import runs
 Refused = Callable[..., dict[str, str]]
 
 RECORDED = [
+    "checkpoints/best.pt",
+    "checkpoints/last.pt",
+    "checkpoints/last_good.pt",
     "dataset.json",
     "export/progressive.md",
     "export/progressive.onnx",

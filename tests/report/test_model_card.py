@@ -78,13 +78,76 @@ def test_the_figures_are_those_of_the_export(run: Path, asked: Asked) -> None:
     assert f"{100 * said['macs_ratio']:.1f} % of main's" in card
 
 
+def test_a_file_that_ends_before_main_says_that_main_is_not_in_it(run: Path, asked: Asked) -> None:
+    said, card = exported(run, asked(threshold="0.45,0.35", exits=(1, 2), exit_name="3"))
+    assert said["exits"][-1] == "sub-model 3"
+    assert "The last exit is sub-model 3: main, the whole network, is not in this file" in " ".join(card.split())
+    assert f"(main, which is not in this file: {said['main_test_accuracy_pct']:.2f} %)" in card
+    assert "main alone" not in card
+    whole = exported(run, asked(threshold="0.45,0.35,0.3"))[1]
+    assert "not in this file" not in whole
+    assert "main alone" in whole
+
+
+@pytest.mark.parametrize(
+    ("keys", "title", "origin", "network"),
+    [
+        (
+            ["train.method=backprop", "model.submodel=2"],
+            "digits: sub-model 2, trained alone",
+            "It is the network of sub-model 2, the layers up to that exit and those of its head, trained alone",
+            "as far as sub-model 2 goes; its head: pooled",
+        ),
+        (["train.method=backprop"], "digits: main", "It is a network that was trained with this one exit.", "vgg"),
+        ([], "digits: main", "It is main of a network that was trained with all of its exits.", "heads of the early"),
+    ],
+)
+def test_what_a_file_of_one_exit_is(keys: list[str], title: str, origin: str, network: str) -> None:
+    card = one_exit("main", [*keys, "critics.head=pooled"])
+    assert f"# {title}\n" in card
+    assert ("of a network that was trained with all of its exits" in card) == (not keys)
+    assert origin in " ".join(card.split())
+    (line,) = (line for line in card.splitlines() if line.startswith("- Network:"))
+    assert network in line
+    assert ("early exits" in line) == (not keys)
+
+
+@pytest.mark.parametrize("source", ["digits", "cifar10", "cifar100", "imagefolder", "manifest", "imagenet"])
+def test_every_source_of_images_has_a_card(source: str) -> None:
+    keys = ["data.root=secret"] if source not in ("digits", "cifar10", "cifar100") else []
+    keys += ["data.image_size=8"] if keys else []
+    keys += ["data.manifest=secret.csv"] if source == "manifest" else []
+    card = one_exit("main", [f"data.source={source}", *keys])
+    assert "- Data: " in card
+    assert "secret" not in card
+
+
+def test_how_images_are_cut_is_said() -> None:
+    cut = InputInfo(size=8, channels=1, resize="shorter_side", crop="center", shorter_side=10)
+    card = one_exit("main", [], cut)
+    assert "until their shorter side has 10 pixels (bilinear), and the middle 8 x 8 is cut out." in card
+    assert "resized to 8 x 8 (stretch, bilinear)." in one_exit("main", [])
+
+
 def test_names_of_classes_cannot_break_the_page() -> None:
+    card = one_exit("sub-model 1", [])
+    assert "model-index" not in header(card)
+    assert "folder/" not in card
+    html = MarkdownIt("commonmark").enable("table").render(card.split("---\n", 2)[2])
+    assert "<script>" not in html
+    assert "href" not in html
+    assert "a|b, &lt;script&gt;" in html
+    assert html.count("<h1>") == 1
+
+
+def one_exit(name: str, keys: list[str], read_as: InputInfo | None = None) -> str:
+    """The card of a file of one exit, whose classes have names that are no plain text."""
     info = ModelInfo(
         classes=("a|b", "<script>alert(1)</script>", "# big", "x\ny", "[l](http://e)"),
         mean=(0.5,),
         std=(0.2,),
-        exits=(ExitInfo("sub-model 1", 0, 10, 5, 50.0, None),),
-        input=InputInfo(size=8, channels=1),
+        exits=(ExitInfo(name, 0, 10, 5, 50.0, None),),
+        input=read_as or InputInfo(size=8, channels=1),
         recipe_sha256="ab" * 32,
         main_macs=20,
         exit_macs=(10,),
@@ -100,11 +163,4 @@ def test_names_of_classes_cannot_break_the_page() -> None:
         "thresholds": [],
         "parity": parity,
     }
-    card = model_card(Path("folder/x.onnx"), info, result, load("digits"))
-    assert "model-index" not in header(card)
-    assert "folder/" not in card
-    html = MarkdownIt("commonmark").enable("table").render(card.split("---\n", 2)[2])
-    assert "<script>" not in html
-    assert "href" not in html
-    assert "a|b, &lt;script&gt;" in html
-    assert html.count("<h1>") == 1
+    return model_card(Path("folder/x.onnx"), info, result, load("digits", keys))

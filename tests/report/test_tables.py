@@ -52,6 +52,8 @@ class Trained:
     exit_names: tuple[str, ...] = ("sub-model 1", "main")
     val_accuracy_pct: tuple[float, ...] = ()
     test_accuracy_pct: tuple[float, ...] = ()
+    val_balanced_accuracy_pct: tuple[float, ...] = ()
+    test_balanced_accuracy_pct: tuple[float, ...] = ()
 
 
 def test_a_selection_says_what_was_chosen_and_why_the_smaller_was_not() -> None:
@@ -130,6 +132,16 @@ def test_an_evaluation_escapes_names_and_shows_thresholds_of_both_kinds() -> Non
     assert lines[4].startswith("0.5000, 0.2500")
     assert lines[5].split() == ["0.90", "90.00", "1.00M", "50.0", "%", "75.0", "%", "25.0", "%"]
     assert lines[6] == f"{RED}: 3 images"
+    kinds = [
+        {"members": "1+main", "kind": "logits", "accuracy_pct": 91.5, "weights": (0.5, 0.5)},
+        {"members": "1+main", "kind": "probabilities", "accuracy_pct": 92.0, "weights": (0.5, 0.5)},
+        {"members": "1+main", "kind": "weighted", "accuracy_pct": 92.25, "weights": (0.125, 0.875)},
+    ]
+    lines = printed(tables.evaluation_table(result | {"ensemble_kinds": kinds}))
+    assert [line.split() for line in lines[3:5]] == [
+        ["sum", "of", "probabilities", "92.00"],
+        ["weighted", "0.12", "0.88", "92.25"],
+    ]
     nothing: Mapping[str, Any] = {"split": "test", "samples": 0, "exits": [], "ensembles": {}, "progressive": []}
     assert printed(tables.evaluation_table(nothing)) == ["test: 0 images"]
 
@@ -189,3 +201,48 @@ def test_off_a_terminal_long_names_come_out_whole() -> None:
 )
 def test_figures(format_: Callable[[Any], str], value: float | None, text: str) -> None:
     assert format_(value) == text
+
+
+def test_a_survey_names_the_first_few_and_counts_the_rest() -> None:
+    result = {
+        "recipe": "lcprune.yaml",
+        "classes": [RED, "dog"],
+        "counts": {"train": {RED: 1200, "dog": 300}, "test": {"dog": 2}},
+        "imbalance": 4.0,
+        "sampled": 1502,
+        "decoded": 700,
+        "width_px": [10.0, 20.0, 30.0, 40.0, 50.0],
+        "height_px": [1.0, 2.0, 3.0, 4.0, 5.0],
+        "kinds": {"RGB": 1490, "grey": 5},
+        "rotated": 3,
+        "damaged": [{"path": f"{n}.png", "problem": f"{n}.png is empty"} for n in range(7)],
+        "copies": [["a.png", "\udcff.png"]],
+        "leaks": [],
+        "contradictions": [],
+        "same_size": 1400,
+        "compared": 900,
+        "other_files": {".txt": 2},
+        "other_examples": ["notes.txt"],
+        "remarks": ["valid is not read"],
+    }
+    assert printed(tables.survey_table(result)) == [
+        "class   train  test",
+        f"{RED}  1,200     0",
+        "dog       300     2",
+        "all     1,500     2",
+        "size: 30 x 3 pixels (median; 10 x 1 to 50 x 5)",
+        "kinds: RGB 1,490, grey 5, 3 turned by EXIF",
+        "looked at 1,502 files, and at the pixels of 700",
+        "the largest class has 4.0 times the training images of the smallest",
+        "of 1,400 files that share their size with another, 900 were compared: there may be more copies",
+        "damaged files: 7",
+        *(f"  {n}.png is empty" for n in range(5)),
+        "  and 2 more (--json names them)",
+        "images that there are copies of: 1",
+        "  a.png = ?.png",
+        "files that are no images, passed over: 2 .txt (such as notes.txt)",
+        "valid is not read",
+        "wrote lcprune.yaml",
+        "next: lcprune train --dry-run, to see what it costs",
+        "then: lcprune train",
+    ]

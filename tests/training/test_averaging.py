@@ -10,10 +10,11 @@ from torch import nn
 from lcprune import recipe as recipes
 from lcprune.data.loaders import TrainLoader
 from lcprune.data.sources import Split
-from lcprune.models import Network
+from lcprune.models import Network, build
 from lcprune.recipe import Recipe
 from lcprune.training import averaging
 from lcprune.training.averaging import collect, first_step, new_average, settle
+from lcprune.training.freezing import Freezer
 
 
 def recipe_of(average: float, every: int) -> Recipe:
@@ -141,3 +142,18 @@ def test_settling_twice_is_settling_once() -> None:
             settle(mean, network, loader_of(), 6)
     one, two = (network.state_dict() for network in networks)
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_statistics_of_frozen_groups_are_left_alone() -> None:
+    overrides = ["model.width=0.0625", "critics.channels=4", "train.freeze=1", "train.average=0.5"]
+    loaded = recipes.load("digits", overrides)
+    network = build(loaded, 10, (1, 8, 8), (0.5,), (0.25,))
+    Freezer(loaded, network).set(0)
+    norms = [part for part in network.groups.modules() if isinstance(part, nn.BatchNorm2d)]
+    before = [norm.running_mean.clone() for norm in norms]
+    momenta = [norm.momentum for norm in norms]
+    averaging._update_statistics(network, iter([torch.rand(4, 1, 8, 8), torch.rand(4, 1, 8, 8)]))
+    changed = [not torch.equal(norm.running_mean, old) for norm, old in zip(norms, before, strict=True)]
+    assert changed == [False] * 2 + [True] * 9
+    assert [norm.momentum for norm in norms] == momenta
+    assert norms[-1].num_batches_tracked == 2

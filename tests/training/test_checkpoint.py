@@ -1,6 +1,7 @@
 """Checkpoints: everything comes back, one good file is always there, and nothing in them is executed."""
 
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from lcprune.errors import RunError
 from lcprune.models import Network
 from lcprune.training import checkpoint
 from lcprune.training.checkpoint import TrainingState
+from lcprune.training.seal import is_intact
 
 SURROUNDINGS: dict[str, str | int] = {"threads": 1, "device": "cpu"}
 
@@ -170,3 +172,52 @@ def test_a_full_disk_keeps_every_checkpoint_there_is(tmp_path: Path, monkeypatch
 def test_a_folder_that_is_gone(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"gone/last\.pt cannot be written: No such file or directory"):
         checkpoint.rotate(tmp_path / "gone", new_state(), SURROUNDINGS)
+
+
+def test_any_flipped_byte_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    checkpoint.save(new_state(), path, SURROUNDINGS)
+    whole = path.read_bytes()
+    places = {0, 1, len(whole) // 2, *range(len(whole) - 110, len(whole)), *range(0, len(whole), 97)}
+    for place in sorted(places):  # the end of the archive, its comment and its digest among them
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with path.open("rb") as file:
+            assert not is_intact(file), place
+    with pytest.raises(RunError, match=r"a\.pt is damaged \(its SHA-256 is not what was written\)"):
+        checkpoint.load(path)
+    path.write_bytes(whole)
+    assert checkpoint.load(path)["step"] == 7
+
+
+def test_a_checkpoint_is_still_an_archive_that_torch_and_others_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.pt"
+    checkpoint.save(new_state(), path, SURROUNDINGS)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        assert archive.comment.startswith(b"lcprune sha256 ")
+    assert torch.load(path, weights_only=True)["step"] == 7
+
+
+def test_a_checkpoint_of_an_older_version_has_no_digest(tmp_path: Path) -> None:
+    state = new_state()
+    checkpoint.save(state, tmp_path / "a.pt", SURROUNDINGS)
+    content = checkpoint.load(tmp_path / "a.pt")
+    del content["retries"]
+    torch.save(content, tmp_path / "a.pt")
+    checkpoint.restore(state, checkpoint.load(tmp_path / "a.pt"))
+    assert (state.step, state.retries) == (7, 0)
+
+
+def test_a_damaged_one_never_becomes_the_good_one(tmp_path: Path) -> None:
+    state = new_state()
+    for step in (10, 20):
+        state.step = step
+        checkpoint.rotate(tmp_path, state, SURROUNDINGS)
+    last = tmp_path / "last.pt"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.write_bytes(content)
+    state.step = 30
+    checkpoint.rotate(tmp_path, state, SURROUNDINGS)
+    assert checkpoint.load(tmp_path / "last_good.pt")["step"] == 10
+    assert checkpoint.load(tmp_path / "last.pt")["step"] == 30

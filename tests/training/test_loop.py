@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +15,14 @@ from torch import Tensor, nn
 from lcprune import recipe as recipes
 from lcprune.data.loaders import TrainLoader
 from lcprune.data.sources import Split
-from lcprune.errors import Interrupted, TrainingError
+from lcprune.errors import Interrupted, NotFiniteError, TrainingError
 from lcprune.models import Network
-from lcprune.training import checkpoint, loop
+from lcprune.training import checkpoint, loop, recording
 from lcprune.training.checkpoint import TrainingState
 from lcprune.training.loop import Evaluation, LoggedStep, Plan, fit, predict_logits
 from lcprune.training.methods import Losses
 from lcprune.training.optim import build_optimizers
+from lcprune.training.recording import LossRecord
 
 CPU = torch.device("cpu")
 
@@ -207,8 +209,8 @@ def test_a_loss_that_is_not_finite_names_the_group(tmp_path: Path, exit_index: i
         fit(bench.plan, type("Failing", (), {"backward": staticmethod(backward)})(), bench.state, bench.heard)
     assert error.value.problem == f"the loss of {name} is no longer a finite number at step 6"
     assert error.value.fix == (
-        f"train again with a lower learning rate: --set train.lr=0.125, "
-        f"or resume from {tmp_path}/last.pt: lcprune resume {tmp_path.parent}"
+        f"train again with a lower learning rate: --set train.lr=0.125, or go back and on with a lower one: "
+        f"lcprune resume {tmp_path.parent} --set train.on_nonfinite=retry"
     )
     assert bench.saved()["last.pt"] == 3
 
@@ -220,10 +222,44 @@ def test_a_weight_that_is_not_finite_is_never_saved(tmp_path: Path) -> None:
         with torch.no_grad():
             bench.network.critics[0].weight[0, 0] = float("inf")
 
-    with pytest.raises(TrainingError, match="a weight is no longer a finite number at step 3") as error:
+    with pytest.raises(NotFiniteError) as error:
         bench.fit(at=1, act=spoil)
+    assert error.value.problem == "the weight critics.0.weight of critic 1 is no longer a finite number at step 2"
     assert error.value.fix == "train again with a lower learning rate: --set train.lr=0.125"  # no checkpoint yet
     assert bench.saved() == {}
+
+
+@pytest.mark.parametrize(("critic", "group"), [(float("nan"), 0.0), (0.5, float("-inf"))])
+def test_a_critic_loss_and_a_gradient_that_are_not_finite_are_named(
+    tmp_path: Path, critic: float, group: float
+) -> None:
+    bench = Bench(tmp_path, "train.lr=1e-30")  # nothing becomes of the gradient
+    method = Scripted(bench.network)
+
+    def backward(images: Tensor, labels: Tensor, step: int) -> Losses:
+        losses = Scripted.backward(method, images, labels, step)
+        if step == 3:
+            losses.critics[0] = critic
+            bench.network.groups[1].bias.grad = torch.tensor([group, 0.0])
+        return losses
+
+    for optimizer in bench.state.optimizers:
+        optimizer.step = lambda: None  # type: ignore[method-assign]
+    with pytest.raises(NotFiniteError) as error:
+        fit(bench.plan, type("Failing", (), {"backward": staticmethod(backward)})(), bench.state, bench.heard)
+    named = "the loss of critic 1" if critic != 0.5 else "the gradient of groups.1.bias in layer group 2"
+    assert error.value.problem == f"{named} is no longer a finite number at step 4"
+    assert bench.saved()["last.pt"] == 3
+
+
+def test_a_run_that_went_back_goes_on_with_a_lower_learning_rate(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.state.retries = 2
+    before = bench.network.groups[0][1].weight[0, 0].item()
+    bench.fit()
+    assert bench.network.groups[0][1].weight[0, 0].item() == pytest.approx(before + 6 * 0.5 / 16)
+    assert {line.lr for line in bench.heard.logged} == {0.5 / 16}
+    assert checkpoint.load(tmp_path / "last.pt")["retries"] == 2
 
 
 def test_the_best_checkpoint_is_of_the_best_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,6 +292,54 @@ def test_the_test_split_chooses_no_best_checkpoint(tmp_path: Path) -> None:
     bench.fit()
     assert [evaluation.split for evaluation in bench.heard.evaluations] == ["test", "test"]
     assert "best.pt" not in bench.saved()
+
+
+def test_losses_of_single_images_at_their_steps(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    watched = bench.plan.held_out
+    record = LossRecord(tmp_path / "run" / "sample_losses.npz", watched, frozenset({0, 1, 6, 99}))
+    record.path.parent.mkdir()
+    plan = replace(bench.plan, loss_record=record)
+    first = predict_logits(bench.network, watched, CPU, channels_last=False)
+    fit(plan, Scripted(bench.network), bench.state, bench.heard)
+    last = predict_logits(bench.network, watched, CPU, channels_last=False)
+    arrays = recording.read(record.path)
+    assert arrays["steps"].tolist() == [0, 1, 6]
+    for found, logits in ((arrays["losses"][0], first), (arrays["losses"][-1], last)):
+        by_hand = -logits.log_softmax(2)[:, torch.arange(3), torch.from_numpy(watched.labels)]
+        np.testing.assert_allclose(found, by_hand, rtol=1e-6)
+    assert bench.network.training
+
+
+def test_a_resumed_run_records_no_start(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.state.step = 4
+    record = LossRecord(tmp_path / "sample_losses.npz", bench.plan.held_out, frozenset({0, 4, 5}))
+    fit(replace(bench.plan, loss_record=record), Scripted(bench.network), bench.state, bench.heard)
+    assert recording.read(record.path)["steps"].tolist() == [5]
+
+
+def test_a_test_curve_beside_the_validation_split(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    test = Split(bench.plan.held_out.images, 1 - bench.plan.held_out.labels)  # two classes: right where val is wrong
+    fit(replace(bench.plan, test_curve=test), Scripted(bench.network), bench.state, bench.heard)
+    for evaluation in bench.heard.evaluations:
+        assert evaluation.test_accuracy_pct == pytest.approx([100 - value for value in evaluation.accuracy_pct])
+    assert bench.state.best_accuracy_pct == max(e.accuracy_pct[-1] for e in bench.heard.evaluations)
+
+
+def test_the_test_split_is_not_looked_at_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(tmp_path, name="test")
+    calls: list[Split] = []
+
+    def counted(network: Network, split: Split, *rest: object) -> Tensor:
+        calls.append(split)
+        return torch.zeros(2, len(split), 2)
+
+    monkeypatch.setattr(loop, "predict_logits", counted)
+    fit(replace(bench.plan, test_curve=bench.plan.held_out), Scripted(bench.network), bench.state, bench.heard)
+    assert len(calls) == len(bench.heard.evaluations) == 2
+    assert [e.test_accuracy_pct for e in bench.heard.evaluations] == [e.accuracy_pct for e in bench.heard.evaluations]
 
 
 def test_logits_of_every_exit_in_eval_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

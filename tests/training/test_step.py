@@ -1,7 +1,7 @@
 """The step: eager, and recorded once and replayed. A stand-in for CUDA graphs replays on the CPU."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lcprune import recipe as recipes
 from lcprune.models import Network, build
+from lcprune.recipe.schema import TrainConfig
 from lcprune.training.methods import Losses, build_method
 from lcprune.training.optim import build_optimizers, set_learning_rates
 from lcprune.training.step import GRAPH_WARMUP, EagerStep, GraphedStep, Record, Work, build_step, record_cuda_graph
@@ -17,6 +18,7 @@ from lcprune.training.step import GRAPH_WARMUP, EagerStep, GraphedStep, Record, 
 CPU = torch.device("cpu")
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 STEPS = 8
+METHODS = get_args(TrainConfig.model_fields["method"].annotation)
 
 
 def tiny(*overrides: str) -> recipes.Recipe:
@@ -80,7 +82,7 @@ def train(recipe: recipes.Recipe, record: Record | None, device: torch.device = 
     return network, torch.stack(losses)
 
 
-@pytest.mark.parametrize("method", ["local_critic", "backprop", "deep_supervision"])
+@pytest.mark.parametrize("method", METHODS)
 def test_a_recorded_step_trains_as_an_eager_one(method: str) -> None:
     recipe = tiny(f"train.method={method}")
     expected, expected_losses = train(recipe, None)
@@ -122,7 +124,7 @@ class Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("method", ["local_critic", "backprop", "deep_supervision"])
+@pytest.mark.parametrize("method", METHODS)
 def test_nothing_in_a_step_waits_for_the_device(method: str) -> None:
     recipe = tiny(f"train.method={method}", "critics.head=pooled", "critics.pool_to=1", "train.optimizer=adam")
     network = network_of(recipe)
@@ -148,7 +150,7 @@ def test_bf16_is_near_fp32() -> None:
 
 
 @CUDA
-@pytest.mark.parametrize("method", ["local_critic", "backprop", "deep_supervision"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("overlap", [False, True])
 def test_cuda_graphs_and_streams_train_as_eager_steps(method: str, overlap: bool) -> None:
     device = torch.device("cuda")

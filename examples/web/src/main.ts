@@ -70,7 +70,7 @@ function start(model: Model): void {
 
   async function readEntry(blob: Blob, title: string): Promise<Entry> {
     if (blob.size > MOST_BYTES) throw new Error(`${title} is larger than 100 MB: make it smaller.`);
-    const pixels = await readImage(blob, info.input.size, info.input.channels).catch(() => {
+    const pixels = await readImage(blob, info.input).catch(() => {
       throw new Error(`${title} is no image that this browser can read: take a PNG or JPEG file.`);
     });
     const source = URL.createObjectURL(blob);

@@ -4,7 +4,7 @@
 import { InferenceSession, Tensor, env } from "onnxruntime-web/wasm";
 import wasmUrl from "onnxruntime-web/ort-wasm-simd-threaded.wasm?url";
 
-import type { Pixels } from "./pixels";
+import { KERNELS, type Pixels, type Preparation } from "./pixels";
 
 // Threads need headers that a plain file server does not send, and gain nothing on one small image.
 env.wasm.numThreads = 1;
@@ -24,8 +24,7 @@ export interface ModelInfo {
   /** Name of the ONNX file, beside model.json. */
   file: string;
   classes: string[];
-  /** Height and width in pixels, and 3 channels for RGB or 1 for grey. */
-  input: { size: number; channels: number };
+  input: Preparation;
   /** Shallow first, main last. */
   exits: { name: string; test_accuracy_pct: number | null }[];
   /** What an image has cost that leaves at each exit, in MACs. */
@@ -128,6 +127,9 @@ function isInfo(value: unknown): value is ModelInfo {
     typeof info.main_macs === "number" &&
     Number.isInteger(info.input?.size) &&
     Number.isInteger(info.input?.channels) &&
+    info.input !== undefined &&
+    (info.input.shorter_side === null || Number.isInteger(info.input.shorter_side)) &&
+    Object.hasOwn(KERNELS, info.input.interpolation) &&
     info.exits !== undefined &&
     info.exits.length > 1 &&
     info.exit_macs?.length === info.exits.length &&

@@ -182,7 +182,7 @@ def write_thresholds(loaded: Loaded, decision: Decision) -> None:
     """Writes ``thresholds.json`` of the run, if thresholds were calibrated."""
     if decision.content is not None:
         runs.write_json(loaded.folder / runs.THRESHOLDS, decision.content)
-        runs.record(loaded.folder, runs.THRESHOLDS)
+        runs.record(loaded.folder, runs.THRESHOLDS, made_from=[runs.PREDICTIONS])
 
 
 def _best_criterion(budget: _Budget, rows: Mapping[Criterion, Rows], exits: Sequence[int] | None) -> Criterion:
@@ -231,7 +231,7 @@ def _max_drop_pct(loaded: Loaded, request: ExportRequest) -> float:
         return request.max_drop_pct
     if not (loaded.folder / runs.SELECTION).exists():
         return DEFAULT_MAX_DROP_PCT
-    selection = runs.read_json(runs.require(loaded.folder, runs.SELECTION, "lcprune select"))
+    selection = runs.read_json(runs.require(loaded.folder, runs.SELECTION, f"lcprune select {loaded.folder}"))
     return float(selection["budget"]["max_drop_pct"])
 
 

@@ -69,4 +69,4 @@ def record(folder: Path, result: dict[str, Any]) -> None:
     kept = {name.rpartition("/")[0] for name in names if name.endswith(f"/{MANIFEST}")}
     stale = [name for name in runs.recorded_files(folder) if name.rpartition("/")[0] in kept and name not in names]
     runs.remove(folder, *stale)
-    runs.record(folder, *names)
+    runs.record(folder, *names, made_from=[runs.WEIGHTS, runs.PREDICTIONS])

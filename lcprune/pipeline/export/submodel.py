@@ -73,6 +73,6 @@ def _submodel_number(loaded: Loaded, exit_name: str | None) -> int:
                 f"nothing was selected in {loaded.folder} yet",
                 "choose first with `lcprune select --max-drop 2.0`, or name one: --exit 1 .. --exit main",
             )
-        selection = runs.read_json(runs.require(loaded.folder, runs.SELECTION, "lcprune select"))
+        selection = runs.read_json(runs.require(loaded.folder, runs.SELECTION, f"lcprune select {loaded.folder}"))
         return int(selection["selected"]["exit_index"]) + 1
     return exit_number(loaded, exit_name)

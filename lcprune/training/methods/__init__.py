@@ -2,35 +2,77 @@
 
 from lcprune.models import Network
 from lcprune.recipe import Recipe
+from lcprune.recipe.schema import CriticsConfig
 from lcprune.training.methods.backprop import Backprop
 from lcprune.training.methods.base import Losses, Method
+from lcprune.training.methods.critic import CriticTraining
+from lcprune.training.methods.critic_loss import CriticLoss
 from lcprune.training.methods.deep_supervision import DeepSupervision
+from lcprune.training.methods.dni import Dni
 from lcprune.training.methods.local_critic import LocalCritic
+from lcprune.training.methods.sobolev import Sobolev
 
 __all__ = ["Losses", "Method", "build_method"]
 
 
-def build_method(recipe: Recipe, network: Network) -> Method:
-    """The training method that a recipe names, for its network."""
-    critics, smoothing = recipe.critics, recipe.train.label_smoothing
-    match recipe.train.method:
+def build_method(recipe: Recipe, network: Network, iterations: int | None = None) -> Method:
+    """The training method that a recipe names, for its network.
+
+    Args:
+        recipe: Names the method.
+        network: Built from the same recipe.
+        iterations: Steps of the whole run; left out, what the recipe says. Weights that decay need to know.
+
+    Raises:
+        ValueError: If weights are to decay over a run whose number of steps is not known.
+    """
+    critics, train = recipe.critics, recipe.train
+    match train.method:
         case "backprop":
-            return Backprop(network, smoothing)
+            return Backprop(network, train.label_smoothing)
         case "deep_supervision":
             return DeepSupervision(
                 network,
                 critics.weights,
-                smoothing,
+                train.label_smoothing,
                 distill=critics.distill,
                 temperature=critics.distill_temperature,
+                decay_over=_decay_over(recipe, iterations),
             )
-        case "local_critic":
-            return LocalCritic(
+        case "dni":
+            return Dni(network, update_every=critics.update_every, label_smoothing=train.label_smoothing)
+        case "local_critic" | "critic":
+            kind = LocalCritic if train.method == "local_critic" else CriticTraining
+            return kind(
                 network,
-                loss=critics.loss,
-                mix=critics.mix,
+                _critic_loss(critics),
                 update_every=critics.update_every,
-                label_smoothing=smoothing,
-                memory=recipe.train.memory,
-                overlap=recipe.train.overlap,
+                label_smoothing=train.label_smoothing,
+                memory=train.memory,
+                overlap=train.overlap,
             )
+        case "sobolev_local_critic" | "sobolev_critic":
+            return Sobolev(
+                network,
+                _critic_loss(critics),
+                target="next" if train.method == "sobolev_local_critic" else "main",
+                weight=critics.sobolev,
+                update_every=critics.update_every,
+                label_smoothing=train.label_smoothing,
+            )
+
+
+def _critic_loss(critics: CriticsConfig) -> CriticLoss:
+    return CriticLoss(
+        critics.loss, critics.mix, critics.one_sided, critics.distill, temperature=critics.distill_temperature
+    )
+
+
+def _decay_over(recipe: Recipe, iterations: int | None) -> int | None:
+    """Steps over which the weights of exits decay; None where they are constant."""
+    if recipe.critics.weight_schedule == "constant":
+        return None
+    steps = iterations or recipe.train.iterations
+    if steps is None:
+        raise ValueError("the weights of exits decay over the run: say how many iterations it has")
+    return steps

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -26,7 +27,7 @@ class Method(Protocol):
 
         Args:
             images: In 0..1, ``(N, C, H, W)``.
-            labels: Class indices, ``(N,)``.
+            labels: Class indices, ``(N,)``, or weighted shares of the classes, ``(N, classes)``; see `sample_losses`.
             step: Number of the step, from 0.
         """
         ...
@@ -39,7 +40,12 @@ class Method(Protocol):
 def sample_losses(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
     """Cross-entropy of each sample in nats: ``(N, classes)`` and ``(N,)`` to ``(N,)``.
 
-    Always in float32 (or wider): in bfloat16 nearly all confident samples would tie.
+    Always in float32 (or wider): in bfloat16 nearly all confident samples would tie. Labels may be the shares of the
+    classes in each sample times the weight of its loss, ``(N, classes)``: their sum is the weight.
     """
     logits = logits.float() if logits.itemsize < 4 else logits
+    if labels.is_floating_point():
+        weights = labels.sum(dim=1)
+        shares = labels / weights.clamp(min=torch.finfo(labels.dtype).tiny)[:, None]
+        return weights * F.cross_entropy(logits, shares, reduction="none", label_smoothing=label_smoothing)
     return F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)

@@ -7,15 +7,18 @@ from torch import Tensor, nn
 
 from lcprune.models import Network
 from lcprune.training.methods.base import Losses, sample_losses
+from lcprune.training.methods.distillation import distillation_losses
 
 
 class DeepSupervision:
     """Backpropagation of main's loss plus a weighted sum of the losses of all other exits.
 
     L = L_K + w_1 * E_1 + .. + w_K-1 * E_K-1, where E_i is the cross-entropy L_i of exit i, or with distillation
-    E_i = (1 - distill) * L_i + distill * D_i, and D_i is `distillation_losses` of exit i and main.
+    E_i = (1 - distill) * L_i + distill * D_i, and D_i is `distillation_losses` of exit i and main. The weights are held
+    constant, or fall in a straight line to zero: at step t of N they are (1 - t / N) * w_i.
 
-    Source: Wang et al. 2015, arXiv:1505.02496, with the weights of the auxiliary losses held constant. Exits that learn
+    Source: Wang et al. 2015, arXiv:1505.02496, where the weights of the auxiliary losses fall; here by the step, there
+    by the epoch. Exits that learn
     from the last one: Phuong and Lampert 2019, "Distillation-Based Training for Multi-Exit Architectures", ICCV.
     """
 
@@ -27,6 +30,7 @@ class DeepSupervision:
         *,
         distill: float = 0.0,
         temperature: float = 1.0,
+        decay_over: int | None = None,
     ) -> None:
         """How exits learn.
 
@@ -36,6 +40,7 @@ class DeepSupervision:
             label_smoothing: Share of the target spread over all classes.
             distill: Main's share in what the other exits learn from; the rest is the labels'.
             temperature: Of the distillation.
+            decay_over: N, the steps in which the weights fall to zero; None holds them constant.
 
         Raises:
             ValueError: If there is not one weight for every critic.
@@ -47,6 +52,7 @@ class DeepSupervision:
         self._label_smoothing = label_smoothing
         self._distill = distill
         self._temperature = temperature
+        self._decay_over = decay_over
 
     def parts(self) -> Iterable[nn.Module]:
         """See `Method`."""
@@ -57,10 +63,16 @@ class DeepSupervision:
         logits = self._network(images)
         losses = [sample_losses(of_exit, labels, self._label_smoothing).mean() for of_exit in logits]
         learned = self._with_distillation(losses, logits)
-        weighted = [weight * loss for weight, loss in zip(self._weights, learned, strict=True)]
+        weights = self._weights_at(step)
+        weighted = [weight * loss for weight, loss in zip(weights, learned, strict=True)]
         sum(weighted, start=losses[-1]).backward()  # one pass back through the trunk for all exits
         of_critics = torch.stack([*learned, losses[-1]]).detach()[:-1]  # main in it: torch stacks no empty list
         return Losses(torch.stack(losses).detach(), of_critics)
+
+    def _weights_at(self, step: int) -> tuple[float, ...]:
+        if self._decay_over is None:
+            return self._weights
+        return tuple(weight * max(0.0, 1 - step / self._decay_over) for weight in self._weights)
 
     def _with_distillation(self, losses: Sequence[Tensor], logits: Sequence[Tensor]) -> list[Tensor]:
         """What each exit but main learns from, K - 1 scalars."""
@@ -71,25 +83,3 @@ class DeepSupervision:
             (1 - share) * loss + share * distillation_losses(own, main, self._temperature).mean()
             for loss, own in zip(losses[:-1], logits[:-1], strict=True)
         ]
-
-
-def distillation_losses(own: Tensor, main: Tensor, temperature: float) -> Tensor:
-    """T^2 * KL(softmax(main / T) || softmax(own / T)) of each sample in nats, ``(N,)``.
-
-    The factor T^2 keeps the gradient's size: it shrinks by 1 / T^2 where T grows. Always in float32 (or wider).
-
-    Source: Hinton et al. 2015, arXiv:1503.02531, Section 2.
-
-    Args:
-        own: Logits of the exit that learns, ``(N, classes)``.
-        main: Those of its teacher. A target: no gradient flows into it.
-        temperature: T, which both are divided by.
-
-    Raises:
-        ValueError: If the shapes differ (torch would broadcast them).
-    """
-    if own.shape != main.shape:
-        raise ValueError(f"own is {tuple(own.shape)} but main is {tuple(main.shape)}")
-    dtype = torch.promote_types(own.dtype, torch.float32)
-    said, wanted = ((logits.to(dtype) / temperature).log_softmax(dim=1) for logits in (own, main.detach()))
-    return temperature**2 * (wanted.exp() * (wanted - said)).sum(dim=1)

@@ -11,7 +11,8 @@ that row, so it becomes 2^-60: nothing to the critic, and divided out again for 
 
 One pass has to wait for L_{i+1}, and so for the forward pass of the next group. Two passes need not: the group's comes
 first and frees what the group kept for it, the critic's follows when L_{i+1} is known. A critic that mixes samples
-(BatchNorm) needs two in any case; ``memory="lean"`` takes two everywhere.
+(BatchNorm) needs two in any case, and so does distillation, whose gradient is no weight times that of L_i;
+``memory="lean"`` takes two everywhere.
 
 The average pool at the head of a critic is differentiated with the group. The gradient that waits between the two
 graphs is then as small as what the pool gives, and the full one lives no longer than the group's backward pass needs.
@@ -28,12 +29,11 @@ from torch import Tensor, nn
 
 from lcprune.models import AveragePool, Network, mixes_samples
 from lcprune.training.methods.base import Losses, sample_losses
+from lcprune.training.methods.critic_loss import CriticLoss, ExitOutput
 from lcprune.training.methods.streams import SideStream
 
 ALMOST_ZERO = 2.0**-60
 """Stands for a weight of zero; a power of two, so that dividing it out again is exact."""
-
-CriticLoss = Literal["cascade", "cross_entropy", "mix"]
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class _Exit:
     """What the critic reads, with the group's graph, ``(N, C, H, W)``."""
     leaf: Tensor
     """The same values, cut off from the group."""
-    losses: Tensor
-    """Cross-entropy of each sample, with the critic's graph, ``(N,)``."""
+    output: ExitOutput
+    """What the critic says, with its graph."""
 
 
 class LocalCritic:
@@ -68,9 +68,9 @@ class LocalCritic:
     def __init__(
         self,
         network: Network,
+        loss: CriticLoss,
         *,
-        loss: CriticLoss = "cascade",
-        mix: float = 0.5,
+        target: Literal["next", "main"] = "next",
         update_every: int = 1,
         label_smoothing: float = 0.0,
         memory: Literal["fast", "lean"] = "fast",
@@ -80,29 +80,33 @@ class LocalCritic:
 
         Args:
             network: With at least one critic.
-            loss: ``cascade`` is Eq. (7), L1 per sample; ``cross_entropy`` the critic's own; ``mix`` both.
-            mix: The cascade's share in ``mix``.
+            loss: Of every critic.
+            target: What a critic is held against: the next exit, or main (`CriticTraining`).
             update_every: The critics learn at every n-th step.
             label_smoothing: Share of the target spread over all classes.
             memory: ``lean`` frees what a group keeps for its gradients before the next group runs.
             overlap: On a CUDA device, a critic runs on a second stream while the next group runs on the first.
         """
         self._normalize = network.normalize
+        two_passes = memory == "lean" or not loss.is_weighted
         heads, groups = zip(*(_split(group, nn.MaxPool2d) for group in network.groups[1:]), strict=True)
         self._stages = [
-            _Stage(group, *_split(critic, AveragePool), memory == "lean" or mixes_samples(critic), head)
+            _Stage(group, *_split(critic, AveragePool), two_passes or mixes_samples(critic), head)
             for group, critic, head in zip((network.groups[0], *groups[:-1]), network.critics, heads, strict=True)
         ]
         self._last_group = groups[-1]
-        self._cascade_share = {"cascade": 1.0, "cross_entropy": 0.0, "mix": mix}[loss]
+        self._loss = loss
+        self._target = target
         self._update_every = update_every
         self._label_smoothing = label_smoothing
         self._side = SideStream(overlap)
 
     def parts(self) -> Iterator[nn.Module]:
-        """See `Method`."""
+        """See `Method`. Compiled parts keep nothing for a second pass, so critics that take two are not among them."""
         for stage in self._stages:
-            yield from (stage.group, stage.critic)
+            yield stage.group
+            if not (stage.two_passes and self._loss.waits):
+                yield stage.critic
         yield self._last_group
 
     def backward(self, images: Tensor, labels: Tensor, step: int) -> Losses:
@@ -110,27 +114,27 @@ class LocalCritic:
         critics_learn = step % self._update_every == 0
         exit_losses, critic_losses = [], []
         hidden = self._normalize(images)
-        waiting: _Exit | None = None
+        waiting: list[_Exit] = []  # for their target
         for stage in self._stages:
             output = stage.group(hidden)  # (N, C_i, H_i, W_i), with the graph of this group alone
             hidden = stage.hand_on(output.detach())
-            if waiting is not None and self._side.enabled:
-                self._train_group_early(waiting, critics_learn)  # its critic ran beside this group
+            if waiting and self._side.enabled:
+                self._train_group_early(waiting[-1], critics_learn)  # its critic ran beside this group
             own = self._read(stage, stage.pool(output), labels)
             del output
-            exit_losses.append(own.losses.detach())
-            if waiting is not None:
-                critic_losses.append(self._learn(waiting, exit_losses[-1], critics_learn))
+            exit_losses.append(own.output.losses.detach())
+            if waiting and self._target == "next":
+                critic_losses.append(self._learn(waiting.pop(), own.output.detach(), critics_learn))
             if not self._side.enabled:
                 self._train_group_early(own, critics_learn)
-            waiting = own
-        main_losses = sample_losses(self._last_group(hidden), labels, self._label_smoothing)
-        exit_losses.append(main_losses.detach())
-        if waiting is not None:
-            if self._side.enabled:
-                self._train_group_early(waiting, critics_learn)
-            critic_losses.append(self._learn(waiting, exit_losses[-1], critics_learn))
-        main_losses.mean().backward()
+            waiting.append(own)
+        main = self._output(self._last_group(hidden), labels)
+        exit_losses.append(main.losses.detach())
+        if self._side.enabled:
+            self._train_group_early(waiting[-1], critics_learn)
+        critic_losses += [self._learn(own, main.detach(), critics_learn) for own in waiting]
+        if main.losses.requires_grad:  # unless the last group is frozen
+            main.losses.mean().backward()
         self._side.join(*exit_losses, *critic_losses)
         return Losses(torch.stack(exit_losses).mean(dim=1), torch.stack(critic_losses))
 
@@ -138,41 +142,42 @@ class LocalCritic:
         """The critic's forward pass."""
         with self._side.beside(pooled, labels):
             leaf = pooled.detach().requires_grad_()
-            losses = sample_losses(stage.critic(leaf), labels, self._label_smoothing)
-        return _Exit(stage, pooled, leaf, losses)
+            return _Exit(stage, pooled, leaf, self._output(stage.critic(leaf), labels))
+
+    def _output(self, logits: Tensor, labels: Tensor) -> ExitOutput:
+        return ExitOutput(logits, sample_losses(logits, labels, self._label_smoothing))
 
     def _train_group_early(self, own: _Exit, critics_learn: bool) -> None:
         """Gradients of the group, where they need nothing of the next exit."""
-        if critics_learn and self._cascade_share > 0 and not own.stage.two_passes:
+        if critics_learn and self._loss.waits and not own.stage.two_passes:
             return
         with self._side.beside():
-            if critics_learn and self._cascade_share == 0:
-                own.losses.mean().backward()  # every weight is 1, so the critic's gradient comes with it
+            if critics_learn and not self._loss.waits:
+                own.output.losses.mean().backward()  # every weight is 1, so the critic's gradient comes with it
                 delta = _gradient(own.leaf)
             else:
-                (delta,) = torch.autograd.grad(own.losses.mean(), own.leaf, retain_graph=critics_learn)
+                (delta,) = torch.autograd.grad(own.output.losses.mean(), own.leaf, retain_graph=critics_learn)
         self._train_group(own, delta)
 
-    def _learn(self, own: _Exit, deeper: Tensor, critics_learn: bool) -> Tensor:
+    def _learn(self, own: _Exit, target: ExitOutput, critics_learn: bool) -> Tensor:
         """Gradients of the critic, and of its group where both come in one pass; the critic's mean loss."""
-        share = self._cascade_share
+        learns = critics_learn and self._loss.waits
+        in_two_passes = learns and own.stage.two_passes
         delta = None
-        with self._side.beside(deeper):
-            gap = own.losses.detach() - deeper
-            loss = share * gap.abs().mean() + (1 - share) * own.losses.detach().mean()
-            if critics_learn and share > 0:
-                weights = share * gap.sign() + (1 - share)
-                if own.stage.two_passes:
-                    (own.losses * weights).mean().backward(inputs=list(own.stage.critic.parameters()))
-                else:
-                    delta = _one_pass(own, weights)
+        with self._side.beside(target.logits, target.losses):
+            loss = self._loss.of_samples(own.output if in_two_passes else own.output.detach(), target).mean()
+            if in_two_passes:
+                loss.backward(inputs=list(own.stage.critic.parameters()))
+            elif learns:
+                delta = _one_pass(own, self._loss.weights(own.output, target))
         if delta is not None:
             self._train_group(own, delta)
-        return loss
+        return loss.detach()
 
     def _train_group(self, own: _Exit, delta: Tensor) -> None:
         self._side.join(delta)
-        own.pooled.backward(delta)
+        if own.pooled.requires_grad:  # unless the group is frozen
+            own.pooled.backward(delta)
 
 
 def _split(module: nn.Module, kind: type[nn.Module]) -> tuple[nn.Module, nn.Module]:
@@ -185,7 +190,7 @@ def _split(module: nn.Module, kind: type[nn.Module]) -> tuple[nn.Module, nn.Modu
 def _one_pass(own: _Exit, weights: Tensor) -> Tensor:
     """delta_i, ``(N, C, H, W)``; the critic's gradient of the losses weighted by `weights`, ``(N,)``, is left in it."""
     weights = torch.where(weights == 0, ALMOST_ZERO, weights)
-    (own.losses * weights).mean().backward()
+    (own.output.losses * weights).mean().backward()
     return _gradient(own.leaf).mul_(weights.reciprocal().reshape(-1, 1, 1, 1))
 
 

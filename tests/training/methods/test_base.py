@@ -11,8 +11,11 @@ from lcprune.models import Network, build
 from lcprune.training.methods import build_method
 from lcprune.training.methods.backprop import Backprop
 from lcprune.training.methods.base import sample_losses
+from lcprune.training.methods.critic import CriticTraining
 from lcprune.training.methods.deep_supervision import DeepSupervision
+from lcprune.training.methods.dni import Dni
 from lcprune.training.methods.local_critic import LocalCritic
+from lcprune.training.methods.sobolev import Sobolev
 
 
 def test_cross_entropy_of_each_sample() -> None:
@@ -65,6 +68,10 @@ def network_of(*overrides: str) -> tuple[recipe.Recipe, Network]:
         (["train.method=backprop"], Backprop),
         (["train.method=deep_supervision"], DeepSupervision),
         (["train.method=local_critic"], LocalCritic),
+        (["train.method=critic"], CriticTraining),
+        (["train.method=sobolev_local_critic"], Sobolev),
+        (["train.method=sobolev_critic"], Sobolev),
+        (["train.method=dni"], Dni),
     ],
 )
 def test_the_recipe_names_the_method(overrides: list[str], kind: type) -> None:
@@ -78,7 +85,22 @@ def test_the_recipe_names_the_method(overrides: list[str], kind: type) -> None:
         ("local_critic", "critics.loss=mix"),
         ("local_critic", "train.label_smoothing=0.1"),
         ("local_critic", "critics.update_every=2"),
+        ("local_critic critics.loss=cascade", "critics.one_sided=true"),
+        ("local_critic", "critics.distill=0.5"),
+        ("critic critics.loss=mix", "critics.mix=0.2"),
+        ("critic critics.loss=mix", "train.method=local_critic"),
+        ("critic", "critics.update_every=2"),
+        ("critic", "train.label_smoothing=0.1"),
+        ("sobolev_local_critic", "critics.sobolev=2"),
+        ("sobolev_local_critic", "critics.loss=cascade"),
+        ("sobolev_local_critic", "critics.distill=0.5"),
+        ("sobolev_local_critic", "critics.update_every=2"),
+        ("sobolev_local_critic", "train.label_smoothing=0.1"),
+        ("sobolev_local_critic", "train.method=sobolev_critic"),
+        ("dni", "critics.update_every=2"),
+        ("dni", "train.label_smoothing=0.1"),
         ("deep_supervision", "critics.weight=0.3"),
+        ("deep_supervision", "critics.weight_schedule=decay"),
         ("deep_supervision", "train.label_smoothing=0.1"),
         ("backprop", "train.label_smoothing=0.1"),
     ],
@@ -88,8 +110,9 @@ def test_every_option_of_the_recipe_reaches_the_method(base: str, option: str) -
     images = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(4)
     grads = []
-    for overrides in ([], [option]):
-        loaded, network = network_of(f"train.method={base}", *overrides)
+    method, *shared = base.split()
+    for overrides in (shared, [*shared, option]):
+        loaded, network = network_of(f"train.method={method}", *overrides)
         build_method(loaded, network).backward(images, labels, step=1)
         grads.append([parameter.grad for parameter in network.parameters()])
     assert not all(_same(a, b) for a, b in zip(*grads, strict=True))

@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from lcprune import recipe
+from lcprune.errors import RecipeError
 from lcprune.models import Network
 from lcprune.training.methods import build_method
-from lcprune.training.methods.deep_supervision import DeepSupervision, distillation_losses
+from lcprune.training.methods.deep_supervision import DeepSupervision
 
 LN3 = math.log(3)
 
@@ -59,48 +60,6 @@ def test_without_critics_it_is_backpropagation() -> None:
 
 
 # Distillation
-
-LOGITS_3 = torch.tensor([[2 * LN3, 0.0]])  # at temperature 2, p = (3/4, 1/4); at 1, (9/10, 1/10)
-LOGITS_1 = torch.zeros(1, 2)  # p = (1/2, 1/2) at every temperature
-
-
-def test_distillation_worked_out_by_hand() -> None:
-    # KL((3/4, 1/4) || (1/2, 1/2)) = 3/4 ln(3/2) + 1/4 ln(1/2), times 2^2
-    losses = distillation_losses(LOGITS_1, LOGITS_3, 2.0)
-    assert losses.tolist() == pytest.approx([4 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5))])
-    # the other way round it is KL((1/2, 1/2) || (3/4, 1/4)) = 1/2 ln(2/3) + 1/2 ln(2)
-    turned = distillation_losses(LOGITS_3, LOGITS_1, 2.0)
-    assert turned.tolist() == pytest.approx([4 * (0.5 * math.log(2 / 3) + 0.5 * math.log(2))])
-    assert distillation_losses(LOGITS_3, LOGITS_3, 2.0).tolist() == [0.0]
-
-
-def test_distillation_has_the_gradient_of_two_probabilities() -> None:
-    own, main = LOGITS_1.clone().requires_grad_(), LOGITS_3.clone().requires_grad_()
-    distillation_losses(own, main, 2.0).sum().backward()
-    assert own.grad.tolist() == [pytest.approx([2 * (0.5 - 0.75), 2 * (0.5 - 0.25)])]  # T * (p_own - p_main)
-    assert main.grad is None
-
-
-def test_distillation_is_torchs_kl_div_in_float64() -> None:
-    torch.manual_seed(0)
-    own, main = (5 * torch.randn(7, 6, dtype=torch.float64) for _ in range(2))
-    for temperature in (0.5, 1.0, 4.0):
-        said = nn.functional.log_softmax(own / temperature, dim=1)
-        wanted = nn.functional.softmax(main / temperature, dim=1)
-        expected = nn.functional.kl_div(said, wanted, reduction="none").sum(dim=1) * temperature**2
-        torch.testing.assert_close(distillation_losses(own, main, temperature), expected, rtol=1e-12, atol=1e-14)
-
-
-def test_distillation_is_in_float32_and_finite_where_main_is_certain() -> None:
-    certain, other = torch.tensor([[1000.0, 0.0]]), torch.tensor([[0.0, 1000.0]])
-    losses = distillation_losses(other.bfloat16(), certain.bfloat16(), 1.0)
-    assert losses.dtype == torch.float32
-    assert losses.tolist() == [1000.0]
-
-
-def test_logits_of_other_shapes_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"own is \(1, 2\) but main is \(2, 2\)"):
-        distillation_losses(LOGITS_1, torch.zeros(2, 2), 1.0)
 
 
 def network_of_three(dtype: torch.dtype = torch.float64) -> Network:
@@ -174,3 +133,40 @@ def test_a_step_goes_once_through_every_part_and_once_back(distill: float) -> No
     images, labels = torch.rand(6, 2, 4, 4).double().requires_grad_(), torch.arange(6) % 5
     DeepSupervision(network, [0.3, 0.3], 0.0, distill=distill).backward(images, labels, 0)
     assert passes == {"forward": 5, "backward": 5}  # three groups and two critics
+
+
+# Weights that decay
+
+
+@pytest.mark.parametrize(("step", "left"), [(0, 1.0), (5, 0.5), (9, 0.1), (10, 0.0), (12, 0.0)])
+def test_weights_fall_in_a_straight_line(step: int, left: float) -> None:
+    images, labels = torch.rand(6, 2, 4, 4).double(), torch.arange(6) % 5
+    network = network_of_three()
+    first, second, main = (nn.functional.cross_entropy(logits, labels) for logits in network(images))
+    parameters = list(network.parameters())
+    expected = torch.autograd.grad(main + left * (0.3 * first + 2.5 * second), parameters)
+    DeepSupervision(network, [0.3, 2.5], 0.0, decay_over=10).backward(images, labels, step)
+    for parameter, grad in zip(parameters, expected, strict=True):
+        torch.testing.assert_close(parameter.grad, grad, rtol=1e-10, atol=1e-15)
+
+
+def test_a_recipe_or_its_caller_says_how_long_weights_decay() -> None:
+    joint = ["train.method=deep_supervision", "critics.after=[2, 5]", "critics.weight_schedule=decay"]
+    counted = recipe.load("digits", [*joint, "train.iterations=70"])
+    in_epochs = recipe.load("digits", [*joint, "train.epochs=2"])
+    assert build_method(counted, network_of_three())._decay_over == 70
+    assert build_method(counted, network_of_three(), 34)._decay_over == 34
+    assert build_method(in_epochs, network_of_three(), 34)._decay_over == 34
+    with pytest.raises(ValueError, match="say how many iterations"):
+        build_method(in_epochs, network_of_three())
+    constant = recipe.load("digits", [*joint[:2], "train.epochs=2"])
+    assert build_method(constant, network_of_three())._decay_over is None
+
+
+def test_a_recorded_step_cannot_decay() -> None:
+    overrides = ["train.cuda_graph=true", "critics.weight_schedule=decay"]
+    with pytest.raises(
+        RecipeError, match="a critics.weight_schedule of decay makes every step another one\n  fix: drop one"
+    ):
+        recipe.load("digits", [*overrides, "train.method=deep_supervision"])
+    assert recipe.load("digits", overrides).train.cuda_graph  # weights have no meaning in other methods

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from lcprune import recipe
 from lcprune.models import Network, build
 from lcprune.training.methods.base import sample_losses
+from lcprune.training.methods.critic_loss import CriticLoss
 from lcprune.training.methods.local_critic import LocalCritic
 
+PAPER = CriticLoss()
 Gradients = dict[str, Tensor]
 PLACES = {2: (5,), 3: (2, 8), 4: (2, 5, 8)}
 KINDS = [("cascade", 0.5), ("cross_entropy", 0.5), *(("mix", share) for share in (0.0, 0.3, 0.5, 0.8, 1.0))]
@@ -37,8 +39,22 @@ def mean(values: Sequence[Tensor]) -> Tensor:
     return sum(values) / len(values)
 
 
+def kl(wanted: Tensor, said: Tensor, temperature: float) -> Tensor:
+    """T^2 KL of one sample, from its definition; no gradient flows into what is wanted."""
+    p, q = torch.softmax(wanted.detach() / temperature, 0), torch.softmax(said / temperature, 0)
+    return temperature**2 * sum(p[index] * torch.log(p[index] / q[index]) for index in range(len(p)))
+
+
 def gradients_in_two_passes(
-    network: Network, images: Tensor, labels: Tensor, cascade_share: float, smoothing: float
+    network: Network,
+    images: Tensor,
+    labels: Tensor,
+    cascade_share: float,
+    smoothing: float,
+    *,
+    one_sided: bool = False,
+    distill: float = 0.0,
+    temperature: float = 1.0,
 ) -> tuple[Gradients, list[float], list[float]]:
     """Gradients by name, mean loss of every exit and of every critic: Eq. (5) and (7), one after the other."""
     grads: Gradients = {}
@@ -46,7 +62,8 @@ def gradients_in_two_passes(
     inputs = [network.normalize(images)]
     for group in network.groups[:-1]:
         inputs.append(group(inputs[-1]).detach())  # h_i, as it enters critic i and group i + 1
-    main = losses_of(network.groups[-1](inputs[-1]), labels, smoothing)
+    deeper = network.groups[-1](inputs[-1])
+    main = losses_of(deeper, labels, smoothing)
     last = len(network.groups) - 1
     keep(grads, f"groups.{last}", network.groups[-1], mean(main))
     targets = [[loss.item() for loss in main]]
@@ -57,9 +74,16 @@ def gradients_in_two_passes(
         (delta,) = torch.autograd.grad(mean(losses_of(critic(hidden), labels, smoothing)), hidden)
         keep(grads, f"groups.{index}", group, (group(inputs[index]) * delta).sum())
         # the critic: a forward and a backward pass of its own
-        own = losses_of(critic(inputs[index + 1]), labels, smoothing)
+        logits = critic(inputs[index + 1])
+        own = losses_of(logits, labels, smoothing)
         gaps = [torch.abs(loss - target) for loss, target in zip(own, targets[0], strict=True)]
+        if one_sided:
+            gaps = [gap if loss > target else 0 * loss for gap, loss, target in zip(gaps, own, targets[0], strict=True)]
         loss = cascade_share * mean(gaps) + (1 - cascade_share) * mean(own)
+        if distill:
+            pulls = [kl(wanted, said, temperature) for wanted, said in zip(deeper, logits, strict=True)]
+            loss = (1 - distill) * loss + distill * mean(pulls)
+        deeper = logits
         keep(grads, f"critics.{index}", critic, loss)
         critic_losses.insert(0, loss.item())
         targets.insert(0, [value.item() for value in own])
@@ -92,6 +116,17 @@ def batch(size: int = 6) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(4)
     images = torch.rand(size, 3, 8, 8, generator=generator, dtype=torch.float64)
     return images, torch.randint(5, (size,), generator=generator)
+
+
+def network_of_one_pixel() -> Network:
+    """The group multiplies a pixel by 1; for a pixel of 1 the critic gives p(0) = 3/4 and main p(0) = 1/4."""
+    group, critic, main = nn.Conv2d(1, 1, 1, bias=False), nn.Linear(1, 2, bias=False), nn.Linear(1, 2, bias=False)
+    with torch.no_grad():
+        group.weight.fill_(1.0)
+        critic.weight.copy_(torch.tensor([[math.log(3)], [0.0]]))
+        main.weight.copy_(torch.tensor([[0.0], [math.log(3)]]))
+    groups = [group, nn.Sequential(nn.Flatten(), main)]
+    return Network(nn.Identity(), groups, [nn.Sequential(nn.Flatten(), critic)]).double()
 
 
 def network_with_ties() -> Network:
@@ -130,10 +165,17 @@ def gradients(network: Network) -> dict[str, Tensor | None]:
     return {name: parameter.grad for name, parameter in network.named_parameters()}
 
 
-def step(network: Network, images: Tensor, labels: Tensor, number: int = 0, **options: object) -> Gradients:
+def step(
+    network: Network,
+    images: Tensor,
+    labels: Tensor,
+    loss: CriticLoss = PAPER,
+    number: int = 0,
+    **options: object,
+) -> Gradients:
     """Gradients of everything after one step of the method under test."""
     network.zero_grad(set_to_none=True)
-    LocalCritic(network, **options).backward(images, labels, number)
+    LocalCritic(network, loss, **options).backward(images, labels, number)
     return gradients(network)
 
 
@@ -159,7 +201,7 @@ def test_every_gradient_is_that_of_two_passes(exits: int, loss: str, mix: float,
     share = {"cascade": 1.0, "cross_entropy": 0.0, "mix": mix}[loss]
     expected, exit_losses, critic_losses = gradients_in_two_passes(network, images, labels, share, smoothing)
     network.zero_grad(set_to_none=True)
-    method = LocalCritic(network, loss=loss, mix=mix, label_smoothing=smoothing)
+    method = LocalCritic(network, CriticLoss(loss, mix), label_smoothing=smoothing)
     losses = method.backward(images, labels, step=0)
     assert_same(gradients(network), expected)
     assert losses.exits.tolist() == pytest.approx(exit_losses, rel=1e-12)
@@ -177,11 +219,84 @@ def test_ties_weigh_nothing_to_the_critic_and_all_to_the_group(loss: str, mix: f
     assert set((second == main).nonzero().flatten().tolist()) >= {1, 4, 5}
     share = {"cascade": 1.0, "cross_entropy": 0.0, "mix": mix}[loss]
     expected, _, _ = gradients_in_two_passes(network, images, labels, share, 0.0)
-    found = step(network, images, labels, loss=loss, mix=mix)
+    found = step(network, images, labels, CriticLoss(loss, mix))
     for name, grad in expected.items():  # the second gap is all ties: under cascade the second critic rests
         gap = (found[name] - grad).abs().max().item()
         assert gap <= 1e-10 * max(1e-3, grad.abs().max().item()), name
     assert_same({"groups.0.0.weight": found["groups.0.0.weight"]}, {"groups.0.0.weight": expected["groups.0.0.weight"]})
+
+
+OTHERS = [
+    CriticLoss("cascade", one_sided=True),
+    CriticLoss("mix", 0.3, one_sided=True),
+    CriticLoss("mix", 1.0, one_sided=True),
+    CriticLoss("cascade", distill=0.4, temperature=3.0),
+    CriticLoss("cross_entropy", distill=0.4, temperature=0.5),
+    CriticLoss("mix", 0.3, distill=1.0),
+    CriticLoss("mix", 0.6, one_sided=True, distill=0.7, temperature=2.0),
+]
+
+
+@pytest.mark.parametrize("loss", OTHERS, ids=str)
+@pytest.mark.parametrize("overrides", [(), ("critics.batch_norm=true",)], ids=["plain", "batch_norm"])
+@pytest.mark.parametrize("memory", ["fast", "lean"])
+@pytest.mark.parametrize("overlap", [False, True])
+def test_one_sided_and_distilled_gradients_are_those_of_two_passes(
+    loss: CriticLoss, overrides: tuple[str, ...], memory: str, overlap: bool
+) -> None:
+    network = vgg(4, *overrides)
+    images, labels = batch()
+    expected, exit_losses, critic_losses = gradients_in_two_passes(
+        network,
+        images,
+        labels,
+        loss.cascade_share,
+        0.1,
+        one_sided=loss.one_sided,
+        distill=loss.distill,
+        temperature=loss.temperature,
+    )
+    method = LocalCritic(network, loss, label_smoothing=0.1, memory=memory, overlap=overlap)
+    method._side.enabled = overlap  # the order of work is that of two streams; without CUDA there is one
+    network.zero_grad(set_to_none=True)
+    losses = method.backward(images, labels, 0)
+    assert_same(gradients(network), expected)
+    assert losses.exits.tolist() == pytest.approx(exit_losses, rel=1e-12)
+    assert losses.critics.tolist() == pytest.approx(critic_losses, rel=1e-12)
+    assert not losses.critics.requires_grad
+    network.zero_grad(set_to_none=True)
+    resting = LocalCritic(network, loss, update_every=2, label_smoothing=0.1, memory=memory)
+    resting.backward(images, labels, 1)
+    found = gradients(network)
+    assert all(found[name] is None for name in found if name.startswith("critics"))
+    groups = [name for name in found if name.startswith("groups")]
+    assert_same({name: found[name] for name in groups}, {name: expected[name] for name in groups})
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_one_sided_critic_is_never_pushed_to_be_worse(label: int) -> None:
+    """The critic gives p(0) = 3/4, main p(0) = 1/4: for label 0 the critic is better and rests, for 1 it learns."""
+    network = network_of_one_pixel()
+    losses = LocalCritic(network, CriticLoss("cascade", one_sided=True)).backward(
+        torch.ones(1, 1, 1, 1).double(), torch.tensor([label]), 0
+    )
+    slope = {0: [0.0, 0.0], 1: [0.75, -0.75]}[label]  # p - target, where there is something to learn
+    assert network.critics[0][1].weight.grad.flatten().tolist() == pytest.approx(slope, rel=1e-6, abs=1e-15)
+    assert losses.critics.tolist() == pytest.approx([{0: 0.0, 1: math.log(3)}[label]])  # ln 4 - ln 4/3
+    delta = {0: -0.25, 1: 0.75}[label]
+    assert network.groups[0].weight.grad.item() == pytest.approx(delta * math.log(3))  # the group learns all the same
+
+
+def test_distillation_pulls_a_critic_to_the_next_exit_worked_out_by_hand() -> None:
+    network = network_of_one_pixel()  # z = (ln 3, 0) in the critic, (0, ln 3) in main
+    loss = CriticLoss("cascade", distill=0.5)
+    losses = LocalCritic(network, loss).backward(torch.ones(1, 1, 1, 1).double(), torch.tensor([0]), 0)
+    # half of the turned cross-entropy's (1/4, -1/4) and half of p_critic - p_main = (1/2, -1/2)
+    assert network.critics[0][1].weight.grad.flatten().tolist() == pytest.approx([0.375, -0.375])
+    pull = 0.25 * math.log(1 / 3) + 0.75 * math.log(3)  # KL((1/4, 3/4) || (3/4, 1/4))
+    assert losses.critics.tolist() == pytest.approx([0.5 * math.log(3) + 0.5 * pull])
+    assert network.groups[0].weight.grad.item() == pytest.approx(-math.log(3) / 4)  # of cross-entropy: Eq. (5)
+    assert network.groups[1][1].weight.grad.flatten().tolist() == pytest.approx([-0.75, 0.75])  # main learns labels
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -189,8 +304,8 @@ def test_ties_of_all_samples_leave_the_critic_without_gradient_and_the_group_wit
     network = network_with_ties().to(dtype)
     images, labels = batch_with_ties()
     images = images.abs().to(dtype)
-    tied = step(network, images, labels, loss="cascade")
-    plain = step(network, images, labels, loss="cross_entropy")
+    tied = step(network, images, labels, CriticLoss("cascade"))
+    plain = step(network, images, labels, CriticLoss("cross_entropy"))
     for name in ("groups.0.0.weight", "groups.1.0.weight"):
         assert torch.equal(tied[name], plain[name])  # dividing by a power of two is exact
     for index in (0, 1):
@@ -205,8 +320,8 @@ def test_lean_memory_gives_the_same_gradients(head: str, loss: str, mix: float) 
     images, labels = batch()
     share = {"cascade": 1.0, "cross_entropy": 0.0, "mix": mix}[loss]
     expected, _, _ = gradients_in_two_passes(network, images, labels, share, 0.0)
-    assert_same(step(network, images, labels, loss=loss, mix=mix, memory="lean"), expected)
-    assert_same(step(network, images, labels, loss=loss, mix=mix, memory="fast"), expected)
+    assert_same(step(network, images, labels, CriticLoss(loss, mix), memory="lean"), expected)
+    assert_same(step(network, images, labels, CriticLoss(loss, mix), memory="fast"), expected)
 
 
 @pytest.mark.parametrize(("loss", "mix"), KINDS)
@@ -219,7 +334,7 @@ def test_the_order_of_two_streams_gives_the_same_gradients(
     images, labels = batch()
     share = {"cascade": 1.0, "cross_entropy": 0.0, "mix": mix}[loss]
     expected, exits, critics = gradients_in_two_passes(network, images, labels, share, 0.0)
-    method = LocalCritic(network, loss=loss, mix=mix, memory=memory, overlap=True)
+    method = LocalCritic(network, CriticLoss(loss, mix), memory=memory, overlap=True)
     method._side.enabled = True  # the order of work is that of two streams; without CUDA there is one
     losses = method.backward(images, labels, 0)
     assert_same(gradients(network), expected)
@@ -236,7 +351,7 @@ def test_lean_memory_frees_a_group_before_the_next_one_runs(memory: str, alive: 
         convolution = next(module for module in group if isinstance(module, nn.Conv2d))
         convolution.register_forward_pre_hook(lambda *_: seen.append(sum(ref() is not None for ref in kept)))
         convolution.register_forward_hook(lambda *args: kept.append(weakref.ref(args[-1])))  # BatchNorm keeps it
-    LocalCritic(network, memory=memory).backward(*batch(), 0)
+    LocalCritic(network, CriticLoss(), memory=memory).backward(*batch(), 0)
     assert seen == [0, alive, alive, alive]
 
 
@@ -247,7 +362,7 @@ def test_a_critic_with_batch_norm_takes_two_passes(exits: int, loss: str, mix: f
     images, labels = batch()
     share = {"cascade": 1.0, "cross_entropy": 0.0, "mix": mix}[loss]
     expected, _, _ = gradients_in_two_passes(network, images, labels, share, 0.0)
-    assert_same(step(network, images, labels, loss=loss, mix=mix), expected)
+    assert_same(step(network, images, labels, CriticLoss(loss, mix)), expected)
 
 
 def test_batch_norm_sees_every_batch_once() -> None:
@@ -261,21 +376,16 @@ def test_gradients_are_added_to_what_is_there() -> None:
     network = vgg(3)
     images, labels = batch()
     once = {name: grad.clone() for name, grad in step(network, images, labels).items()}
-    LocalCritic(network).backward(images, labels, 0)
+    LocalCritic(network, CriticLoss()).backward(images, labels, 0)
     assert_same(gradients(network), {name: 2 * grad for name, grad in once.items()})
 
 
 def test_a_case_worked_out_by_hand() -> None:
-    # One image of one pixel, 1.0; the group multiplies it by 1. The critic gives p(0) = 3/4, main p(0) = 1/4, the
-    # label is 0. So the critic's loss is ln 4/3 and main's ln 4: the critic's gap is negative, its sign -1.
-    group, critic, main = nn.Conv2d(1, 1, 1, bias=False), nn.Linear(1, 2, bias=False), nn.Linear(1, 2, bias=False)
+    # The critic's loss is ln 4/3 and main's ln 4: the critic's gap is negative, its sign -1.
+    network = network_of_one_pixel()
+    group, critic, main = network.groups[0], network.critics[0][1], network.groups[1][1]
     ln3 = math.log(3)
-    with torch.no_grad():
-        group.weight.fill_(1.0)
-        critic.weight.copy_(torch.tensor([[ln3], [0.0]]))
-        main.weight.copy_(torch.tensor([[0.0], [ln3]]))
-    network = Network(nn.Identity(), [group, nn.Sequential(nn.Flatten(), main)], [nn.Sequential(nn.Flatten(), critic)])
-    losses = LocalCritic(network.double()).backward(torch.ones(1, 1, 1, 1).double(), torch.tensor([0]), 0)
+    losses = LocalCritic(network, CriticLoss()).backward(torch.ones(1, 1, 1, 1).double(), torch.tensor([0]), 0)
     assert group.weight.grad.item() == pytest.approx(
         -ln3 / 4
     )  # (p - target) x critic's weights: (-1/4, 1/4) x (ln 3, 0)
@@ -297,7 +407,7 @@ def test_critics_learn_at_every_nth_step_and_groups_at_every_step(loss: str, ove
     expected, exit_losses, critic_losses = gradients_in_two_passes(network, images, labels, share, 0.0)
     for number in range(7):
         network.zero_grad(set_to_none=True)
-        losses = LocalCritic(network, loss=loss, update_every=3).backward(images, labels, number)
+        losses = LocalCritic(network, CriticLoss(loss), update_every=3).backward(images, labels, number)
         found = gradients(network)
         if number % 3 == 0:
             assert_same(found, expected)
@@ -345,9 +455,9 @@ def test_what_a_critic_learns_from_does_not_reach_its_group(dtype: torch.dtype) 
     images, labels = batch()
     network = vgg(4).to(dtype)
     images = images.to(dtype)
-    cascade = step(network, images, labels, loss="cascade")
-    cross_entropy = step(network, images, labels, loss="cross_entropy")
-    half = step(network, images, labels, loss="mix", mix=0.5)  # weights 1 and 2^-60
+    cascade = step(network, images, labels, CriticLoss("cascade"))
+    cross_entropy = step(network, images, labels, CriticLoss("cross_entropy"))
+    half = step(network, images, labels, CriticLoss("mix", 0.5))  # weights 1 and 2^-60
     resting = step(network, images, labels, number=1, update_every=2)
     for name in [name for name in cascade if name.startswith("groups")]:
         assert torch.equal(cascade[name], cross_entropy[name]), name
@@ -384,12 +494,26 @@ def test_losses_stay_in_float32_under_autocast() -> None:
     images, labels = batch()
     with torch.autocast("cpu", torch.bfloat16):
         assert network(images.float())[0].dtype == torch.bfloat16
-        losses = LocalCritic(network).backward(images.float(), labels, 0)
+        losses = LocalCritic(network, CriticLoss()).backward(images.float(), labels, 0)
     assert losses.exits.dtype == losses.critics.dtype == torch.float32
     for name, grad in gradients(network).items():
         assert grad.dtype == torch.float32, name
         assert grad.isfinite().all(), name
         assert grad.any(), name
+
+
+@pytest.mark.parametrize(
+    ("loss", "memory", "compiled"),
+    [
+        (CriticLoss("cascade"), "fast", 4 + 3),
+        (CriticLoss("cascade"), "lean", 4),
+        (CriticLoss("cross_entropy"), "lean", 4 + 3),
+        (CriticLoss("cross_entropy", distill=0.5), "fast", 4),
+    ],
+    ids=str,
+)
+def test_what_two_passes_go_through_is_not_compiled(loss: CriticLoss, memory: str, compiled: int) -> None:
+    assert len(list(LocalCritic(vgg(4), loss, memory=memory).parts())) == compiled
 
 
 def test_a_critic_that_does_not_read_its_input_is_a_slip() -> None:
@@ -403,4 +527,4 @@ def test_a_critic_that_does_not_read_its_input_is_a_slip() -> None:
 
     network = Network(nn.Identity(), [nn.Conv2d(1, 1, 1), nn.Sequential(nn.Flatten(), nn.Linear(1, 2))], [Deaf()])
     with pytest.raises(ValueError, match="does not read its input"):
-        LocalCritic(network).backward(torch.ones(2, 1, 1, 1), torch.tensor([0, 1]), 0)
+        LocalCritic(network, CriticLoss()).backward(torch.ones(2, 1, 1, 1), torch.tensor([0, 1]), 0)

@@ -1,0 +1,141 @@
+"""What the critics' loss is worth: accuracy of every exit by loss, at the same number of steps.
+
+    python -m benchmarks.critic_losses --out FOLDER --iterations 2000 --seeds 0 1 [--only NAME ...] [--data-root data]
+
+Every case is ``lcprune train vgg_cifar10_small`` with overrides. The result is written after each; what is in it is not
+run again, and a run that was stopped goes on. Cases differ in nothing but what is named.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.case import Row
+from benchmarks.cifar10_small import lcprune
+from benchmarks.provenance import provenance
+from lcprune import runs
+from lcprune.analysis.evaluate import accuracies_pct
+
+RECIPE = "vgg_cifar10_small"
+RESULT = Path(__file__).parent / "results" / "critic_losses.json"
+LOCAL = "train.method=local_critic"
+CASES: dict[str, tuple[str, ...]] = {
+    "deep_supervision": ("train.method=deep_supervision",),
+    "cross_entropy": (LOCAL, "critics.loss=cross_entropy"),
+    "cross_entropy, lr 3e-3": (LOCAL, "critics.loss=cross_entropy", "critics.lr=3e-3"),
+    "cross_entropy, distill 0.5": (LOCAL, "critics.loss=cross_entropy", "critics.distill=0.5"),
+    "cascade": (LOCAL, "critics.loss=cascade"),
+    "cascade, one-sided": (LOCAL, "critics.loss=cascade", "critics.one_sided=true"),
+    "cascade, lr 3e-3": (LOCAL, "critics.loss=cascade", "critics.lr=3e-3"),
+    "mix 0.2": (LOCAL, "critics.loss=mix", "critics.mix=0.2"),
+    "mix 0.5": (LOCAL, "critics.loss=mix", "critics.mix=0.5"),
+    "mix 0.8": (LOCAL, "critics.loss=mix", "critics.mix=0.8"),
+    "mix 0.5, one-sided": (LOCAL, "critics.loss=mix", "critics.mix=0.5", "critics.one_sided=true"),
+    "mix 0.5, distill 0.5": (LOCAL, "critics.loss=mix", "critics.mix=0.5", "critics.distill=0.5"),
+    "mix 0.2, lr 3e-3": (LOCAL, "critics.loss=mix", "critics.mix=0.2", "critics.lr=3e-3"),
+    "mix 0.2, lr 1e-2": (LOCAL, "critics.loss=mix", "critics.mix=0.2", "critics.lr=1e-2"),
+    "mix 0.2, one-sided, lr 3e-3": (
+        *(LOCAL, "critics.loss=mix", "critics.mix=0.2"),
+        *("critics.one_sided=true", "critics.lr=3e-3"),
+    ),
+    "mix 0.2, lr 3e-4": (LOCAL, "critics.loss=mix", "critics.mix=0.2", "critics.lr=3e-4"),
+    "mix 0.2, constant lr": (LOCAL, "critics.loss=mix", "critics.mix=0.2", "critics.schedule=constant"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Trains what is missing and writes the result and its table."""
+    options = _parse(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    for seed in options.seeds:
+        for name in options.only or CASES:
+            result = _read(options.result)
+            if any(_is(row, name, options.iterations, seed) for row in result["rows"]):
+                continue
+            print(f"{name}, seed {seed} ...", flush=True)
+            _write([*result["rows"], _row(name, seed, options)], options)
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.critic_losses", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for the run folders")
+    parser.add_argument("--iterations", type=int, default=2000)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--data-root", type=Path, default=Path("data"), help="folder with CIFAR-10")
+    parser.add_argument("--only", nargs="+", choices=CASES, metavar="NAME", help="these cases")
+    parser.add_argument("--result", type=Path, default=RESULT, help="the result file; the table lies beside it")
+    return parser.parse_args(arguments)
+
+
+def _row(name: str, seed: int, options: argparse.Namespace) -> Row:
+    folder = options.out / re.sub(r"[^a-z0-9]+", "-", f"{name} {options.iterations} seed {seed}")
+    keys = [*CASES[name], f"train.iterations={options.iterations}", f"train.evaluate_every={options.iterations}"]
+    if folder.exists():
+        trained = lcprune("resume", str(folder), "--device", "cpu")
+    else:
+        words = [word for key in keys for word in ("--set", key)]
+        places = ["--out", str(folder), "--data-root", str(options.data_root), "--device", "cpu", "--seed", str(seed)]
+        trained = lcprune("train", RECIPE, *places, *words)
+    arrays = runs.read_predictions(folder)
+    accuracies = {
+        f"{split}_accuracy_pct": list(accuracies_pct(arrays[f"{split}_logits"], arrays[f"{split}_labels"]))
+        for split in ("val", "test")
+    }
+    what = {"case": name, "overrides": list(CASES[name]), "iterations": options.iterations, "seed": seed}
+    return {**what, "seconds": trained["seconds"], **accuracies}
+
+
+def _is(row: Row, name: str, iterations: int, seed: int) -> bool:
+    return (row["case"], row["iterations"], row["seed"]) == (name, iterations, seed)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": []}
+
+
+def _write(rows: Sequence[Row], options: argparse.Namespace) -> None:
+    result = {**provenance("benchmarks.critic_losses", options.seeds[0]), "recipe": RECIPE, "rows": rows}
+    text = json.dumps(result, indent=2).replace(str(options.out), "FOLDER").replace(str(options.data_root), "data")
+    options.result.parent.mkdir(parents=True, exist_ok=True)
+    options.result.write_text(text + "\n", encoding="utf-8")
+    options.result.with_suffix(".md").write_text(page(json.loads(text)), encoding="utf-8")
+
+
+def page(result: Mapping[str, Any]) -> str:
+    """The table: means over the seeds, longest runs first, then by the mean of all exits on validation."""
+    groups: dict[tuple[str, int], list[Row]] = {}
+    for row in result["rows"]:
+        groups.setdefault((row["case"], row["iterations"]), []).append(row)
+    lines = []
+    for (name, iterations), rows in groups.items():
+        val, test = (np.array([row[f"{split}_accuracy_pct"] for row in rows]) for split in ("val", "test"))
+        seeds = ", ".join(str(row["seed"]) for row in rows)
+        cells = [name, f"{iterations:,}", seeds, *(_mean(exit_pct) for exit_pct in test.T), f"{val.mean():.2f}"]
+        lines.append((-iterations, -val.mean(), cells))
+    exits = [*(f"sub-model {k}" for k in range(1, 4)), "main"]
+    header = ["critics' loss", "steps", "seeds", *exits, "mean of all exits, validation"]
+    table = [header, ["---"] * len(header), *(cells for *_, cells in sorted(lines, key=lambda line: line[:2]))]
+    machine = result["machine"]
+    return (
+        "# The critics' loss\n\n"
+        f"`{result['recipe']}` with other losses, at the same number of steps, on {machine['cpu']} "
+        f"(`{result['command']}`). Test accuracy in percent, mean over the seeds, with the standard deviation where "
+        "there are two or more. `distill` is from the next exit; `lr` and its schedule are those of the critics (the "
+        "recipe: 1e-3, one cycle).\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in table) + "\n"
+    )
+
+
+def _mean(values: np.ndarray[Any, Any]) -> str:
+    spread = f" ±{values.std(ddof=1):.2f}" if len(values) > 1 else ""
+    return f"{values.mean():.2f}{spread}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""A table of images: CSV or Parquet with the columns ``path``, ``label`` and, if they are split, ``split``."""
+
+import csv
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from lcprune.data.files import Files, Listing
+from lcprune.errors import DataError, SetupError
+
+SPLITS = ("train", "val", "test")
+_FIX = "the columns are path, label and, if you like, split (train, val or test)"
+
+Row = tuple[str, str, str]
+
+
+def read_manifest(path: Path) -> Listing:
+    """The files that a table names; paths in it are relative to its folder. Without ``split`` all are for training.
+
+    Classes are the labels of the training images, in alphabetical order, or by value where all are whole numbers.
+
+    Raises:
+        DataError: If the table is missing or damaged, lacks a column, or a row makes no sense.
+        SetupError: If it is a Parquet file and pyarrow is missing.
+    """
+    if not path.is_file():
+        raise DataError(f"there is no file {path}", "name the table as data.manifest, relative to data.root")
+    rows = _parquet_rows(path) if path.suffix.lower() in (".parquet", ".pq") else _csv_rows(path)
+    paths: dict[str, list[str]] = {name: [] for name in SPLITS}
+    names: dict[str, list[str]] = {name: [] for name in SPLITS}
+    base = str(path.parent)
+    for number, (file, label, split) in enumerate(rows, 1):
+        if not file or not label or split not in SPLITS:
+            raise DataError(f"row {number} of {path} has path {file!r}, label {label!r}, split {split!r}", _FIX)
+        paths[split].append(os.path.join(base, file))
+        names[split].append(label)
+    classes = _classes(set(names["train"]))
+    if len(classes) < 2:
+        raise DataError(f"{path} has {len(classes)} classes of training images", "name images of two classes or more")
+    splits = {name: _files(path, paths[name], names[name], classes) for name in SPLITS}
+    return Listing(classes, splits["train"], splits["val"] if paths["val"] else None, splits["test"] or None)
+
+
+def _files(table: Path, paths: list[str], names: list[str], classes: tuple[str, ...]) -> Files:
+    label_of = {name: label for label, name in enumerate(classes)}
+    if unknown := [name for name in names if name not in label_of]:
+        raise DataError(
+            f"{table}: {unknown[0]} is no class of the training images", "name training images of it, or drop its rows"
+        )
+    return Files(tuple(paths), np.array([label_of[name] for name in names], dtype=np.int64))
+
+
+def _classes(labels: set[str]) -> tuple[str, ...]:
+    numbers = all(label.isdecimal() for label in labels)
+    return tuple(sorted(labels, key=int) if numbers else sorted(labels))
+
+
+def _csv_rows(path: Path) -> Iterator[Row]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            _check_columns(path, reader.fieldnames or ())
+            for row in reader:
+                yield (row["path"] or "").strip(), (row["label"] or "").strip(), (row.get("split") or "train").strip()
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read as CSV: {error}", f"write it as UTF-8; {_FIX}") from None
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    try:
+        from pyarrow import ArrowInvalid, parquet
+    except ImportError:
+        raise SetupError(
+            f"{path.name} needs pyarrow, which is not installed", "pip install 'lcprune[parquet]', or write it as CSV"
+        ) from None
+    try:
+        table = parquet.ParquetFile(path)
+        names = table.schema_arrow.names
+        _check_columns(path, names)
+        columns = [name for name in ("path", "label", "split") if name in names]
+        for batch in table.iter_batches(columns=columns):
+            values = [batch.column(name).to_pylist() for name in columns]
+            for row in zip(*values, strict=True):
+                file, label, *split = ("" if value is None else str(value) for value in row)
+                yield file, label, (split[0] if split else "") or "train"
+    except (ArrowInvalid, OSError) as error:
+        raise DataError(f"{path} cannot be read as Parquet: {error}", _FIX) from None
+
+
+def _check_columns(path: Path, columns: Iterable[str]) -> None:
+    there = list(columns)
+    if lacking := [name for name in ("path", "label") if name not in there]:
+        raise DataError(f"{path} has no column {lacking[0]} (it has {', '.join(there) or 'none'})", _FIX)

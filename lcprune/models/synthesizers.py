@@ -1,0 +1,51 @@
+"""Modules that predict the gradient at a hidden layer (Eq. 8 of the paper)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lcprune.models.critics import CriticDesign
+from lcprune.models.trunk import Shape
+
+
+class Synthesizer(nn.Module):
+    """3x3 convolutions with ReLU, then a 3x3 convolution that has the shape of the hidden layer.
+
+    Source: Jaderberg et al. 2017, arXiv:1608.05343, with the size of the paper: a convolution and an output layer.
+    """
+
+    def __init__(self, shape: Shape, design: CriticDesign, label_channels: int) -> None:
+        """What the module reads and how large it is.
+
+        Args:
+            shape: Of the hidden layer, ``(C, H, W)``.
+            design: `depth`, `channels`, `kernel` and `batch_norm` of the convolutions before the output layer.
+            label_channels: Number of classes if the module is told the label of an image, else 0.
+        """
+        super().__init__()
+        self._label_channels = label_channels
+        channels = shape[0] + label_channels
+        layers: list[nn.Module] = []
+        for _ in range(design.depth):
+            kernel, bias = design.kernel, not design.batch_norm
+            layers.append(nn.Conv2d(channels, design.channels, kernel, padding=kernel // 2, bias=bias))
+            layers += [nn.BatchNorm2d(design.channels)] if design.batch_norm else []
+            layers.append(nn.ReLU(inplace=True))
+            channels = design.channels
+        self.hidden = nn.Sequential(*layers)
+        self.output = nn.Conv2d(channels, shape[0], 3, padding=1)
+
+    def forward(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        """A gradient for each sample: ``(N, C, H, W)`` and class indices ``(N,)`` to ``(N, C, H, W)``."""
+        if self._label_channels:
+            told = F.one_hot(labels, self._label_channels).to(hidden.dtype)  # (N, classes)
+            maps = told[:, :, None, None].expand(-1, -1, *hidden.shape[2:])
+            hidden = torch.cat([hidden, maps], dim=1)  # (N, C + classes, H, W)
+        gradient: Tensor = self.output(self.hidden(hidden))
+        return gradient
+
+    def silence(self) -> None:
+        """Makes every prediction zero, as at the start of a run: a gradient that is not known moves nothing."""
+        nn.init.zeros_(self.output.weight)
+        if self.output.bias is not None:
+            nn.init.zeros_(self.output.bias)

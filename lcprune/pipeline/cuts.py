@@ -1,0 +1,67 @@
+"""Where a trunk can be cut, and how equal its layer groups are."""
+
+from dataclasses import asdict
+from typing import Any
+
+from lcprune.analysis.profile import profile
+from lcprune.errors import ModelError
+from lcprune.models import Network
+from lcprune.models.backbones import cut_names, find_cutting
+from lcprune.recipe.schema import PLACES
+
+
+def list_cuts(
+    trunk: str, *, image_size: int = 224, channels: int = 3, classes: int = 1000, groups: int = 4
+) -> dict[str, Any]:
+    """The places where a trunk from torchvision, or one's own, can be cut.
+
+    Args:
+        trunk: ``torchvision/NAME`` (or NAME alone), or ``package.module:callable``.
+        image_size: Height and width of an image, in pixels.
+        channels: Of an image.
+        classes: Number of logits.
+        groups: Layer groups that ``cuts: auto`` is asked for.
+
+    Raises:
+        ModelError: If there is no such trunk.
+    """
+    if trunk in PLACES:
+        near = f", or name torchvision/{trunk}" if trunk.startswith("resnet") else ""
+        raise ModelError(
+            f"{trunk} is this package's own trunk: it can be cut after any of its layers, as critics.after says",
+            f"leave model.cuts out{near}",
+        )
+    trunk = trunk if "/" in trunk or ":" in trunk else f"torchvision/{trunk}"
+    found = find_cutting(trunk, classes, (channels, image_size, image_size), groups)
+    total = found.cuts.macs
+    return {
+        "trunk": trunk,
+        "image_shape": [channels, image_size, image_size],
+        "macs": total,
+        "places": [
+            {
+                **asdict(place),
+                "shape": list(place.shape),
+                "share": place.macs / total,
+                "auto": place.name in found.chosen,
+            }
+            for place in found.cuts.places
+        ],
+        "auto": list(found.chosen),
+    }
+
+
+def balance(network: Network, image_shape: tuple[int, int, int]) -> list[dict[str, Any]]:
+    """Where each layer group of a trunk from elsewhere ends, and its multiply-adds; nothing for any other trunk.
+
+    Raises:
+        ProfileError: If the network's cost cannot be counted.
+    """
+    names = cut_names(network.groups)
+    if not names or len(names) != len(network.critics):
+        return []
+    macs = profile(network, image_shape).group_macs
+    return [
+        {"ends_at": name, "macs": count, "share": count / sum(macs)}
+        for name, count in zip([*names, "logits"], macs, strict=True)
+    ]

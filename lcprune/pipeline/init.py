@@ -1,0 +1,81 @@
+"""Looking at a folder of images and writing a recipe that fits it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lcprune import recipe as recipes
+from lcprune import runs
+from lcprune.data.survey import FoundImage, Survey, survey
+from lcprune.errors import LcpruneError, RecipeError
+from lcprune.pipeline.fitting_recipe import Wanted, fitting_recipe
+from lcprune.recipe import Recipe
+
+__all__ = ["Wanted", "as_json", "init"]
+
+
+def init(folder: Path, output: Path, wanted: Wanted, force: bool, check: Callable[[Recipe], object]) -> dict[str, Any]:
+    """What the folder holds; writes the recipe to `output`.
+
+    Args:
+        folder: ``CLASS/image``, or ``train/CLASS/image`` with ``val/`` and ``test/`` beside it.
+        output: The YAML file to write.
+        wanted: What is not to be chosen.
+        force: Whether a file that is there may be replaced.
+        check: Is given a recipe with a network that the user named, and raises an error if it cannot be built.
+
+    Raises:
+        RecipeError: If `output` is there and `force` is not given, or `wanted` makes no right recipe.
+        DataError: If training would refuse the folder.
+        LcpruneError: If `output` cannot be written.
+    """
+    if output.exists() and not force:
+        raise RecipeError(f"{output} is there already", "add --force to replace it, or name another with --output")
+    found = survey(folder)
+    text = fitting_recipe(found, _root(folder, output), wanted)
+    recipes.parse(text, str(output))
+    if wanted.model or wanted.image_size:
+        check(recipes.parse(text, str(output), ["model.weights=none"]))  # weights may be a download
+    try:
+        runs.write_text(output, text)
+    except OSError as error:
+        raise LcpruneError(f"{output} cannot be written: {error.strerror}", "name another file with --output") from None
+    return {"recipe": str(output), **as_json(found)}
+
+
+def as_json(found: Survey) -> dict[str, Any]:
+    """What was found, in plain values."""
+    looked, copies = found.looked, found.copies
+    return {
+        "folder": str(found.root),
+        "classes": list(found.classes),
+        "counts": {split or "all": dict(counts) for split, counts in found.counts.items()},
+        "imbalance": round(found.imbalance, 3),
+        "sampled": looked.sampled,
+        "decoded": looked.decoded,
+        "width_px": list(looked.widths),
+        "height_px": list(looked.heights),
+        "kinds": dict(looked.kinds),
+        "rotated": looked.rotated,
+        "damaged": [{"path": damaged.path, "problem": damaged.problem} for damaged in looked.damaged],
+        "copies": [_paths(group) for group in copies.groups],
+        "leaks": [_paths(group) for group in copies.leaks],
+        "contradictions": [_paths(group) for group in copies.contradictions],
+        "same_size": copies.same_size,
+        "compared": copies.compared,
+        "other_files": dict(found.strangers),
+        "other_examples": list(found.stranger_examples),
+        "remarks": list(found.remarks),
+    }
+
+
+def _paths(group: tuple[FoundImage, ...]) -> list[str]:
+    return [image.path for image in group]
+
+
+def _root(folder: Path, output: Path) -> str:
+    """The folder as the recipe names it: relative where `lcprune train` will find it from here, else absolute."""
+    here, absolute = Path.cwd(), folder.resolve()
+    if not folder.is_absolute() and output.resolve().parent == here and absolute.is_relative_to(here):
+        return absolute.relative_to(here).as_posix()
+    return str(absolute)

@@ -1,0 +1,301 @@
+"""The page about a run: collects what the folder holds, and writes ``report.html``."""
+
+import json
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from lcprune import recipe as recipes
+from lcprune import runs
+from lcprune.analysis.curves import Curves
+from lcprune.analysis.evaluate import CascadeCost
+from lcprune.analysis.representation import Dissimilarities
+from lcprune.analysis.thresholds import calibrate_rows, rows_of
+from lcprune.data import sources
+from lcprune.data.sources import Split
+from lcprune.errors import LcpruneError, OnnxModelError, RunError
+from lcprune.export.metadata import ModelInfo, read_info
+from lcprune.pipeline import inside, stored
+from lcprune.pipeline.profile import costs_of
+from lcprune.recipe import Recipe
+from lcprune.report.page import page
+from lcprune.report.page.subject import Command, ExitCost, ExportedFile, Labelled, Setting, Subject
+
+DEFAULT_MAX_DROP_PCT = 0.5
+"""Points for which thresholds are calibrated where nothing was selected, as `lcprune export` does."""
+SPLITS: tuple[Literal["test", "val"], ...] = ("test", "val")
+
+
+@dataclass(frozen=True)
+class Written:
+    """A page that was written."""
+
+    path: Path
+    size_bytes: int
+    split: str
+    """``test``, or ``val`` where there are no test images."""
+    samples: int
+
+    def as_json(self) -> dict[str, Any]:
+        """As ``lcprune report --json`` prints it."""
+        return {"path": str(self.path), "size_bytes": self.size_bytes, "split": self.split, "samples": self.samples}
+
+
+def report(folder: Path, *, output: Path | None = None, with_rdm: bool = True) -> Written:
+    """Writes the page of a finished run, whole or not at all.
+
+    Args:
+        folder: Of the run.
+        output: The file; None writes ``report.html`` into the run folder.
+        with_rdm: Whether to compute what the layers make of images, which takes the time of a few hundred images.
+
+    Raises:
+        RunError: If the run is not finished or has no images, or the page cannot be written.
+    """
+    folder, recipe = runs.open_run(folder)
+    path = _target(folder, output)
+    subject = collect(folder, recipe, with_rdm=with_rdm)
+    runs.write_text(path, page(subject))
+    if path.resolve().is_relative_to(folder.resolve()):
+        name = path.resolve().relative_to(folder.resolve()).as_posix()
+        runs.record(folder, name, made_from=[runs.PREDICTIONS])
+    return Written(path, path.stat().st_size, subject.split, len(subject.shown.labels))
+
+
+def collect(folder: Path, recipe: Recipe, *, with_rdm: bool) -> Subject:
+    """What the page says of a run.
+
+    Raises:
+        RunError: If the run is not finished, its files are damaged, or it has neither test nor validation images.
+    """
+    arrays = runs.read_predictions(folder)
+    split = next((name for name in SPLITS if len(arrays[f"{name}_labels"])), None)
+    if split is None:
+        raise RunError(
+            f"{folder} has neither test nor validation images", "train with data.val_size above 0, or add test images"
+        )
+    shown, held_out = (_labelled(arrays, name) for name in (split, "val"))
+    costs = costs_of(folder, recipe)
+    facts = stored.read_facts(folder)
+    selection = _json_of(folder, runs.SELECTION, f"lcprune select {folder}")
+    files = _exported(folder)
+    images, images_absent = _images(folder, recipe, facts, split, len(shown.labels))
+    found, inside_absent = _inside(folder, with_rdm, images_absent)
+    exits = tuple(ExitCost(cost.name, cost.macs, cost.params, cost.size_bytes, cost.latency_ms) for cost in costs.exits)
+    has_rows = len(held_out.labels) > 0
+    return Subject(
+        recipe=recipe,
+        recipe_text=recipes.dump(recipe),
+        environment=_json_of(folder, runs.ENVIRONMENT, f"lcprune train {folder / runs.RECIPE}"),
+        curves=_curves(folder),
+        seconds=_seconds(folder, recipe),
+        exits=exits,
+        cost=costs.cascade,
+        classes=facts.classes,
+        split=split,
+        shown=shown,
+        held_out=held_out if has_rows else None,
+        settings=_settings(held_out if has_rows else None, costs.cascade, files, selection),
+        selected=selection.get("selected", {}).get("name"),
+        images=images,
+        images_absent=images_absent,
+        inside=found,
+        inside_absent=inside_absent,
+        commands=_commands(folder, selection),
+        exported=tuple(_described(path, info) for path, info in files),
+    )
+
+
+def _target(folder: Path, output: Path | None) -> Path:
+    path = output or folder / runs.REPORT
+    if path.suffix.lower() not in (".html", ".htm") or path.is_dir():
+        raise RunError(f"{path} is no name for a page", f"name a file that ends with .html: --output {runs.REPORT}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{path.parent} cannot be made: {error.strerror}", "choose another --output") from None
+    return path
+
+
+def _labelled(arrays: Mapping[str, np.ndarray[Any, Any]], split: str) -> Labelled:
+    return Labelled(arrays[f"{split}_logits"], arrays[f"{split}_labels"])
+
+
+def _json_of(folder: Path, name: str, command: str) -> dict[str, Any]:
+    """A file of the run; empty where it is not there.
+
+    Raises:
+        RunError: If it is damaged or has changed.
+    """
+    if not (folder / name).exists():
+        return {}
+    content = runs.read_json(runs.require(folder, name, command))
+    if not isinstance(content, dict):
+        raise RunError(f"{folder / name} is damaged", f"delete it, and run: {command}")
+    return content
+
+
+def _images(
+    folder: Path, recipe: Recipe, facts: stored.DataFacts, split: str, n: int
+) -> tuple[np.ndarray[Any, Any] | None, str]:
+    """Images of a split, or why they are not there. Nothing is downloaded."""
+    try:
+        dataset = sources.load(recipe.data, Path(facts.data_root), recipe.train.seed, download=False)
+    except LcpruneError as error:
+        return None, f"{error.problem}. Put the images back and run lcprune report {folder} again."
+    found: Split = dataset.test if split == "test" else dataset.val
+    if stored.facts_of(dataset, Path(facts.data_root)) != facts or len(found) != n:
+        return None, f"The images in {facts.data_root} are not those that the run was trained on."
+    return found.images, ""
+
+
+def _inside(folder: Path, wanted: bool, images_absent: str) -> tuple[Dissimilarities | None, str]:
+    """What the layers make of images, or what to run for it."""
+    again = f"Run lcprune report {folder} without --no-rdm."
+    if not wanted:
+        return None, f"Dissimilarity matrices were left out. {again}"
+    if images_absent:
+        return None, f"Dissimilarity matrices need the images. {images_absent}"
+    return inside.dissimilarities(folder), ""
+
+
+def _curves(folder: Path) -> Curves | None:
+    return inside.curves(folder) if (folder / runs.METRICS).exists() else None
+
+
+def _seconds(folder: Path, recipe: Recipe) -> float:
+    """Time in training steps, from the images per second of every interval that was logged."""
+    path = folder / runs.METRICS
+    before, seconds = 0, 0.0
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        with suppress(ValueError, KeyError):  # a line cut short by a crash, or one about accuracy
+            line = json.loads(text)
+            seconds += (line["step"] - before) * recipe.data.batch_size / line["images_per_s"]
+            before = line["step"]
+    return seconds
+
+
+def _exported(folder: Path) -> list[tuple[Path, ModelInfo]]:
+    """The recorded ONNX files of the run that can be read, newest first."""
+    names = [name for name in runs.recorded_files(folder) if name.startswith("export/") and name.endswith(".onnx")]
+    current = [name for name in names if (folder / name).is_file() and not runs.changed_sources(folder, name)]
+    paths = sorted((folder / name for name in current), key=_age)
+    return [(path, info) for path in paths if (info := _read(path)) is not None]
+
+
+def _age(path: Path) -> tuple[float, str]:
+    return -path.stat().st_mtime, path.name
+
+
+def _read(path: Path) -> ModelInfo | None:
+    try:
+        return read_info(path)
+    except OnnxModelError:
+        return None  # a segment, or damaged: `lcprune verify` says so
+
+
+def _described(path: Path, info: ModelInfo) -> ExportedFile:
+    names = tuple(known.name for known in info.exits)
+    return ExportedFile(path.name, path.stat().st_size, info.kind, names, info.thresholds, info.criterion)
+
+
+def _settings(
+    held_out: Labelled | None,
+    cost: CascadeCost,
+    files: Sequence[tuple[Path, ModelInfo]],
+    selection: Mapping[str, Any],
+) -> tuple[Setting, ...]:
+    """The thresholds of the newest export, and those that validation finds for the budget."""
+    exported = next((found for path, info in files if (found := _of_export(path, info, cost)) is not None), None)
+    calibrated = None
+    if held_out is not None and len(cost.group_macs) > 1:
+        limit = selection.get("budget", {}).get("max_drop_pct")
+        calibrated = _calibrated(held_out, cost, DEFAULT_MAX_DROP_PCT if limit is None else float(limit))
+    return tuple(setting for setting in (exported, calibrated) if setting is not None)
+
+
+def _of_export(path: Path, info: ModelInfo, cost: CascadeCost) -> Setting | None:
+    """The thresholds of a file, if it is a progressive one of this network."""
+    indices = [known.exit_index for known in info.exits]
+    if info.kind != "progressive" or indices != sorted(set(indices)) or indices[-1] > len(cost.critic_macs):
+        return None
+    ends_before_main = indices[-1] < len(cost.critic_macs)  # then all that come to its last exit leave there
+    temperatures = [1.0] * len(cost.group_macs)
+    for index, temperature in zip(indices, info.temperatures, strict=True):
+        temperatures[index] = temperature
+    return Setting(
+        title=f"export {path.name}",
+        source=(
+            f"the exits and thresholds of the newest progressive export ({info.criterion}), on the float32 network; "
+            "an export in fewer bits differs a little."
+        ),
+        exits=tuple(indices if ends_before_main else indices[:-1]),
+        thresholds=(*info.thresholds, 0.0) if ends_before_main else info.thresholds,
+        criterion=info.criterion,
+        temperatures=tuple(temperatures),
+    )
+
+
+def _calibrated(held_out: Labelled, cost: CascadeCost, max_drop_pct: float) -> Setting | None:
+    found = calibrate_rows(rows_of(held_out.logits, held_out.labels, cost), max_drop_pct)
+    if not found.exits:
+        return None
+    return Setting(
+        title=f"calibrated, {max_drop_pct:g} points",
+        source=(
+            f"the cheapest thresholds at most {max_drop_pct:g} points below main on the validation images (softmax, no "
+            "temperature)."
+        ),
+        exits=found.exits,
+        thresholds=found.thresholds,
+    )
+
+
+def _commands(folder: Path, selection: Mapping[str, Any]) -> tuple[Command, ...]:
+    """What the folder records: the training as it was typed, the others by what they decided."""
+    environment = _json_of(folder, runs.ENVIRONMENT, f"lcprune train {folder / runs.RECIPE}")
+    lines = []
+    if typed := environment.get("command"):
+        lines.append(Command("Trained with", shlex.join(map(str, typed))))
+    if selection:
+        lines.append(Command("Selected with (as selection.json says)", _select_line(folder, selection)))
+    thresholds = _json_of(folder, runs.THRESHOLDS, f"lcprune export {folder} --format onnx --progressive")
+    if thresholds:
+        title = "Thresholds calibrated with (as thresholds.json says)"
+        lines.append(Command(title, _export_line(folder, thresholds)))
+    lines.append(Command("This page", f"lcprune report {shlex.quote(str(folder))}"))
+    return tuple(lines)
+
+
+def _select_line(folder: Path, selection: Mapping[str, Any]) -> str:
+    budget = selection.get("budget", {})
+    options = ("max_drop_pct", "minimize", "max_macs", "max_params", "max_latency_ms", "confidence")
+    words = ["lcprune", "select", str(folder), *_options(budget, options)]
+    if exits := budget.get("exits"):
+        words += ["--exits", ",".join(map(str, exits))]
+    return shlex.join([*words, *_test_split(selection)])
+
+
+def _export_line(folder: Path, thresholds: Mapping[str, Any]) -> str:
+    options = ("max_drop_pct", "max_macs", "max_latency_ms", "confidence", "minimize", "criterion", "precision")
+    words = ["lcprune", "export", str(folder), "--format", "onnx", "--progressive", *_options(thresholds, options)]
+    if set(thresholds.get("temperatures", ())) == {1.0}:
+        words.append("--no-temperature")
+    if (last := str(thresholds.get("last", "main"))) != "main":
+        words += ["--exit", last.split()[-1]]
+    return shlex.join([*words, *_test_split(thresholds)])
+
+
+def _options(content: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
+    """``--max-drop 0.5`` of ``max_drop_pct: 0.5``; what is not given is left out."""
+    given = [(key, content[key]) for key in keys if content.get(key) is not None]
+    return [word for key, value in given for word in (f"--{key.removesuffix('_pct').replace('_', '-')}", str(value))]
+
+
+def _test_split(content: Mapping[str, Any]) -> list[str]:
+    return ["--use-test-split"] if content.get("decided_on") == "test" else []

@@ -1,0 +1,167 @@
+"""``lcprune reproduce``: what is missing is trained, then the table is read, written and handed back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lcprune import runs
+from lcprune.errors import RecipeError
+from lcprune.pipeline.reproduce import figures
+from lcprune.pipeline.reproduce import rows as reading
+from lcprune.pipeline.reproduce.provenance import provenance
+from lcprune.pipeline.reproduce.work import Outcome, Place, complete, exclusive
+from lcprune.pipeline.train import Display, Notice
+from lcprune.report import reproduction
+from lcprune.reproduce import cells as plan
+from lcprune.reproduce.cost import NOTE
+from lcprune.reproduce.scales import SCALES, Scale
+from lcprune.reproduce.targets import TARGETS, Target
+
+PAPER_SEEDS = SCALES["paper"].seeds
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks for."""
+
+    name: str
+    """``table1`` .. ``table9``, ``figure3`` .. ``figure7``."""
+    scale: str = "paper"
+    datasets: tuple[str, ...] = ()
+    """Empty: all that the paper has there."""
+    seeds: int | None = None
+    """How many, 0 up; None: as many as the scale says."""
+    out: Path | None = None
+    """Where runs and results go; None: ``reproduce/<scale>``."""
+    data_root: Path = Path("data")
+    device: str = "auto"
+    overrides: tuple[str, ...] = ()
+    """``KEY=VALUE`` each, over the recipe of every run."""
+
+
+def reproduce(request: Request, *, display: Display, notice: Notice) -> dict[str, Any]:
+    """A table or figure of the paper, with the paper's own figures beside; what is missing is trained first.
+
+    Returns:
+        What ``--json`` prints; the same is written to ``<out>/<name>.json``, and as text to ``<name>.md``.
+
+    Raises:
+        ValueError: If name or scale is unknown.
+        LcpruneError: For what the user can mend, such as data that is missing.
+    """
+    if request.name not in TARGETS or request.scale not in SCALES:
+        raise ValueError(f"there is no {request.name} at scale {request.scale}")
+    target = TARGETS[request.name]
+    scale = replace(SCALES[request.scale], overrides=(*SCALES[request.scale].overrides, *request.overrides))
+    datasets = _datasets(request, target, scale)
+    out = request.out or Path("reproduce") / scale.name
+    seeds = range(request.seeds or target.seeds or scale.seeds)
+    place = Place(out, request.data_root, request.device, display, notice)
+    outcomes = _outcomes(target, datasets, seeds, scale, place)
+    rows = _rows(request.name, target, datasets, outcomes)
+    pictures = figures.draw(request.name, datasets, outcomes, rows)
+    folders = list(dict.fromkeys(o.folder for of_run in outcomes.values() for o in of_run if not o.failed))
+    differs = _differs(target, datasets, len(seeds), scale)
+    result = {
+        "name": request.name,
+        "title": target.title,
+        "scale": scale.name,
+        "unit": UNITS[target.kind],
+        "rows": rows,
+        "tests": reading.tests(target, rows),
+        "note": _note(target, scale, differs),
+        "differs": differs,
+        "provenance": provenance(folders, seeds if target.runs else ()),
+        "figures": [picture.name for picture in pictures if picture.name.endswith(".png")],
+        "files": [
+            str(out / name)
+            for name in (*(f"{request.name}.{kind}" for kind in ("json", "md")), *(one.name for one in pictures))
+        ],
+    }
+    with exclusive(out / ".results.lock", wait=True):  # another process may write the same
+        for picture in pictures:
+            with runs.atomic_write(out / picture.name) as part:
+                part.write_bytes(picture.content)
+        runs.write_json(out / f"{request.name}.json", result)
+        runs.write_text(out / f"{request.name}.md", reproduction.markdown(result))
+    return result
+
+
+READERS = {
+    "accuracy": reading.accuracy_rows,
+    "progressive": reading.progressive_rows,
+    "loss_curves": reading.loss_rows,
+    "dissimilarity": reading.dissimilarity_rows,
+    "loss_evolution": reading.evolution_rows,
+}
+
+UNITS = {
+    "accuracy": "test accuracy, %",
+    "progressive": "test accuracy, %",
+    "cost": "for one image",
+    "loss_curves": "training loss at the end, nats",
+    "dissimilarity": "mean dissimilarity between classes less that within them, output layer",
+    "loss_evolution": "correlation of an image's loss with its loss at main, at the end",
+}
+
+
+def _datasets(request: Request, target: Target, scale: Scale) -> tuple[str, ...]:
+    chosen = tuple(dict.fromkeys(request.datasets)) or _default_datasets(target, scale)
+    if unknown := [dataset for dataset in chosen if dataset not in target.datasets]:
+        raise RecipeError(
+            f"the paper has no {request.name} of {', '.join(unknown)}",
+            f"leave --dataset out, or choose from {', '.join(target.datasets)}",
+        )
+    return chosen
+
+
+def _default_datasets(target: Target, scale: Scale) -> tuple[str, ...]:
+    """All of the paper's, but one only where the same images would stand in for each of them."""
+    first_of = {scale.source(dataset): dataset for dataset in reversed(target.datasets)}
+    return tuple(dataset for dataset in target.datasets if dataset in first_of.values())
+
+
+def _outcomes(
+    target: Target, datasets: Sequence[str], seeds: Sequence[int], scale: Scale, place: Place
+) -> dict[tuple[str, str], list[Outcome]]:
+    """By dataset and run; all seeds of the first run come before the second run."""
+    wanted = {
+        (dataset, run): [plan.cell(run, dataset, seed, scale) for seed in seeds]
+        for dataset in datasets
+        for run in target.runs
+    }
+    cells = list(dict.fromkeys(cell for of_run in wanted.values() for cell in of_run))
+    done = dict(zip(cells, complete(cells, place), strict=True))
+    return {key: [done[cell] for cell in of_run] for key, of_run in wanted.items()}
+
+
+def _rows(
+    name: str, target: Target, datasets: Sequence[str], outcomes: dict[tuple[str, str], list[Outcome]]
+) -> list[dict[str, Any]]:
+    if target.kind == "cost":
+        return reading.cost_rows(target)
+    return READERS[target.kind](name, target, datasets, outcomes)
+
+
+def _note(target: Target, scale: Scale, differs: Sequence[Any]) -> str | None:
+    if target.kind == "cost":
+        return NOTE
+    if scale.name == "paper":
+        return "This is the paper's scale, but for what is listed as different." if differs else None
+    return (
+        f"This is {scale.name} scale, not the paper's: what differs is listed. Nothing here says which method is "
+        "better at the paper's scale."
+    )
+
+
+def _differs(target: Target, datasets: Sequence[str], seeds: int, scale: Scale) -> list[dict[str, Any]]:
+    """Every setting in which these runs are not the paper's: its key, the paper's value, and the one here."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for dataset in datasets:
+        for run in target.runs:
+            for key, values in plan.differences(run, dataset, scale).items():
+                found.setdefault(f"{key} of {dataset}" if key == "data.source" else key, values)
+    if target.runs and seeds != PAPER_SEEDS:
+        found["seeds"] = (PAPER_SEEDS, seeds)
+    return [{"key": key, "paper": theirs, "here": ours} for key, (theirs, ours) in found.items()]

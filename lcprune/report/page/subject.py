@@ -1,0 +1,127 @@
+"""What the page is about: plain values that the pipeline collects from a run folder."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from lcprune.analysis.criterion import Criterion
+from lcprune.analysis.curves import Curves
+from lcprune.analysis.evaluate import CascadeCost
+from lcprune.analysis.representation import Dissimilarities
+from lcprune.recipe import Recipe
+
+FloatArray = npt.NDArray[np.floating]
+IntArray = npt.NDArray[np.integer]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What the network said of a split."""
+
+    logits: FloatArray
+    """``(K, N, C)``."""
+    labels: IntArray
+    """``(N,)``."""
+
+
+@dataclass(frozen=True)
+class ExitCost:
+    """Cost of one sub-model that stands alone."""
+
+    name: str
+    macs: int
+    params: int
+    size_bytes: int
+    """Of its ONNX file."""
+    latency_ms: float
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Early exits with thresholds, as an export or the calibration chose them."""
+
+    title: str
+    source: str
+    """Where the thresholds come from, in a sentence."""
+    exits: tuple[int, ...]
+    """``exit_index`` of the kept early exits, ascending."""
+    thresholds: tuple[float, ...]
+    criterion: Criterion = "softmax"
+    temperatures: tuple[float, ...] | None = None
+    """One per exit of the network, ``(K,)``; None leaves the logits as they are."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of the history of the run."""
+
+    title: str
+    line: str
+
+
+@dataclass(frozen=True)
+class ExportedFile:
+    """What an exported file says of itself."""
+
+    name: str
+    size_bytes: int
+    kind: str
+    exits: tuple[str, ...]
+    thresholds: tuple[float, ...]
+    criterion: str
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A finished run."""
+
+    recipe: Recipe
+    recipe_text: str
+    """The resolved recipe, as YAML."""
+    environment: Mapping[str, Any]
+    curves: Curves | None
+    """None where nothing was logged."""
+    seconds: float
+    """Spent in training steps; 0 where nothing was logged."""
+    exits: tuple[ExitCost, ...]
+    cost: CascadeCost
+    classes: tuple[str, ...]
+    split: Literal["test", "val"]
+    """Which one the figures are of."""
+    shown: Labelled
+    """That split."""
+    held_out: Labelled | None
+    """The validation split; None where there is none."""
+    settings: tuple[Setting, ...]
+    """The first one is the one that the page illustrates."""
+    selected: str | None
+    """Name of the sub-model that ``lcprune select`` chose."""
+    images: npt.NDArray[np.uint8] | None
+    """Of `shown`, ``(N, C, H, W)``; None where they are not there."""
+    images_absent: str
+    """Why there are none."""
+    inside: Dissimilarities | None
+    inside_absent: str
+    """Why there are no dissimilarities."""
+    commands: tuple[Command, ...]
+    exported: tuple[ExportedFile, ...]
+
+
+@dataclass(frozen=True)
+class MacsUnit:
+    """The unit in which a page gives multiply-adds."""
+
+    divisor: float
+    name: str
+    """``M`` for millions."""
+
+
+def macs_unit(main_macs: int) -> MacsUnit:
+    """A unit in which main has a number of one to three digits."""
+    for divisor, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if main_macs >= divisor:
+            return MacsUnit(divisor, name)
+    return MacsUnit(1.0, "")

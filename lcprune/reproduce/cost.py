@@ -1,0 +1,45 @@
+"""What the sub-models cost: parameters, the paper's "FLOP", and multiply-adds (Table 5)."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from lcprune import models
+from lcprune.analysis.evaluate import CascadeCost
+from lcprune.analysis.profile import profile
+from lcprune.recipe import Recipe
+
+NOTE = (
+    "The paper's FLOP is 2 x the number of weights of the convolutions and linear layers (without biases and "
+    "BatchNorm), as if every weight were used once. A convolution uses each of its weights at every pixel: MACs count "
+    "that (multiply-adds of one 32x32 image). So sub-model 1 costs 36 % of main's work, not 18 %."
+)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Of a network, sub-model by sub-model, shallow first."""
+
+    params: tuple[int, ...]
+    paper_flop: tuple[int, ...]
+    macs: tuple[int, ...]
+    """For one image."""
+    cascade: CascadeCost
+
+
+def costs(recipe: Recipe, classes: int, image_shape: tuple[int, int, int]) -> Costs:
+    """Costs of the recipe's network for images of ``(C, H, W)``; nothing is trained."""
+    ones = (1.0,) * image_shape[0]
+    network = models.build(recipe, classes, image_shape, ones, ones)
+    counted = profile(network, image_shape)
+    return Costs(
+        params=tuple(exit_cost.params for exit_cost in counted.exits),
+        paper_flop=tuple(paper_flop(network.submodel(k)) for k in range(1, len(network.groups) + 1)),
+        macs=tuple(exit_cost.macs for exit_cost in counted.exits),
+        cascade=CascadeCost(counted.group_macs, counted.critic_macs),
+    )
+
+
+def paper_flop(module: nn.Module) -> int:
+    """What Table 5 calls FLOP: 2 x the weights of convolutions and linear layers, not the work that they do."""
+    return sum(2 * layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.Conv2d | nn.Linear))

@@ -1,0 +1,75 @@
+"""What a critic learns from: the loss that it stands in for, the labels, and what the exit behind it says."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from lcprune.training.methods.distillation import distillation_losses
+
+
+@dataclass(frozen=True)
+class ExitOutput:
+    """What an exit says of a batch."""
+
+    logits: Tensor
+    """``(N, classes)``."""
+    losses: Tensor
+    """Cross-entropy of each sample in nats, ``(N,)``."""
+
+    def detach(self) -> "ExitOutput":
+        """The same values without a graph."""
+        return ExitOutput(self.logits.detach(), self.losses.detach())
+
+
+@dataclass(frozen=True)
+class CriticLoss:
+    """The loss of a critic, whose exit has the losses L_i and the logits z_i, and whose target has L_t and z_t.
+
+    L_ci = (1 - distill) * (a * |L_i - L_t| + (1 - a) * L_i) + distill * T^2 * KL(softmax(z_t / T) || softmax(z_i / T))
+
+    for each sample, where a is the cascade's share, and the target is held constant. With ``one_sided`` max(L_i - L_t,
+    0) takes the place of |L_i - L_t|: a critic is never pushed to be worse than it is.
+
+    Source: Lee and Lee 2018, arXiv:1805.01128, Eq. (7), for a = 1 without distillation; Hinton et al. 2015,
+    arXiv:1503.02531, for the distillation.
+    """
+
+    kind: Literal["cascade", "cross_entropy", "mix"] = "cascade"
+    """a is 1 with ``cascade``, 0 with ``cross_entropy``, and `mix` with ``mix``."""
+    mix: float = 0.5
+    one_sided: bool = False
+    distill: float = 0.0
+    temperature: float = 1.0
+    """T."""
+
+    @property
+    def cascade_share(self) -> float:
+        """The cascade's share in what is not distillation."""
+        return {"cascade": 1.0, "cross_entropy": 0.0, "mix": self.mix}[self.kind]
+
+    @property
+    def waits(self) -> bool:
+        """Whether a critic needs its target to learn."""
+        return self.cascade_share > 0 or self.distill > 0
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether the gradient is that of the cross-entropies, each times its weight."""
+        return self.distill == 0
+
+    def of_samples(self, own: ExitOutput, target: ExitOutput) -> Tensor:
+        """L_ci of each sample in nats, ``(N,)``; differentiable in `own` alone."""
+        share = self.cascade_share
+        gaps = own.losses - target.losses.detach()
+        losses = share * (gaps.relu() if self.one_sided else gaps.abs()) + (1 - share) * own.losses
+        if self.distill == 0:
+            return losses
+        pull = distillation_losses(own.logits, target.logits, self.temperature)
+        return (1 - self.distill) * losses + self.distill * pull
+
+    def weights(self, own: ExitOutput, target: ExitOutput) -> Tensor:
+        """The derivative of L_ci by L_i of each sample, ``(N,)``; 0 for the cascade's part where both are the same."""
+        sides = (own.losses.detach() - target.losses.detach()).sign()
+        share = self.cascade_share
+        return share * (sides.relu() if self.one_sided else sides) + (1 - share)

@@ -1,0 +1,49 @@
+"""Image files that were made to do harm."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from lcprune.data import images
+from lcprune.data.images import read_image
+from lcprune.errors import DataError
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(marker) (w) file\nshowpage\n%%EOF\n"
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(side: int, *chunks: bytes) -> bytes:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + chunk(b"IDAT", b"")
+
+
+def test_a_limit_that_a_program_has_lifted_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    (tmp_path / "bomb.png").write_bytes(png(10_000))
+    with pytest.raises(DataError, match=f"bomb.png has more than {images.MAX_PIXELS:,} pixels"):
+        read_image(tmp_path / "bomb.png", 8, 1)
+
+
+def test_postscript_under_the_name_of_an_image_starts_no_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.png"
+    path.write_bytes(POSTSCRIPT)
+    with Image.open(path) as opened:
+        assert opened.format == "EPS"  # Pillow by itself would hand it to Ghostscript
+    monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("a program was started"))
+    with pytest.raises(DataError, match="x.png cannot be read as an image"):
+        read_image(path, 8, 3)
+
+
+def test_text_that_unfolds_to_a_gigabyte_is_refused(tmp_path: Path) -> None:
+    text = zlib.compress(bytes(2**26), 9)
+    (tmp_path / "text.png").write_bytes(png(8, *(chunk(b"zTXt", b"key\0\0" + text) for _ in range(16))))
+    with pytest.raises(DataError, match=r"text\.png cannot be read as an image"):
+        read_image(tmp_path / "text.png", 8, 1)

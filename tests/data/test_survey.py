@@ -1,0 +1,222 @@
+"""What is found in a folder of images: every number by hand."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lcprune.data import survey as module
+from lcprune.data.survey import survey
+from lcprune.errors import DataError
+
+Save = Callable[..., Path]
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Save:
+    """``save("a/1.png", size=(w, h), mode="RGB")``: an image below ``photos/`` that no other one is like."""
+    made = 0
+
+    def write(name: str, size: tuple[int, int] = (8, 6), mode: str = "RGB", **options: object) -> Path:
+        nonlocal made
+        made += 1
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(made).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+        image = Image.fromarray(pixels)
+        if mode == "I;16":
+            image = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
+        elif mode != "RGB":
+            image = image.convert(mode)
+        image.save(path, **options)
+        return path
+
+    return write
+
+
+def names(groups: tuple[tuple[module.FoundImage, ...], ...]) -> list[list[str]]:
+    return [["/".join(Path(image.path).parts[-3:]) for image in group] for group in groups]
+
+
+def test_classes_and_counts_of_a_folder_that_is_not_split(tmp_path: Path, save: Save) -> None:
+    for name in ("dog/1.png", "dog/deep/2.JPG", "cat/1.png", "dog/3.webp"):
+        save(name)
+    (tmp_path / "photos/dog/._1.png").write_bytes(b"what a Mac leaves behind")
+    (tmp_path / "photos/dog/.DS_Store").write_bytes(b"")
+    save("dog/.thumbnails/1.png")
+    save(".thumbnails/1.png")
+    found = survey(tmp_path / "photos")
+    assert found.classes == ("cat", "dog")
+    assert found.counts == {"": {"cat": 1, "dog": 3}}
+    assert (found.is_split, found.imbalance) == (False, 3.0)
+    assert found.strangers == {}
+    assert found.looked.damaged == ()
+
+
+def test_counts_of_each_split(tmp_path: Path, save: Save) -> None:
+    for name in ("train/a/1.png", "train/b/1.png", "train/b/2.png", "val/a/1.png", "test/b/1.png", "test/b/2.png"):
+        save(name)
+    found = survey(tmp_path / "photos")
+    assert found.counts == {"train": {"a": 1, "b": 2}, "val": {"a": 1}, "test": {"b": 2}}
+    assert found.train_counts == {"a": 1, "b": 2}
+
+
+def test_sizes_are_quantiles_of_upright_images(tmp_path: Path, save: Save) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6  # a quarter turn: 30 x 10 stands as 10 x 30
+    save("a/1.jpg", (30, 10), exif=turned)
+    save("a/2.png", (20, 10))
+    save("b/3.png", (40, 40))
+    looked = survey(tmp_path / "photos").looked
+    assert looked.widths == (10, 15, 20, 30, 40)
+    assert looked.heights == (10, 20, 30, 35, 40)
+    assert looked.shorter == (10, 10, 10, 25, 40)
+    assert looked.elongation == (1, 1.5, 2, 2.5, 3)
+    assert (looked.sampled, looked.decoded, looked.rotated) == (3, 3, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "kind"),
+    [
+        ("1.png", "L", "grey"),
+        ("1.png", "1", "grey"),
+        ("1.png", "LA", "grey, transparent"),
+        ("1.png", "RGBA", "RGBA"),
+        ("1.png", "P", "palette"),
+        ("1.png", "I;16", "16-bit grey"),
+        ("1.jpg", "CMYK", "CMYK"),
+        ("1.jpg", "RGB", "RGB"),
+    ],
+)
+def test_kinds(tmp_path: Path, save: Save, name: str, mode: str, kind: str) -> None:
+    save(f"a/{name}", mode=mode)
+    save("b/2.png", mode="RGBA")
+    kinds = survey(tmp_path / "photos").looked.kinds
+    assert kinds == ({"RGBA": 2} if kind == "RGBA" else {kind: 1, "RGBA": 1})
+
+
+def test_damaged_files_are_named_with_what_is_wrong(tmp_path: Path, save: Save) -> None:
+    save("a/good.png")
+    cut = save("a/cut.png", (64, 64))
+    cut.write_bytes(cut.read_bytes()[:3000])
+    empty = save("b/empty.png")
+    empty.write_bytes(b"")
+    save("b/good.png")
+    text = save("b/text.jpg")
+    text.write_text("no image")
+    found = survey(tmp_path / "photos")
+    assert sorted(Path(damaged.path).name for damaged in found.looked.damaged) == ["cut.png", "empty.png", "text.jpg"]
+    assert all(damaged.path in damaged.problem for damaged in found.looked.damaged)
+    assert sum(found.counts[""].values()) == 5  # they are files of a class all the same
+    assert sum(found.looked.kinds.values()) == 2
+
+
+def test_copies_leaks_and_contradictions(tmp_path: Path, save: Save) -> None:
+    one, two = save("train/a/1.png"), save("train/a/2.png")
+    save("train/b/3.png")
+    for source, target in ((one, "train/a/1 copy.png"), (one, "test/a/9.png"), (two, "train/b/2.png")):
+        path = tmp_path / "photos" / target
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(source.read_bytes())
+    copies = survey(tmp_path / "photos").copies
+    assert names(copies.groups) == [
+        ["test/a/9.png", "train/a/1 copy.png", "train/a/1.png"],
+        ["train/a/2.png", "train/b/2.png"],
+    ]
+    assert names(copies.leaks) == [["test/a/9.png", "train/a/1 copy.png", "train/a/1.png"]]
+    assert names(copies.contradictions) == [["train/a/2.png", "train/b/2.png"]]
+    assert copies.extra == 3
+    assert copies.compared == copies.same_size
+
+
+def test_only_files_of_equal_size_are_read_for_copies(
+    tmp_path: Path, save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "photos"
+    for name, content in (("a/1.png", b"xx"), ("a/2.png", b"yy"), ("b/3.png", b"zzz")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    read: list[str] = []
+    digest = hashlib.sha256
+    monkeypatch.setattr(module, "_digest", lambda path: read.append(Path(path).name) or digest(path.encode()).digest())
+    assert survey(folder).copies == module.Copies((), same_size=2, compared=2)
+    assert sorted(read) == ["1.png", "2.png"]
+
+
+def test_limits_are_kept_and_told(tmp_path: Path, save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
+    for index in range(10):
+        save(f"{'ab'[index % 2]}/{index}.bmp")  # all of one size
+    monkeypatch.setattr(module, "SAMPLE", 4)
+    monkeypatch.setattr(module, "DECODE_BYTES", 2 * 54 + 2 * 6 * 24 + 1)  # a bitmap's header, six rows of 24 bytes
+    monkeypatch.setattr(module, "HASH_FILES", 3)
+    found = survey(tmp_path / "photos")
+    assert (found.looked.sampled, found.looked.decoded) == (4, 2)
+    assert (found.copies.same_size, found.copies.compared) == (10, 3)
+    monkeypatch.setattr(module, "HASH_FILES", 100)
+    monkeypatch.setattr(module, "HASH_BYTES", 5 * (54 + 6 * 24) + 1)
+    assert survey(tmp_path / "photos").copies.compared == 5
+
+
+def test_the_sample_is_spread_evenly() -> None:
+    images = [module.FoundImage(str(index), "", "a", 1) for index in range(10)]
+    assert [image.path for image in module._evenly(images, 4)] == ["0", "2", "5", "7"]
+    assert module._evenly(images, 10) == images
+
+
+def test_what_is_passed_over_is_told(tmp_path: Path, save: Save) -> None:
+    for name in ("train/a/1.png", "train/b/1.png", "valid/a/2.png", "extra/a/2.png", "loose.png", "train/loose.png"):
+        save(name)
+    (tmp_path / "photos/train/a/notes.txt").write_text("a text")
+    (tmp_path / "photos/train/a/x.HEIC").write_text("a photograph of a phone")
+    found = survey(tmp_path / "photos")
+    root = tmp_path / "photos"
+    assert found.strangers == {".txt": 1, ".heic": 1}
+    assert set(found.stranger_examples) == {str(root / "train/a/notes.txt"), str(root / "train/a/x.HEIC")}
+    assert set(found.remarks) == {
+        f"{root} itself holds images, in no class folder: 1, which are not read",
+        f"{root / 'train'} itself holds images, in no class folder: 1, which are not read",
+        f"{root / 'valid'} is not read: if it is the val split, call it val",
+        f"{root / 'extra'} is not read",
+    }
+
+
+def test_splits_without_train_are_taken_for_classes_and_that_is_told(tmp_path: Path, save: Save) -> None:
+    save("training/a/1.png")
+    save("testing/a/1.png")
+    found = survey(tmp_path / "photos")
+    assert found.classes == ("testing", "training")
+    root = tmp_path / "photos"
+    assert found.remarks == (
+        f"{root / 'testing'} is taken for a class: if it is the test split, call it test",
+        f"{root / 'training'} is taken for a class: if it is the train split, call it train",
+    )
+
+
+@pytest.mark.parametrize(
+    ("files", "problem"),
+    [
+        ((), "has no class folders"),
+        (("1.png", "2.png"), "has 2 images but no class folders"),
+        (("a/1.png",), "has only the class a"),
+        (("a/1.png", "b/readme.txt"), r"class folder .*b has no images \(other files: 1 .txt\)"),
+        (("val/a/1.png", "val/b/1.png"), "there is no folder .*train"),
+        (("train/a/1.png", "train/b/1.png", "val/c/1.png"), "val/c is no class of the training images"),
+        (("train/a/1.png", "train/b/1.png", "test/b/x.txt"), "class folder .*test/b has no images"),
+    ],
+)
+def test_what_training_would_refuse_is_refused(tmp_path: Path, files: tuple[str, ...], problem: str) -> None:
+    (tmp_path / "photos").mkdir()
+    for name in files:
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    with pytest.raises(DataError, match=problem):
+        survey(tmp_path / "photos")
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there is no folder"):
+        survey(tmp_path / "nowhere")

@@ -1,0 +1,279 @@
+"""The multi-scale dense trunk: its sizes by hand, its state between groups, and what trains it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lcprune import recipe
+from lcprune.analysis.profile import count_macs, profile
+from lcprune.errors import ModelError
+from lcprune.models import Network, build
+from lcprune.models.msdnet import LAYERS, Layer, Pack, Unpack, build_msdnet, classifier
+from lcprune.training.methods import build_method
+
+CIFAR = (3, 32, 32)
+Shape = tuple[int, int, int]
+
+
+def params(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def network_of(*overrides: str, image_shape: Shape = CIFAR) -> Network:
+    loaded = recipe.load("msdnet_cifar10_small", overrides)
+    return build(loaded, 10, image_shape, (0.5,) * image_shape[0], (0.25,) * image_shape[0])
+
+
+def tiny(*overrides: str) -> Network:
+    """6 layers of at most 12 channels at any scale, with critics after the second and the fourth."""
+    small = ["model.width=0.16", "model.layers=6", "critics.after=[2,4]", "critics.channels=4"]
+    return network_of(*small, *overrides, image_shape=(3, 8, 8))
+
+
+def rows(size: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(4)
+    images = torch.rand(size, 3, 8, 8, generator=generator, dtype=dtype)
+    return images, torch.randint(10, (size,), generator=generator)
+
+
+# Size and cost
+
+
+def test_the_macs_of_three_layers_by_hand() -> None:
+    """3 channels and one more a layer, at 8x8, 4x4 and 2x2: a scale goes, and half of the channels, after 2 and 3."""
+    (whole,), _ = build_msdnet((1, 8, 8), 5, layers=3, width=1 / 6, cuts=())
+    stem = 9 * 3 * 64 + 9 * 3 * 6 * 16 + 9 * 6 * 12 * 4
+    # per scale: its own bottleneck, then the finer scale's 1x1 and, at half the size, its 3x3
+    first = (3 + 9) * 64 + (6 * 2 + 9 * 2) * 16 + (3 * 64 + 9 * 16)
+    first += (12 * 8 + 9 * 8 * 2) * 4 + (6 * 4 * 16 + 9 * 4 * 2 * 4)
+    second = (8 * 2 + 9 * 2) * 16 + (4 * 64 + 9 * 16) + (16 * 8 + 9 * 8 * 2) * 4 + (8 * 4 * 16 + 9 * 4 * 2 * 4)
+    second += 10 * 4 * 16 + 20 * 8 * 4
+    third = (8 * 8 + 9 * 8 * 2) * 4 + (4 * 4 * 16 + 9 * 4 * 2 * 4) + 12 * 4 * 4
+    head = 9 * 4 * 21 + 9 * 21 * 21 + 21 * 5
+    assert count_macs(whole, (1, 8, 8)) == stem + first + second + third + head
+
+
+def by_the_formula(layers: int, size: int, classes: int) -> tuple[int, int]:
+    """Parameters and multiply-adds at full width of a trunk for ``(3, size, size)``, convolution by convolution."""
+    found: list[tuple[int, int]] = []
+
+    def convolution(inputs: int, outputs: int, kernel: int, pixels: int) -> int:
+        weights = inputs * outputs * kernel**2
+        found.append((weights + 2 * outputs, weights * pixels))  # BatchNorm has a weight and a bias
+        return outputs
+
+    pixels = [size**2, (size // 2) ** 2, (size // 4) ** 2]
+    inputs = 3
+    for factor, area in zip((1, 2, 4), pixels, strict=True):
+        inputs = convolution(inputs, 16 * factor, 3, area)
+    channels, gone = 16, 0
+    for layer in range(layers):
+        before, gone = gone, layer // -(-layers // 3)
+        for scale in range(gone, 3):
+            new = 6 * 2**scale // (1 if scale == before else 2)
+            inner = convolution(channels * 2**scale, min(channels * 2**scale, new * 2**scale), 1, pixels[scale])
+            convolution(inner, new, 3, pixels[scale])
+            if scale > before:
+                finer = channels * 2 ** (scale - 1)
+                inner = convolution(finer, min(finer, new * 2 ** (scale - 1)), 1, pixels[scale - 1])
+                convolution(inner, new, 3, pixels[scale])
+        channels += 6
+        if gone > before:
+            for scale in range(gone, 3):
+                convolution(channels * 2**scale, channels // 2 * 2**scale, 1, pixels[scale])
+            channels //= 2
+    convolution(channels * 4, 128, 3, (size // 8) ** 2)
+    convolution(128, 128, 3, (size // 16) ** 2)
+    found.append((128 * classes + classes, 128 * classes))
+    weights, macs = zip(*found, strict=True)
+    return sum(weights), sum(macs)
+
+
+@pytest.mark.parametrize("layers", [3, 5, 8, LAYERS, 24])
+def test_params_and_macs_at_full_width(layers: int) -> None:
+    (whole,), shapes = build_msdnet(CIFAR, 10, layers=layers, width=1.0, cuts=())
+    assert shapes == []
+    assert (params(whole), count_macs(whole, CIFAR)) == by_the_formula(layers, 32, 10)
+
+
+def test_packing_costs_nothing_and_every_exit_is_counted() -> None:
+    network = network_of()
+    cost = profile(network, CIFAR)
+    assert (cost.exits[-1].params, cost.exits[-1].macs) == by_the_formula(8, 32, 10)
+    channels = (16 + 12, (16 + 24) // 2, 20 + 12)  # relative to a scale's factor, after layers 2, 4 and 6
+    assert cost.critic_macs == tuple((4 * count * 9 * 16 + 128 * 9 * 4 + 10) * 128 for count in channels)
+    for k, exit_cost in enumerate(cost.exits[:-1], start=1):
+        assert exit_cost.macs == count_macs(network.submodel(k), CIFAR)
+
+
+# Structure
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (8, 8), (4, 5), (17, 30)])
+def test_the_shapes_at_the_cuts_are_those_that_come_out(height: int, width: int) -> None:
+    groups, shapes = build_msdnet((1, height, width), 4, layers=7, width=0.2, cuts=range(1, 7))
+    hidden = torch.zeros(2, 1, height, width)
+    for group, shape in zip(groups[:-1], shapes, strict=True):
+        hidden = group(hidden)
+        assert hidden.shape == (2, *shape)
+    assert groups[-1](hidden).shape == (2, 4)
+
+
+def test_the_finest_scale_goes_after_each_third() -> None:
+    groups, _ = build_msdnet(CIFAR, 10, layers=8, width=1.0, cuts=range(1, 8))
+    states = [group[-1].shapes for group in groups[:-1]]
+    assert [state[0][1:] for state in states] == [(32, 32)] * 3 + [(16, 16)] * 3 + [(8, 8)]
+    assert [state[-1][0] for state in states] == [4 * n for n in (22, 28, 34, 20, 26, 32, 19)]  # (34 + 6) / 2, ..
+    assert all(len({channels * wide for channels, _, wide in state}) == 1 for state in states)
+
+
+def test_packing_is_undone_by_unpacking() -> None:
+    shapes = ((3, 5, 4), (6, 3, 2), (12, 2, 1))
+    scales = [torch.rand(2, *shape) for shape in shapes]
+    packed = Pack(shapes)(scales)
+    assert packed.shape == (2, 3 * 20 + 6 * 6 + 12 * 2, 1, 1)
+    assert all(torch.equal(first, second) for first, second in zip(scales, Unpack(shapes)(packed), strict=True))
+    assert [scale.shape for scale in Unpack(shapes)(packed[:0])] == [(0, *shape) for shape in shapes]
+    channels_last = [scale.contiguous(memory_format=torch.channels_last) for scale in scales]
+    assert torch.equal(Pack(shapes)(channels_last), packed)
+
+
+def test_cutting_changes_nothing() -> None:
+    whole, _ = build_msdnet((3, 8, 8), 10, layers=6, width=0.2, cuts=())
+    cut, _ = build_msdnet((3, 8, 8), 10, layers=6, width=0.2, cuts=(1, 3, 5))
+    # between groups lie a Pack and an Unpack, which have no weights
+    cut_up = nn.Sequential(*(layer for group in cut for layer in group))
+    cut_up.load_state_dict(dict(zip(cut_up.state_dict(), whole[0].state_dict().values(), strict=True)))
+    image = torch.rand(4, 3, 8, 8)
+    assert torch.equal(nn.Sequential(*cut).eval()(image), whole[0].eval()(image))
+
+
+@pytest.mark.parametrize("drop", [False, True])
+def test_a_layer_keeps_what_it_reads_and_adds_to_it(drop: bool) -> None:
+    """DenseNet's concatenation, with half of the new channels out of the finer scale."""
+    torch.manual_seed(0)
+    layer = Layer(2, 3, finest=0, drop=drop).eval()
+    scales = [torch.randn(2, channels, size, size) for channels, size in ((2, 8), (4, 4), (8, 2))]
+
+    def computed(block: nn.Module, x: Tensor, stride: int) -> Tensor:
+        first, second = block[0].weight, block[3].weight
+        shrink = (1 + 1e-5) ** -0.5  # BatchNorm at rest
+        inner = F.relu(F.conv2d(x, first) * shrink)
+        return F.relu(F.conv2d(inner, second, stride=stride, padding=1) * shrink)
+
+    own, down = list(layer.own), list(layer.down)
+    expected = []
+    for scale in range(int(drop), 3):
+        parts = [scales[scale]]
+        if scale > 0:
+            parts.append(computed(down[scale - 1], scales[scale - 1], 2))
+        parts.append(computed(own[scale - int(drop)], scales[scale], 1))
+        expected.append(torch.cat(parts, dim=1))
+    torch.testing.assert_close(layer(scales), expected)
+    assert [scale.shape[1] for scale in expected] == [5, 10, 20][int(drop) :]
+
+
+def test_the_classifier_is_that_of_the_source() -> None:
+    layers = classifier((6, 8, 8), 5, 7)
+    one = ["Conv2d", "BatchNorm2d", "ReLU"]
+    assert [type(layer).__name__ for layer in layers] == [*one, *one, "AveragePool", "Flatten", "Linear"]
+    assert [(layers[i].kernel_size, layers[i].stride, layers[i].out_channels) for i in (0, 3)] == [
+        ((3, 3), (2, 2), 7)
+    ] * 2
+    assert layers[6].kernel_size == (2, 2)
+
+
+@pytest.mark.parametrize("head", ["msdnet", "paper", "pooled"])
+def test_a_critic_reads_the_coarsest_scale_alone(head: str) -> None:
+    network = tiny(f"critics.head={head}", "critics.pool_to=1").eval()
+    for group, critic in zip(network.groups[:-1], network.critics, strict=True):
+        shapes = group[-1].shapes
+        packed = torch.rand(2, sum(c * h * w for c, h, w in shapes), 1, 1)
+        finer = packed.shape[1] - shapes[-1][0] * shapes[-1][1] * shapes[-1][2]
+        said = critic(packed)
+        packed[:, :finer] += 1
+        assert torch.equal(critic(packed), said)
+        packed[:, finer:] += 1
+        assert not torch.equal(critic(packed), said)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_a_sub_model_gives_the_logits_of_its_exit_and_can_stand_alone(k: int) -> None:
+    network = tiny().eval()
+    image = rows(5)[0]
+    with torch.no_grad():
+        said = network(image)[k - 1]
+        assert torch.equal(network.submodel(k)(image), said)
+        if k < 3:
+            alone = tiny("train.method=backprop", f"model.submodel={k}").eval()
+            weights = network.submodel(k).state_dict().values()
+            alone.load_state_dict(dict(zip(alone.state_dict(), weights, strict=True)))
+            torch.testing.assert_close(alone(image), [said])
+
+
+def test_a_cut_outside_and_an_image_too_small_are_refused() -> None:
+    with pytest.raises(ModelError) as caught:
+        network_of("critics.after=[4,8]")
+    assert caught.value.problem == "critics.after: [8] is not inside the trunk, which has 8 layers"
+    with pytest.raises(ModelError, match="cannot be halved 2 times"):
+        network_of(image_shape=(3, 3, 8))
+
+
+# Training
+
+
+def gradients_of(network: Network, method: str) -> dict[str, Tensor]:
+    loaded = recipe.load("msdnet_cifar10_small", [f"train.method={method}", "critics.after=[2,4]"])
+    build_method(loaded, network).backward(*rows(6, torch.float64), step=0)
+    return {name: parameter.grad for name, parameter in network.named_parameters()}
+
+
+def test_deep_supervision_reaches_every_weight() -> None:
+    gradients = gradients_of(tiny().double().train(), "deep_supervision")
+    assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients.values())
+
+
+def test_local_critic_leaves_the_fine_scales_of_a_groups_last_layers_alone() -> None:
+    """A critic reads the coarsest scale; what the last two layers give to finer ones reaches later groups only."""
+    gradients = gradients_of(tiny().double().train(), "local_critic")
+    without = {name for name, gradient in gradients.items() if gradient is None or not gradient.abs().sum() > 0}
+    # group 1: stem, layers 1 and 2 (three scales each); group 2: layers 3 (two scales), transition, 4 (two scales)
+    silent = {"groups.0.1.own.0", "groups.0.2.own.0", "groups.0.2.own.1", "groups.0.2.down.0", "groups.1.3.own.0"}
+    assert {".".join(name.split(".")[:5]) for name in without} == silent
+
+
+def test_a_group_learns_from_its_critic_and_the_critic_from_the_gap() -> None:
+    network = tiny("critics.head=pooled", "critics.pool_to=1").double().train()
+    images, labels = rows(6, torch.float64)
+    logits = [critic(group) for critic, group in zip(network.critics, hidden_of(network, images), strict=True)]
+    mean_loss = F.cross_entropy(logits[0], labels)
+    weights = list(network.groups[0].parameters())
+    expected = torch.autograd.grad(mean_loss, weights, allow_unused=True)
+    gradients_of(network, "local_critic")
+    for weight, gradient in zip(weights, expected, strict=True):
+        torch.testing.assert_close(weight.grad, torch.zeros_like(weight) if gradient is None else gradient)
+
+
+def hidden_of(network: Network, images: Tensor) -> list[Tensor]:
+    """What the critics read, each with the graph of its own group alone."""
+    hidden, read = network.normalize(images), []
+    for group in network.groups[:-1]:
+        read.append(group(hidden.detach()))
+        hidden = read[-1]
+    return read
+
+
+def test_it_learns_digits(tmp_path: Path, train_tiny: Callable[..., Any]) -> None:
+    model = ["model.trunk=msdnet", "model.layers=6", "model.width=0.34", "critics.after=[2,4]", "critics.head=msdnet"]
+    run = ["train.method=deep_supervision", "train.iterations=60", "train.checkpoint_every=60", "logging.every=15"]
+    train_tiny(tmp_path / "run", *model, *run)
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert [len(line) for line in losses] == [3] * 4
+    assert losses[-1][-1] < 0.8 * losses[0][-1]
