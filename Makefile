@@ -17,12 +17,13 @@ define run
 echo; echo "\$$ $(1)"; $(subst lcprune ,$(LCPRUNE) ,$(1))
 endef
 
-.PHONY: help demo install test chaos fuzz mutation bench bench-gpu format clean
+.PHONY: help demo install test coverage chaos fuzz mutation bench bench-gpu format clean
 
 help:
 	@echo "make demo       install into .venv, train on handwritten digits, export a model that stops early, use it"
 	@echo "make test       install into .venv, then check format, lint and types, and run the tests"
 	@echo "make chaos      kill trainings, fill disks, flip bits: every promise of docs/reliability.md; under 30 minutes"
+	@echo "make coverage   the tests, and which lines and branches of lcprune they reach"
 	@echo "make fuzz       look for inputs that break the readers, the choices and the stitching; about 15 minutes"
 	@echo "make mutation   change the code in small ways and see which changes no test notices; hours"
 	@echo "make bench      measure speed, memory and start on this CPU, into benchmarks/results/; about 10 minutes"
@@ -48,7 +49,7 @@ $(INSTALLED): pyproject.toml
 	@echo "Installed."
 
 # Images of 8x8 pixels are too little work for two threads, which would only wait for each other on a busy machine.
-demo test: export OMP_NUM_THREADS ?= 1
+demo test coverage: export OMP_NUM_THREADS ?= 1
 
 demo: $(INSTALLED)
 	@rm -rf demo/runs demo/images && mkdir -p demo
@@ -78,7 +79,10 @@ test: $(INSTALLED)
 	@echo "Types: mypy"
 	@"$(BIN)/mypy"
 	@echo "Tests: pytest"
-	@"$(BIN)/python" -m pytest -q --cov --cov-report=term --durations=15
+	@"$(BIN)/python" -m pytest -q -n auto --dist loadfile --durations=15
+
+coverage: $(INSTALLED)
+	@"$(BIN)/python" -m pytest -q -n auto --dist loadfile --cov --cov-report=term
 
 # Options: make fuzz FUZZ_SECONDS=60 FUZZ_EXAMPLES=500
 fuzz: export OMP_NUM_THREADS ?= 1

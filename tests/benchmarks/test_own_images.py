@@ -104,13 +104,19 @@ def test_no_budget_is_a_result_and_a_failure_is_none(tmp_path: Path, commands: l
     assert not (tmp_path / "said/bench.json").exists()
 
 
+def test_thresholds_are_set_by_hand_where_none_pays(tmp_path: Path, commands: list[list[str]]) -> None:
+    assert own_images.calibrated_or_by_hand(tmp_path)["command"].endswith("--threshold 0.9")
+    assert commands[0][-2:] == ["--max-drop", "1"]
+
+
+@pytest.mark.skipif(not own_images.RESULT.exists(), reason="not measured yet")
 def test_the_page_shows_what_was_printed() -> None:
     walk = {row["command"]: row for row in json.loads(own_images.RESULT.read_text(encoding="utf-8"))["walkthrough"]}
     blocks = shown(PAGE)
     assert [command for command, _ in blocks] == list(walk)
     for command, lines in blocks:
         assert lines
-        assert in_order(lines, walk[command]["printed"]), command
+        assert in_order(lines, [line.rstrip() for line in walk[command]["printed"]]), command
 
 
 def test_a_figure_that_was_never_printed_would_be_seen() -> None:
