@@ -56,6 +56,8 @@ class TrainingError(LcpruneError):
 class NotFiniteError(TrainingError):
     """A loss, a gradient or a weight that is NaN or infinite."""
 
+    kind = "not_finite"
+
 
 class ProfileError(LcpruneError):
     """A network whose cost cannot be counted."""

@@ -20,7 +20,8 @@ def verify(target: Path) -> dict[str, Any]:
     recorded = [name for name in runs.recorded_files(folder) if only in (None, name)]
     checkpoints = folder / runs.CHECKPOINTS
     saved = sorted(f"{runs.CHECKPOINTS}/{path.name}" for path in checkpoints.glob("*.pt")) if only is None else []
-    if not recorded and not saved:
+    is_finished = (folder / runs.WEIGHTS).exists()
+    if not recorded and (is_finished or not saved):
         raise RunError(f"nothing is recorded about {target}", "verify a finished run, or a file that it exported")
     changed = [name for name in runs.changed_files(folder) if name in recorded]
     changed += [name for name in saved if not _is_intact(folder / name)]
@@ -29,7 +30,8 @@ def verify(target: Path) -> dict[str, Any]:
             f"{folder}: {', '.join(changed)} is missing or is not what was written",
             f"restore the file, or run the command that writes it again ({_command(folder, changed[0])})",
         )
-    _refuse_what_does_not_belong_together(folder, recorded)
+    if only is None:
+        _refuse_what_does_not_belong_together(folder, recorded)
     return {"run": str(folder), "files": sorted([*recorded, *saved])}
 
 

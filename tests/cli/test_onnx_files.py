@@ -37,7 +37,7 @@ def test_a_file_that_is_no_model_of_ours(
     contents = {"text": b"no model at all\n" * 20, "empty": b"", "truncated": ours[:-2000], "foreign": foreign_model()}
     problems = {
         "missing": "given.onnx cannot be read: No such file or directory",
-        "folder": "given.onnx cannot be read: Is a directory",
+        "folder": "given.onnx cannot be read: it is no file",
         "foreign": "given.onnx was not written by lcprune: it has no lcprune metadata",
     }
     if damage == "folder":
