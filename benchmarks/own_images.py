@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         **made,
         "walkthrough": walk,
     }
-    text = json.dumps(result, indent=2).replace(str(home), "FOLDER") + "\n"
+    text = json.dumps(result, indent=2).replace(f"{home}/", "").replace(str(home), "FOLDER") + "\n"
     if options.save:
         RESULT.write_text(text, encoding="utf-8")
     print(text)

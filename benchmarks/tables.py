@@ -64,7 +64,12 @@ def own_images() -> str:
     return _own_images(_read("own_images.json"))
 
 
-PAGES = {"README.md": readme, "docs/speed.md": speed, "docs/methods.md": losses}
+PAGES = {
+    "README.md": readme,
+    "docs/speed.md": speed,
+    "docs/methods.md": losses,
+    "docs/own-images.md": own_images,
+}
 
 
 def _small(result: dict[str, Any]) -> str:

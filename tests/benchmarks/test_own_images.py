@@ -109,7 +109,6 @@ def test_thresholds_are_set_by_hand_where_none_pays(tmp_path: Path, commands: li
     assert commands[0][-2:] == ["--max-drop", "1"]
 
 
-@pytest.mark.skipif(not own_images.RESULT.exists(), reason="not measured yet")
 def test_the_page_shows_what_was_printed() -> None:
     walk = {row["command"]: row for row in json.loads(own_images.RESULT.read_text(encoding="utf-8"))["walkthrough"]}
     blocks = shown(PAGE)
