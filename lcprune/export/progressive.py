@@ -10,6 +10,7 @@ NaN score nor an image that an integer network would see as zeros can leave earl
 `nested`, `flat` and `single` are the ways to go on with the rows that stay.
 """
 
+import copy
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -36,6 +37,7 @@ from lcprune.export.session import Floats
 from lcprune.export.single import fixed_batch, is_fixed, single_exits
 from lcprune.export.verify import (
     MAX_RELATIVE_DIFF,
+    TORCH,
     Parity,
     as_float,
     check_parity,
@@ -52,7 +54,11 @@ OWN_STAGES = "its own stages"
 STAGES_DIFF = {"int8": 0.0, "fp16": 4 * MAX_RELATIVE_DIFF, "w8": MAX_RELATIVE_DIFF}
 """Largest difference between a stitched file and its stages, as a part of the largest logit. Integers are exact."""
 
+ROUNDING_FACTOR = 8
+"""How much further than torch's own rounding a file may be from torch."""
+
 _TORCH_BATCH = 64
+_ROUNDING_IMAGES = 32
 
 
 def write_submodel(network: Network, k: int, path: Path, info: ModelInfo, images: NDArray[np.generic]) -> Parity:
@@ -73,7 +79,8 @@ def write_submodel(network: Network, k: int, path: Path, info: ModelInfo, images
     info = _complete(info, "submodel", 1, ())
     expected = _torch_logits(submodel, images)
     versions = _formatted(_versions([model], (), info, "none"), path)
-    return write_checked(versions, path, lambda part: check_parity(part, images, expected, ()))
+    allowed = _allowed_diff(submodel, images)
+    return write_checked(versions, path, lambda part: check_parity(part, images, expected, (), TORCH, allowed))
 
 
 def write_progressive(
@@ -106,7 +113,8 @@ def write_progressive(
     stages = export_stages(network, kept, images.shape[1:])
     versions = _formatted(_versions(stages, thresholds, info, threshold_input), path)
     expected = _torch_logits(network, images)[[*kept, len(network.groups) - 1]]
-    return write_checked(versions, path, lambda part: check_parity(part, images, expected, thresholds))
+    allowed = _allowed_diff(network, images)
+    return write_checked(versions, path, lambda part: check_parity(part, images, expected, thresholds, TORCH, allowed))
 
 
 def cascade_stages(network: Network, kept: Sequence[int], images: NDArray[np.generic]) -> list[ModelProto]:
@@ -117,7 +125,8 @@ def cascade_stages(network: Network, kept: Sequence[int], images: NDArray[np.gen
     """
     network = cpu_copy(network)
     stages = export_stages(network, kept, images.shape[1:])
-    check_stages(stages, images, _torch_logits(network, images)[[*kept, len(network.groups) - 1]])
+    expected = _torch_logits(network, images)[[*kept, len(network.groups) - 1]]
+    check_stages(stages, images, expected, _allowed_diff(network, images))
     return stages
 
 
@@ -125,7 +134,7 @@ def submodel_stages(network: Network, k: int, images: NDArray[np.generic]) -> li
     """Sub-model `k`, from 1, as the only stage; see `cascade_stages`."""
     submodel = cpu_copy(network.submodel(k))
     stages = [export_module(submodel, images.shape[1:], ("logits",))]
-    check_stages(stages, images, _torch_logits(submodel, images))
+    check_stages(stages, images, _torch_logits(submodel, images), _allowed_diff(submodel, images))
     return stages
 
 
@@ -310,9 +319,24 @@ def _finish(model: ModelProto, info: ModelInfo, quantization: Quantization | Non
     return content
 
 
-def _torch_logits(module: nn.Module, images: NDArray[np.generic]) -> Floats:
+def _allowed_diff(module: nn.Module, images: NDArray[np.generic]) -> float:
+    """By how much a file may differ from torch, as a part of the largest logit.
+
+    Where float32 cannot say a network's logits any better (BatchNorm that divides by next to nothing, as after a few
+    steps of training), that is `ROUNDING_FACTOR` times what torch itself is off the same network in float64.
+    """
+    some = images[:_ROUNDING_IMAGES]
+    try:
+        exact = _torch_logits(copy.deepcopy(module).double(), some, torch.float64)
+    except RuntimeError:  # a module of the user's own that knows float32 alone
+        return MAX_RELATIVE_DIFF
+    off = np.abs(_torch_logits(module, some) - exact).max() / max(float(np.abs(exact).max()), 1e-30)
+    return max(MAX_RELATIVE_DIFF, ROUNDING_FACTOR * float(off)) if np.isfinite(off) else MAX_RELATIVE_DIFF
+
+
+def _torch_logits(module: nn.Module, images: NDArray[np.generic], dtype: torch.dtype = torch.float32) -> Floats:
     """Logits of every exit, ``(exits, N, classes)``; of a plain module ``(1, N, classes)``."""
-    pixels = torch.from_numpy(as_float(images))
+    pixels = torch.from_numpy(as_float(images)).to(dtype)
     batches = []
     with torch.no_grad():
         for start in range(0, len(pixels), _TORCH_BATCH):

@@ -110,13 +110,18 @@ def _chunk_logits(sessions: Sequence[Any], images: NDArray[np.generic]) -> Float
     return np.stack(of_exits)
 
 
-def check_stages(stages: Sequence[ModelProto], images: NDArray[np.generic], expected_logits: Floats) -> None:
+def check_stages(
+    stages: Sequence[ModelProto],
+    images: NDArray[np.generic],
+    expected_logits: Floats,
+    max_relative_diff: float = MAX_RELATIVE_DIFF,
+) -> None:
     """Holds float32 stages against torch before anything is made of them.
 
     Raises:
-        ExportError: If a logit differs by more than 1e-4 of the largest one.
+        ExportError: If a logit differs by more than `max_relative_diff` of the largest one.
     """
-    terms = _Terms("the network in ONNX", TORCH, MAX_RELATIVE_DIFF)
+    terms = _Terms("the network in ONNX", TORCH, max_relative_diff)
     for got, expected in zip(stage_logits(stages, images), expected_logits, strict=True):
         _logit_diff(terms, got, expected)
 
