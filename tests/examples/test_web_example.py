@@ -183,7 +183,7 @@ def tab(browser: Any, server: str) -> Iterator[Any]:
     """An empty tab of a phone's size; afterwards, nothing may have been asked of another machine."""
     context = browser.new_context(viewport={"width": 375, "height": 740}, permissions=["camera"])
     page = context.new_page()
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(180_000)
     asked_for: list[str] = []
     page.on("request", lambda request: asked_for.append(request.url))
     yield page
