@@ -183,7 +183,7 @@ def tab(browser: Any, server: str) -> Iterator[Any]:
     """An empty tab of a phone's size; afterwards, nothing may have been asked of another machine."""
     context = browser.new_context(viewport={"width": 375, "height": 740}, permissions=["camera"])
     page = context.new_page()
-    page.set_default_timeout(180_000)
+    page.set_default_timeout(60_000)
     asked_for: list[str] = []
     page.on("request", lambda request: asked_for.append(request.url))
     yield page
@@ -311,6 +311,7 @@ def test_images_of_any_kind_are_read_as_python_reads_them(
     answer = json.dumps(told | {"input": asdict(InputInfo.of(preparation))})
     tab.route("**/model/model.json", lambda route: route.fulfill(body=answer, content_type="application/json"))
     tab.goto(server)
+    tab.locator("#app").wait_for()  # before it is there, nobody hears of a chosen file
     random = np.random.default_rng(0)
 
     def noise(*shape: int) -> np.ndarray:
