@@ -78,6 +78,10 @@ class ExportError(LcpruneError):
     kind = "export"
 
 
+class ParityError(ExportError):
+    """An exported file whose logits or exits are not those of torch."""
+
+
 class OnnxModelError(LcpruneError):
     """An ONNX file that is damaged or was not written by lcprune."""
 

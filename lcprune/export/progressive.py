@@ -13,7 +13,8 @@ NaN score nor an image that an integer network would see as zeros can leave earl
 import copy
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -24,10 +25,10 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 from torch import nn
 
-from lcprune.errors import ExportError
+from lcprune.errors import ExportError, ParityError
 from lcprune.export.criterion import Criterion
 from lcprune.export.flat import flat_exits
-from lcprune.export.metadata import PREFIX, Form, ModelInfo, attach
+from lcprune.export.metadata import PREFIX, Form, ModelInfo, attach, refuse_unreadable
 from lcprune.export.nested import nested_exits
 from lcprune.export.ort import SUFFIX, to_ort
 from lcprune.export.parts import Part, Plan, constant, inline, node, taint
@@ -37,7 +38,6 @@ from lcprune.export.session import Floats
 from lcprune.export.single import fixed_batch, is_fixed, single_exits
 from lcprune.export.verify import (
     MAX_RELATIVE_DIFF,
-    TORCH,
     Parity,
     as_float,
     check_parity,
@@ -53,9 +53,6 @@ OWN_STAGES = "its own stages"
 """What a file of reduced precision is held against; how near it is to float32 is for the pipeline to say."""
 STAGES_DIFF = {"int8": 0.0, "fp16": 4 * MAX_RELATIVE_DIFF, "w8": MAX_RELATIVE_DIFF}
 """Largest difference between a stitched file and its stages, as a part of the largest logit. Integers are exact."""
-
-ROUNDING_FACTOR = 8
-"""How much further than torch's own rounding a file may be from torch."""
 
 _TORCH_BATCH = 64
 _ROUNDING_IMAGES = 32
@@ -79,8 +76,8 @@ def write_submodel(network: Network, k: int, path: Path, info: ModelInfo, images
     info = _complete(info, "submodel", 1, ())
     expected = _torch_logits(submodel, images)
     versions = _formatted(_versions([model], (), info, "none"), path)
-    allowed = _allowed_diff(submodel, images)
-    return write_checked(versions, path, lambda part: check_parity(part, images, expected, (), TORCH, allowed))
+    with _rounding_named(submodel, images):
+        return write_checked(versions, path, lambda part: check_parity(part, images, expected, ()))
 
 
 def write_progressive(
@@ -113,8 +110,8 @@ def write_progressive(
     stages = export_stages(network, kept, images.shape[1:])
     versions = _formatted(_versions(stages, thresholds, info, threshold_input), path)
     expected = _torch_logits(network, images)[[*kept, len(network.groups) - 1]]
-    allowed = _allowed_diff(network, images)
-    return write_checked(versions, path, lambda part: check_parity(part, images, expected, thresholds, TORCH, allowed))
+    with _rounding_named(network, images):
+        return write_checked(versions, path, lambda part: check_parity(part, images, expected, thresholds))
 
 
 def cascade_stages(network: Network, kept: Sequence[int], images: NDArray[np.generic]) -> list[ModelProto]:
@@ -126,7 +123,8 @@ def cascade_stages(network: Network, kept: Sequence[int], images: NDArray[np.gen
     network = cpu_copy(network)
     stages = export_stages(network, kept, images.shape[1:])
     expected = _torch_logits(network, images)[[*kept, len(network.groups) - 1]]
-    check_stages(stages, images, expected, _allowed_diff(network, images))
+    with _rounding_named(network, images):
+        check_stages(stages, images, expected)
     return stages
 
 
@@ -134,7 +132,8 @@ def submodel_stages(network: Network, k: int, images: NDArray[np.generic]) -> li
     """Sub-model `k`, from 1, as the only stage; see `cascade_stages`."""
     submodel = cpu_copy(network.submodel(k))
     stages = [export_module(submodel, images.shape[1:], ("logits",))]
-    check_stages(stages, images, _torch_logits(submodel, images), _allowed_diff(submodel, images))
+    with _rounding_named(submodel, images):
+        check_stages(stages, images, _torch_logits(submodel, images))
     return stages
 
 
@@ -309,6 +308,7 @@ def _formatted(versions: Sequence[bytes], path: Path) -> list[bytes]:
 def _finish(model: ModelProto, info: ModelInfo, quantization: Quantization | None = None) -> bytes:
     """The bytes of a model with its metadata: the same for the same weights."""
     attach(model, info)
+    refuse_unreadable(model)
     if quantization is not None:
         model.metadata_props.add(key=f"{PREFIX}quantization", value=json.dumps(quantization.as_json(), sort_keys=True))
     try:
@@ -319,19 +319,31 @@ def _finish(model: ModelProto, info: ModelInfo, quantization: Quantization | Non
     return content
 
 
-def _allowed_diff(module: nn.Module, images: NDArray[np.generic]) -> float:
-    """By how much a file may differ from torch, as a part of the largest logit.
+@contextmanager
+def _rounding_named(module: nn.Module, images: NDArray[np.generic]) -> Iterator[None]:
+    """Says so where a file misses torch because `module` is one whose logits float32 cannot say any better.
 
-    Where float32 cannot say a network's logits any better (BatchNorm that divides by next to nothing, as after a few
-    steps of training), that is `ROUNDING_FACTOR` times what torch itself is off the same network in float64.
+    BatchNorm that divides by next to nothing makes such networks, as after a few steps of training.
     """
-    some = images[:_ROUNDING_IMAGES]
     try:
-        exact = _torch_logits(copy.deepcopy(module).double(), some, torch.float64)
-    except RuntimeError:  # a module of the user's own that knows float32 alone
-        return MAX_RELATIVE_DIFF
-    off = np.abs(_torch_logits(module, some) - exact).max() / max(float(np.abs(exact).max()), 1e-30)
-    return max(MAX_RELATIVE_DIFF, ROUNDING_FACTOR * float(off)) if np.isfinite(off) else MAX_RELATIVE_DIFF
+        yield
+    except ParityError as error:
+        off = _rounding(module, images[:_ROUNDING_IMAGES])
+        if not off > MAX_RELATIVE_DIFF / 10:  # also where it is not known
+            raise
+        raise ParityError(
+            f"{error.problem}; torch itself is {off:.0e} of the largest logit off the same network in 64 bits",
+            "train it longer: its numbers are too far apart for 32 bits, as those of BatchNorm are after a few steps",
+        ) from error
+
+
+def _rounding(module: nn.Module, images: NDArray[np.generic]) -> float:
+    """By how much torch in float32 is off float64, as a part of the largest logit; NaN if it cannot do float64."""
+    try:
+        exact = _torch_logits(copy.deepcopy(module).double(), images, torch.float64)
+    except RuntimeError:
+        return float("nan")
+    return float(np.abs(_torch_logits(module, images) - exact).max() / np.abs(exact).max())
 
 
 def _torch_logits(module: nn.Module, images: NDArray[np.generic], dtype: torch.dtype = torch.float32) -> Floats:

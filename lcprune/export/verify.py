@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from lcprune.errors import ExportError, OnnxModelError
+from lcprune.errors import ExportError, OnnxModelError, ParityError
 from lcprune.export.criterion import Criterion, exit_scores
 from lcprune.export.segmented import open_model
 from lcprune.export.session import CHUNK, Floats, Ints, open_session
@@ -57,7 +57,8 @@ def check_parity(
         max_relative_diff: Of a logit, as a part of the largest one.
 
     Raises:
-        ExportError: If a logit differs by more than that, or a row leaves at the wrong exit.
+        ParityError: If a logit differs by more than that, or a row leaves at the wrong exit.
+        ExportError: If the file does not load, or the network's logits are not finite.
         ValueError: If there are no images.
     """
     if len(images) == 0:
@@ -110,18 +111,13 @@ def _chunk_logits(sessions: Sequence[Any], images: NDArray[np.generic]) -> Float
     return np.stack(of_exits)
 
 
-def check_stages(
-    stages: Sequence[ModelProto],
-    images: NDArray[np.generic],
-    expected_logits: Floats,
-    max_relative_diff: float = MAX_RELATIVE_DIFF,
-) -> None:
+def check_stages(stages: Sequence[ModelProto], images: NDArray[np.generic], expected_logits: Floats) -> None:
     """Holds float32 stages against torch before anything is made of them.
 
     Raises:
-        ExportError: If a logit differs by more than `max_relative_diff` of the largest one.
+        ParityError: If a logit differs by more than 1e-4 of the largest one.
     """
-    terms = _Terms("the network in ONNX", TORCH, max_relative_diff)
+    terms = _Terms("the network in ONNX", TORCH, MAX_RELATIVE_DIFF)
     for got, expected in zip(stage_logits(stages, images), expected_logits, strict=True):
         _logit_diff(terms, got, expected)
 
@@ -223,7 +219,7 @@ def _compare(terms: _Terms, logits: Floats, exit_indices: Ints, expected: _Expec
     too_far = (exits < exit_indices) & expected.must
     wrong = (too_far | ((exits == exit_indices) & ~expected.may)).any(axis=0)
     if wrong.any():
-        raise ExportError(
+        raise ParityError(
             f"{terms.name}: {int(wrong.sum())} of {len(wrong)} images leave at another exit than in {terms.against}",
             "report this, with the recipe",
         )
@@ -235,7 +231,7 @@ def _logit_diff(terms: _Terms, logits: Floats, expected: Floats) -> float:
     limit = terms.max_relative_diff * float(np.abs(expected).max())
     diff = float(np.abs(logits - expected).max())
     if not diff <= limit:  # also where it is NaN
-        raise ExportError(
+        raise ParityError(
             f"{terms.name} differs from {terms.against} by {diff:.1e} in a logit (limit {limit:.1e})",
             "report this, with the recipe",
         )

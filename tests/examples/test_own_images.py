@@ -37,7 +37,7 @@ def test_the_commands_of_the_page(here: Path, cli: Callable[..., Any]) -> None:
     fill(here / "new", 1)
     for command in COMMANDS:
         trains = command[0] == "train" and "--dry-run" not in command
-        shorter = ["--set", "train.epochs=2", "--set", "model.groups=2"] if trains else []
+        shorter = ["--set", "train.epochs=12", "--set", "model.groups=2"] if trains else []
         if command[0] == "export":  # so few images may hold no exit that pays
             command = [{"--max-drop": "--threshold", "1": "0.9"}.get(word, word) for word in command]
         done = cli(*command, *shorter)
