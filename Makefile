@@ -99,12 +99,12 @@ fuzz: $(INSTALLED)
 	@echo "Properties: $(FUZZ_EXAMPLES) examples each"
 	@"$(BIN)/python" -m pytest -q tests/fuzz
 
-# mutmut writes into the tree that it runs in, so it gets a copy. Options: make mutation MUTANTS='*analysis.select*'
+# Stopped, it goes on where it was; remove build/mutation to begin anew. Options: make mutation ARGS="--only analysis/select"
 mutation: export OMP_NUM_THREADS ?= 1
 mutation: $(INSTALLED)
 	@"$(BIN)/python" -m pip install --disable-pip-version-check -q -e '.[mutation]'
-	@mkdir -p build/mutation && cp -r lcprune tests recipes pyproject.toml README.md LICENSE build/mutation/
-	@cd build/mutation && "$(BIN)/mutmut" run $(if $(MUTANTS),'$(MUTANTS)') && "$(BIN)/mutmut" results
+	@"$(BIN)/python" -m benchmarks.mutants build/mutation $(ARGS)
+	@"$(BIN)/python" -m benchmarks.mutation build/mutation
 
 # Options: make chaos ARGS="--only kill flip --share 0.1"
 chaos: export OMP_NUM_THREADS ?= 1

@@ -24,7 +24,7 @@ from lcprune.models import Network
 from lcprune.pipeline.info import progressive_info, submodel_info
 from lcprune.pipeline.stored import DataFacts, load_dataset, load_network
 from lcprune.recipe import Recipe
-from lcprune.training.loop import predict_logits
+from lcprune.training.predicting import predict_logits
 
 PARITY_IMAGES = 256
 

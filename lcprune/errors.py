@@ -1,5 +1,7 @@
 """The errors that a user can mend. Everything else is a bug and keeps its traceback."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 
@@ -81,6 +83,8 @@ class ExportError(LcpruneError):
 class ParityError(ExportError):
     """An exported file whose logits or exits are not those of torch."""
 
+    kind = "parity"
+
 
 class OnnxModelError(LcpruneError):
     """An ONNX file that is damaged or was not written by lcprune."""
@@ -98,7 +102,41 @@ class Interrupted(LcpruneError):  # noqa: N818
         return f"{self.problem}; {self.fix}"
 
 
+class PeerError(LcpruneError):
+    """Another process of the same training that is gone, late, or at another step.
+
+    Args:
+        problem: Who, and what of it.
+        fix: What to do about it.
+        speaks: Whether this process is the one that tells the user; all others end without a word.
+    """
+
+    kind = "peer"
+
+    def __init__(self, problem: str, fix: str, *, speaks: bool = True) -> None:
+        super().__init__(problem, fix)
+        self.speaks = speaks
+
+
 class SetupError(LcpruneError):
     """An installation that does not work, such as torch and torchvision that do not fit together."""
 
     kind = "setup"
+
+
+@contextmanager
+def torchvision_needed() -> Iterator[None]:
+    """Says how to mend an installation in which torchvision does not fit torch.
+
+    Raises:
+        SetupError: If what is imported inside cannot be.
+    """
+    try:
+        yield
+    except (ImportError, RuntimeError, AttributeError, OSError) as error:
+        # RuntimeError: "operator torchvision::nms does not exist", where the two packages are of different builds.
+        raise SetupError(
+            f"torchvision does not work with the installed torch: {error}",
+            "install both together from the package index into a fresh virtual environment: "
+            "python -m venv .venv && .venv/bin/pip install torch torchvision",
+        ) from None

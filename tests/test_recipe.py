@@ -8,6 +8,7 @@ import pytest
 
 from lcprune import models, recipe
 from lcprune.errors import RecipeError
+from lcprune.export import metadata
 from lcprune.recipe import schema
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -147,7 +148,7 @@ def test_the_schema_says_where_critics_sit_if_nothing_is_said() -> None:
     trunks = recipe.json_schema()["$defs"]["ModelConfig"]["properties"]["trunk"]["anyOf"]
     assert trunks == [
         {"enum": list(schema.PLACES), "type": "string"},
-        {"pattern": schema.ELSEWHERE, "type": "string"},
+        {"pattern": schema.model.ELSEWHERE, "type": "string"},
     ]
 
 
@@ -473,6 +474,15 @@ def test_what_does_not_fit_a_source_is_refused(text: str, override: str, problem
     error = refused(text, overrides)
     assert (problem or "resize is 60, below image_size 64") in error.problem
     assert (fix or "make it as large or larger") in error.fix
+
+
+@pytest.mark.parametrize(("key", "most"), [("image_size", metadata.MAX_SIDE), ("resize", 2 * metadata.MAX_SIDE)])
+def test_no_image_is_larger_than_a_model_may_say(key: str, most: int) -> None:
+    """A model of a larger one would be trained and exported, and could not be opened."""
+    fits = ("data.crop=center", f"data.resize={2 * metadata.MAX_SIDE}")
+    assert getattr(recipe.parse(FILES, overrides=(*fits, f"data.{key}={most}")).data, key) == most
+    error = refused(FILES, (*fits, f"data.{key}={most + 1}"))
+    assert f"data.{key}: Input should be less than or equal to {most} (given: {most + 1})" in error.problem
 
 
 @pytest.mark.parametrize(

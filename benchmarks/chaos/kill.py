@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from benchmarks.chaos import promise, tiny
 from lcprune import runs
@@ -110,7 +111,7 @@ def _die_inside(point: str, share: float) -> None:
             _arm(point, share)
         rotate(*arguments)
 
-    checkpoint.rotate = dying
+    mock.patch.object(checkpoint, "rotate", dying).start()
 
 
 def _arm(point: str, share: float) -> None:
@@ -124,12 +125,12 @@ def _arm(point: str, share: float) -> None:
 
     kind, _, number = point.rpartition(" ")
     if point == "bytes":
-        Path.write_bytes = part_of_it  # type: ignore[assignment, method-assign]
+        mock.patch.object(Path, "write_bytes", part_of_it).start()  # never stopped: this process ends here
     elif kind == "flush":
-        os.fsync = _nth(os.fsync, int(number), before=die)
+        mock.patch.object(os, "fsync", _nth(os.fsync, int(number), before=die)).start()
     else:
         at = {"before rename": "before", "after rename": "after"}[kind]
-        Path.replace = _nth(Path.replace, int(number), **{at: die})  # type: ignore[method-assign]
+        mock.patch.object(Path, "replace", _nth(Path.replace, int(number), **{at: die})).start()
 
 
 def _nth(

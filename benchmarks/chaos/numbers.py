@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -87,11 +88,8 @@ def _spoilt(where: str, value: float, at: int, *, always: bool) -> Iterator[None
         finally:
             method.backward = backward
 
-    train.fit = spoiling  # type: ignore[assignment]
-    try:
+    with mock.patch.object(train, "fit", spoiling):
         yield
-    finally:
-        train.fit = fit
 
 
 def _spoil(where: str, value: float, state: TrainingState, backward: Callable[..., Any], given: Any) -> Any:

@@ -1,7 +1,9 @@
 """Finding image files, with as little work for each as hundreds of thousands of them allow. No image is opened."""
 
 import os
-from collections.abc import Iterator, Sequence
+import unicodedata
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +15,46 @@ from lcprune.errors import DataError
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
 
 
+@dataclass(frozen=True, eq=False)
+class Paths:
+    """Paths in two pieces of memory, which forked workers share for good.
+
+    Every text of Python's own would be copied into each worker that reads it, since reading it counts who does.
+    """
+
+    text: bytearray
+    """All of them, one after the other."""
+    ends: NDArray[np.int64]
+    """Where each ends, ``(N,)``."""
+
+    def __len__(self) -> int:
+        """Number of paths."""
+        return len(self.ends)
+
+    def __getitem__(self, index: int) -> str:
+        """The path at `index`, from 0."""
+        start = int(self.ends[index - 1]) if index else 0
+        return os.fsdecode(bytes(self.text[start : int(self.ends[index])]))
+
+    def __iter__(self) -> Iterator[str]:
+        """One after the other."""
+        return (self[index] for index in range(len(self)))
+
+
+def together(paths: Iterable[str]) -> Paths:
+    """These paths in little memory."""
+    text, ends = bytearray(), array("q")
+    for path in paths:
+        text += os.fsencode(path)
+        ends.append(len(text))
+    return Paths(text, np.array(ends, dtype=np.int64))
+
+
 @dataclass(frozen=True)
 class Files:
     """Image files and their labels."""
 
-    paths: tuple[str, ...]
+    paths: Paths
     labels: NDArray[np.int64]
     """Class of every file, ``(N,)``."""
 
@@ -27,7 +64,7 @@ class Files:
 
     def subset(self, indices: NDArray[np.int64]) -> "Files":
         """The files at `indices`, in that order."""
-        return Files(tuple(self.paths[index] for index in indices), self.labels[indices])
+        return Files(together(self.paths[index] for index in indices.tolist()), self.labels[indices])
 
 
 @dataclass(frozen=True)
@@ -42,7 +79,7 @@ class Listing:
     test: Files | None
 
 
-NO_FILES = Files((), np.empty(0, dtype=np.int64))
+NO_FILES = Files(together(()), np.empty(0, dtype=np.int64))
 
 
 def scan(folder: str | Path) -> list[str]:
@@ -60,7 +97,7 @@ def class_names(folder: Path) -> tuple[str, ...]:
     """The sub-folders of a folder, which are its classes, in alphabetical order; their files are not looked at.
 
     Raises:
-        DataError: If there is no such folder or no sub-folder in it.
+        DataError: If there is no such folder or no sub-folder in it, or one has a name that cannot be printed.
     """
     if not folder.is_dir():
         raise DataError(
@@ -70,7 +107,22 @@ def class_names(folder: Path) -> tuple[str, ...]:
         found = tuple(sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")))
     if not found:
         raise DataError(f"{folder} has no class folders", f"put the images of each class into {folder}/CLASS")
+    refuse_unprintable(found, folder)
     return found
+
+
+def refuse_unprintable(classes: Iterable[str], origin: Path) -> None:
+    """Refuses names with control characters, which a terminal obeys, and those that are no UTF-8.
+
+    Raises:
+        DataError: If one of `classes`, which come from `origin`, is such a name.
+    """
+    for name in classes:
+        if any(unicodedata.category(sign) in ("Cc", "Cs") for sign in name):
+            raise DataError(
+                f"the class {name!r} of {origin} has characters that cannot be printed",
+                "rename it: a model could not be opened with this name in it",
+            )
 
 
 def list_classes(folder: Path, classes: Sequence[str] | None = None) -> tuple[Files, tuple[str, ...]]:
@@ -92,19 +144,23 @@ def list_classes(folder: Path, classes: Sequence[str] | None = None) -> tuple[Fi
             f"{folder / unknown[0]} is no class of the training images ({_short_list(known)})",
             "rename or remove that folder, or train with this class",
         )
-    paths: list[str] = []
     counts: list[int] = []
-    for name in found:
+    paths = together(_class_by_class(folder, found, counts))
+    labels = np.repeat(np.array([label_of[name] for name in found], dtype=np.int64), counts)
+    return Files(paths, labels), known
+
+
+def _class_by_class(folder: Path, classes: Sequence[str], counts: list[int]) -> Iterator[str]:
+    """The image files of each class; how many there are of it is added to `counts`."""
+    for name in classes:
         of_class = scan(folder / name)
         if not of_class:
             raise DataError(
                 f"the class folder {folder / name} has no images",
                 f"add some ({', '.join(sorted(suffix[1:] for suffix in SUFFIXES))}), or remove the folder",
             )
-        paths += of_class
         counts.append(len(of_class))
-    labels = np.repeat(np.array([label_of[name] for name in found], dtype=np.int64), counts)
-    return Files(tuple(paths), labels), known
+        yield from of_class
 
 
 def list_folder(root: Path, val_is_test: bool = False) -> Listing:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lcprune.data.sampling import Targets, crop_draws, epoch_order, first_mirrored
+from lcprune.data.sampling import Targets, crop_draws, epoch_order, first_mirrored, rows_made_and_kept
 from lcprune.data.sources import Split
 from lcprune.data.stream import FileImages
 from lcprune.data.workers import read_ahead
@@ -36,6 +36,10 @@ class Loader(Protocol):
         """Images ``(B, C, H, W)``, float32 in 0..1, and labels of a step, counted from 0 over all epochs."""
         ...
 
+    def labels(self, step: int) -> Tensor:
+        """The labels of `batch` alone."""
+        ...
+
 
 class TrainLoader:
     """Shuffled, augmented training batches, one for each step.
@@ -53,6 +57,8 @@ class TrainLoader:
             first epoch, and what an epoch mirrors the next one does not. Without meaning for the other augmentations.
         targets: What a batch is to learn, and the mixing of its images; None: its labels.
         weights: How often each image is drawn, ``(N,)``; None: once in an epoch.
+        rows: Which rows of every batch are made, bit for bit those of the whole batch; None: all. Images that are
+            mixed with each other need the whole batch: then it is made, and the rows are taken from it.
 
     Raises:
         DataError: If there are fewer images than `batch_size`.
@@ -70,6 +76,7 @@ class TrainLoader:
         flip: Literal["random", "alternating"] = "random",
         targets: Targets | None = None,
         weights: Tensor | None = None,
+        rows: slice | None = None,
     ) -> None:
         if batch_size < 1 or pad < 0:
             raise ValueError(f"batch_size {batch_size} must be positive and pad {pad} not negative")
@@ -89,8 +96,10 @@ class TrainLoader:
         self._scale = torch.tensor(255.0, device=self._device)
         self._shuffled: tuple[int, Tensor] | None = None
         self._first_mirrored = first_mirrored(len(split), seed).to(self._device)
-        self._targets = targets
+        self._size: tuple[int, int] = split.images.shape[2:]
+        self._targets = targets or Targets(classes=0, seed=seed)
         self._weights = weights
+        self._made, self._kept = rows_made_and_kept(rows, self._targets)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -100,18 +109,26 @@ class TrainLoader:
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Images ``(B, C, H, W)``, float32 in 0..1, and labels ``(B,)`` of a step, counted from 0 over all epochs.
 
-        With `targets` the labels are what `Targets.of` gives.
+        With `targets` the labels are what `Targets.of` gives; with `rows` only these, ``(B', C, H, W)`` and ``(B',)``.
         """
+        indices = self._indices(step)
+        tops, lefts, drawn = self._draws(step)
+        if self._mirrors == "alternating":
+            drawn = (self._first_mirrored[indices] + step // self.steps_per_epoch) % 2
+        pixels = self._crops.take(indices, tops, lefts, drawn if self._mirrors else None)
+        images, labels = self._targets.of(pixels.float().div_(self._scale), self._labels[indices], step)
+        return images[self._kept], labels[self._kept]
+
+    def labels(self, step: int) -> Tensor:
+        """The labels of `batch` alone; no image is made."""
+        return self._targets.of_labels(self._labels[self._indices(step)], step, self._size)[self._kept]
+
+    def _indices(self, step: int) -> Tensor:
+        """The images of a step, those that are made."""
         if step < 0:
             raise ValueError(f"step {step} is negative")
         epoch, position = divmod(step, self.steps_per_epoch)
-        indices = self._order(epoch)[position * self.batch_size : (position + 1) * self.batch_size]
-        tops, lefts, drawn = self._draws(step)
-        if self._mirrors == "alternating":
-            drawn = (self._first_mirrored[indices] + epoch) % 2
-        pixels = self._crops.take(indices, tops, lefts, drawn if self._mirrors else None)
-        images, labels = pixels.float().div_(self._scale), self._labels[indices]
-        return (images, labels) if self._targets is None else self._targets.of(images, labels, step)
+        return self._order(epoch)[position * self.batch_size : (position + 1) * self.batch_size][self._made]
 
     def _order(self, epoch: int) -> Tensor:
         """Order of the images in an epoch, ``(N,)``; the last one asked for is kept."""
@@ -121,12 +138,33 @@ class TrainLoader:
         return self._shuffled[1]
 
     def _draws(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """See `crop_draws`; on the device."""
-        drawn = torch.stack(crop_draws(self.batch_size, self._margin, self._seed, step))
+        """See `crop_draws`; on the device, of those images that are made."""
+        drawn = torch.stack(crop_draws(self.batch_size, self._margin, self._seed, step))[:, self._made]
         tops, lefts, mirrored = drawn.to(
             self._device, non_blocking=self._device.type == "cuda"
         )  # else it is waited for
         return tops, lefts, mirrored
+
+
+class LabelLoader:
+    """The labels of another loader's batches, without the images: for layers that read no images.
+
+    `waited_s` and `steps_per_epoch` are as in `Loader`.
+    """
+
+    def __init__(self, loader: Loader) -> None:
+        """`loader` is asked for labels alone."""
+        self.waited_s = 0.0
+        self.steps_per_epoch = loader.steps_per_epoch
+        self._loader = loader
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """No images, and the labels of a step."""
+        return torch.empty(0), self._loader.labels(step)
+
+    def labels(self, step: int) -> Tensor:
+        """The labels of a step."""
+        return self._loader.labels(step)
 
 
 def eval_batches(

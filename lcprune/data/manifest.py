@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lcprune.data.files import Files, Listing
+from lcprune.data.files import Files, Listing, refuse_unprintable, together
 from lcprune.errors import DataError, SetupError
 
 SPLITS = ("train", "val", "test")
@@ -39,6 +39,7 @@ def read_manifest(path: Path) -> Listing:
     classes = _classes(set(names["train"]))
     if len(classes) < 2:
         raise DataError(f"{path} has {len(classes)} classes of training images", "name images of two classes or more")
+    refuse_unprintable(classes, path)
     splits = {name: _files(path, paths[name], names[name], classes) for name in SPLITS}
     return Listing(classes, splits["train"], splits["val"] if paths["val"] else None, splits["test"] or None)
 
@@ -49,7 +50,7 @@ def _files(table: Path, paths: list[str], names: list[str], classes: tuple[str, 
         raise DataError(
             f"{table}: {unknown[0]} is no class of the training images", "name training images of it, or drop its rows"
         )
-    return Files(tuple(paths), np.array([label_of[name] for name in names], dtype=np.int64))
+    return Files(together(paths), np.array([label_of[name] for name in names], dtype=np.int64))
 
 
 def _classes(labels: set[str]) -> tuple[str, ...]:

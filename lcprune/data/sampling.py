@@ -89,6 +89,11 @@ class Targets:
         """Whether labels stay labels."""
         return not self.mixup and not self.cutmix and self.loss_weights is None
 
+    @property
+    def mixes(self) -> bool:
+        """Whether the images of a batch are mixed with each other."""
+        return self.mixup > 0 or self.cutmix > 0
+
     def of(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """The images, mixed where that is asked for, and what they are to learn.
 
@@ -104,10 +109,29 @@ class Targets:
         if self.is_plain:
             return images, labels
         shares = torch.nn.functional.one_hot(labels, self.classes).to(images.dtype)
-        if self.mixup or self.cutmix:
+        if self.mixes:
             with global_generator(self.seed, MIX, step):
                 images, shares = mixed(images, labels, self.classes, self.mixup, self.cutmix)
         return images, shares if self.loss_weights is None else shares * self.loss_weights.to(shares.device)
+
+    def of_labels(self, labels: Tensor, step: int, size: tuple[int, int]) -> Tensor:
+        """What the images are to learn, as `of` says it, without the images.
+
+        Args:
+            labels: ``(B,)``; of the whole batch where images are mixed.
+            step: From 0.
+            size: Height and width of the images; a part that is cut out covers a share of them.
+        """
+        blank = torch.zeros(len(labels), 1, *size, device=labels.device) if self.mixes else torch.zeros(len(labels))
+        return self.of(blank, labels, step)[1]
+
+
+def rows_made_and_kept(rows: slice | None, targets: Targets) -> tuple[slice, slice]:
+    """Which rows of a batch have to be made to get `rows`, None: all; and which of those made are to be kept."""
+    everything = slice(None)
+    if rows is None:
+        return everything, everything
+    return (everything, rows) if targets.mixes else (rows, everything)
 
 
 def _state(seed: int, stream: int, counter: int) -> int:

@@ -20,12 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lcprune.data.cache import Cache, DiskCache, MemoryCache, NoCache, cache_folder, settings_text
-from lcprune.data.files import Files, Listing, class_names, list_folder, train_folder
+from lcprune.data.files import Files, Listing, class_names, list_folder, together, train_folder
 from lcprune.data.images import Preparation, fits_into_memory, refuse_too_many
 from lcprune.data.manifest import read_manifest
 from lcprune.data.split import balanced_split
 from lcprune.data.stream import FileImages, of_files
-from lcprune.errors import DataError, SetupError
+from lcprune.errors import DataError, torchvision_needed
 from lcprune.recipe import DataConfig
 
 DIGIT_CLASSES = tuple("0123456789")
@@ -267,7 +267,7 @@ def _load_files(config: DataConfig, root: Path, seed: int) -> Dataset:
     of_splits = {"train": listing.train, "val": listing.val, "test": listing.test}
     files = {name: found for name, found in of_splits.items() if found is not None}
     whole = Files(
-        tuple(path for found in files.values() for path in found.paths),
+        together(path for found in files.values() for path in found.paths),
         np.concatenate([found.labels for found in files.values()]),
     )
     size = config.image_size or 0  # DataConfig refuses files without one
@@ -369,15 +369,8 @@ def _cifar(source: Literal["cifar10", "cifar100"], root: Path, channels: Literal
 
 
 def _torchvision_class(source: Literal["cifar10", "cifar100"]) -> Any:
-    try:
+    with torchvision_needed():
         from torchvision import datasets
-    except (ImportError, RuntimeError, AttributeError, OSError) as error:
-        # RuntimeError: "operator torchvision::nms does not exist", where the two packages are of different builds.
-        raise SetupError(
-            f"torchvision does not work with the installed torch: {error}",
-            "install both together from the package index into a fresh virtual environment: "
-            "python -m venv .venv && .venv/bin/pip install torch torchvision",
-        ) from None
     return datasets.CIFAR10 if source == "cifar10" else datasets.CIFAR100
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lcprune.data.cache import Cache, NoCache
-from lcprune.data.files import Files
+from lcprune.data.files import Files, Paths
 from lcprune.data.images import Preparation, centre, read_whole
 from lcprune.errors import DataError
 
@@ -22,7 +22,7 @@ class FileImages:
     Only what is asked for is in memory.
     """
 
-    files: tuple[str, ...]
+    files: Paths
     """All files of the source; a split is some of them."""
     places: NDArray[np.int64]
     """Which files these images are, ``(N,)``."""

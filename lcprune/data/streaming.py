@@ -23,6 +23,7 @@ from lcprune.data.sampling import (
     epoch_order,
     first_mirrored,
     global_generator,
+    rows_made_and_kept,
 )
 from lcprune.data.sources import Split
 from lcprune.data.stream import FileImages
@@ -60,6 +61,7 @@ class StreamLoader:
         device: Where batches go.
         channels_last: Whether batches have that memory format.
         weights: How often each image is drawn, ``(N,)``; None: once in an epoch.
+        rows: Which rows of every batch are made; see `TrainLoader`.
 
     Raises:
         DataError: If there are fewer images than `batch_size`.
@@ -74,6 +76,7 @@ class StreamLoader:
         device: torch.device | str,
         channels_last: bool = False,
         weights: Tensor | None = None,
+        rows: slice | None = None,
     ) -> None:
         if streaming.batch_size > len(split):
             raise DataError(
@@ -84,7 +87,8 @@ class StreamLoader:
         self.steps_per_epoch = len(split) // streaming.batch_size
         self.waited_s = 0.0
         """Time in which whoever asks for batches has waited for them."""
-        self._batches = _Batches(split, streaming, weights)
+        made, self._kept = rows_made_and_kept(rows, targets)
+        self._batches = _Batches(split, streaming, weights, made)
         self._images = split.images
         self._workers = streaming.workers
         self._targets = targets
@@ -116,7 +120,17 @@ class StreamLoader:
         labels = labels.to(self._device, non_blocking=not waits)
         self.waited_s += time.perf_counter() - started
         images, learnt = self._targets.of(images, labels, step)
-        return images.contiguous(memory_format=self._format), learnt
+        return images[self._kept].contiguous(memory_format=self._format), learnt[self._kept]
+
+    def labels(self, step: int) -> Tensor:
+        """The labels of `batch` alone. Files are read only where another image may stand in for a damaged one.
+
+        Raises:
+            DataError: If none can be read.
+        """
+        labels = self._batches.labels(step).to(self._device)
+        height, width = self._images.shape[2:]
+        return self._targets.of_labels(labels, step, (height, width))[self._kept]
 
     def close(self) -> None:
         """Ends the workers."""
@@ -154,8 +168,9 @@ class _From:
 class _Batches(Dataset[Made | DataError]):
     """The batch of every step. An error of the data is given, not raised: a DataLoader would rewrite it."""
 
-    def __init__(self, split: Split, streaming: Streaming, weights: Tensor | None) -> None:
+    def __init__(self, split: Split, streaming: Streaming, weights: Tensor | None, rows: slice) -> None:
         self._split = split
+        self._rows = rows
         self._streaming = streaming
         self._weights = weights
         self._order: tuple[int, NDArray[np.int64]] | None = None
@@ -173,10 +188,23 @@ class _Batches(Dataset[Made | DataError]):
         except DataError as error:
             return error
 
+    def labels(self, step: int) -> Tensor:
+        """Of the images that are made at a step."""
+        indices, images = self._indices(step), self._split.images
+        if isinstance(images, FileImages) and images.skips:
+            indices = np.array([images.read(int(index))[0] for index in indices], dtype=np.int64)
+        return torch.from_numpy(self._split.labels[indices])
+
+    def _indices(self, step: int) -> NDArray[np.int64]:
+        """The images of a step, those that are made."""
+        if step < 0:
+            raise ValueError(f"step {step} is negative")
+        size = self._streaming.batch_size
+        epoch, position = divmod(step, len(self._split) // size)
+        return self._epoch(epoch)[position * size : (position + 1) * size][self._rows]
+
     def _made(self, step: int) -> Made:
-        count, size = len(self._split), self._streaming.batch_size
-        epoch, position = divmod(step, count // size)
-        indices = self._epoch(epoch)[position * size : (position + 1) * size]
+        indices, epoch = self._indices(step), step // (len(self._split) // self._streaming.batch_size)
         read = [self._read(int(index)) for index in indices]
         labels = self._split.labels[[index for index, _ in read]]
         damaged = tuple(int(asked) for asked, (index, _) in zip(indices, read, strict=True) if asked != index)
@@ -198,7 +226,8 @@ class _Batches(Dataset[Made | DataError]):
         if self._changed is None:
             raise ValueError("there is no transform")
         made = []
-        for number, pixels in enumerate(whole):
+        numbers = range(self._streaming.batch_size)[self._rows]
+        for number, pixels in zip(numbers, whole, strict=True):
             with global_generator(self._streaming.seed, TRANSFORM, step * _IMAGES + number):
                 made.append(self._changed(torch.tensor(pixels)))  # a copy: what a cache gives cannot be written to
         return torch.stack(made)
@@ -206,7 +235,8 @@ class _Batches(Dataset[Made | DataError]):
     def _cropped(self, whole: list[NDArray[np.uint8]], indices: NDArray[np.int64], step: int, epoch: int) -> Tensor:
         """As `TrainLoader` makes them, bit for bit."""
         streaming, margin, side = self._streaming, self._margin, self._split.images.shape[-1]
-        tops, lefts, mirrored = crop_draws(len(whole), margin, streaming.seed, step)
+        drawn = crop_draws(streaming.batch_size, margin, streaming.seed, step)
+        tops, lefts, mirrored = (of_batch[self._rows] for of_batch in drawn)
         if streaming.flip == "alternating":
             mirrored = (self._first_mirrored[torch.from_numpy(indices)] + epoch) % 2
         made = np.empty((len(whole), *self._split.images.shape[1:]), dtype=np.uint8)

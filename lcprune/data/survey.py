@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lcprune.data.files import SUFFIXES, train_folder
+from lcprune.data.files import SUFFIXES, refuse_unprintable, train_folder
 from lcprune.data.images import FORMATS, read_image
 from lcprune.errors import DataError
 
@@ -29,7 +29,7 @@ HASH_BYTES = 2_000_000_000
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 _CHUNK_BYTES = 1 << 20
-_ORIENTATION = 0x0112  # EXIF tag
+_ORIENTATION, _WIDTH, _HEIGHT = 0x0112, 0x0100, 0x0101  # EXIF's, and so TIFF's, tags
 _KINDS = {
     "1": "grey",
     "L": "grey",
@@ -283,6 +283,7 @@ def _check(
         raise DataError(f"{train} has {has}", f"put the images of each class into a folder of their own: {train}/CLASS")
     if len(classes) < 2:
         raise DataError(f"{train} has only the class {next(iter(classes))}", "add a folder for each further class")
+    refuse_unprintable(classes, train)
     for split, of_classes in counts.items():
         where = found[split]
         if unknown := [name for name in of_classes if name not in classes]:
@@ -318,8 +319,10 @@ def _header(path: str) -> tuple[int, int, str, bool]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a size or an EXIF block that is out of the ordinary
             with Image.open(path, formats=FORMATS) as image:
-                turn = image.getexif().get(_ORIENTATION, 1)
-                width, height = image.size if turn not in (5, 6, 7, 8) else image.size[::-1]
+                turn = Image.Image.getexif(image).get(_ORIENTATION, 1)  # PNG's own would decode the whole image
+                tags = getattr(image, "tag_v2", {})  # some versions of Pillow give the size of a TIFF file upright
+                stored = (tags.get(_WIDTH, image.width), tags.get(_HEIGHT, image.height))
+                width, height = stored if turn not in (5, 6, 7, 8) else stored[::-1]
                 return width, height, _kind(image), turn in range(2, 9)
     except Exception as error:  # Pillow's decoders raise nearly everything on a damaged file
         reason = str(error) or type(error).__name__

@@ -24,7 +24,7 @@ from lcprune.export.metadata import PREFIX, SEGMENT, ModelInfo
 from lcprune.export.parts import Incoming, Part, Plan, inline, node, taint
 from lcprune.export.segmented import FORMAT, MANIFEST
 from lcprune.export.single import fixed_batch
-from lcprune.export.verify import Parity, check_parity, stage_logits
+from lcprune.export.verify import Parity, check_parity, stage_logits, writable
 
 _OWN_STAGES = "its own stages"
 
@@ -51,17 +51,14 @@ def write_segments(
     expected = stage_logits(stages, images)
     part = folder.with_name(folder.name + ".part")
     try:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        _write(stages, part, info)
-        parity = check_parity(part, images, expected, info.thresholds, _OWN_STAGES, max_relative_diff)
-        if folder.exists():
-            shutil.rmtree(folder)
-        part.replace(folder)
-    except OSError as error:
-        raise ExportError(
-            f"{folder} cannot be written: {error.strerror}", "name a writable place with --output"
-        ) from None
+        with writable(folder):
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+            _write(stages, part, info)
+            parity = check_parity(part, images, expected, info.thresholds, _OWN_STAGES, max_relative_diff)
+            if folder.exists():
+                shutil.rmtree(folder)
+            part.replace(folder)
     finally:
         with contextlib.suppress(OSError):
             shutil.rmtree(part)

@@ -12,7 +12,7 @@ import onnx
 
 from lcprune import __version__
 from lcprune.data.images import Interpolation, Preparation
-from lcprune.errors import OnnxModelError
+from lcprune.errors import ExportError, OnnxModelError
 from lcprune.export.criterion import CRITERIA, Criterion
 
 PREFIX = "lcprune."
@@ -120,6 +120,26 @@ def attach(model: onnx.ModelProto, info: ModelInfo) -> None:
     for key, value in sorted(asdict(info).items()):
         text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
         model.metadata_props.add(key=PREFIX + key, value=text)
+
+
+def refuse_unreadable(model: onnx.ModelProto) -> None:
+    """Refuses to write what `load_model` would refuse to read.
+
+    Raises:
+        ExportError: If the model is too large, or its metadata breaks a limit.
+    """
+    if (size := model.ByteSize()) > MAX_BYTES:
+        raise ExportError(
+            f"the model has {size:,} bytes, and a file of more than {MAX_BYTES:,} could not be opened again",
+            "export a smaller sub-model, or with --precision int8, fp16 or w8",
+        )
+    try:
+        parse({entry.key: entry.value for entry in model.metadata_props}, "the model")
+    except OnnxModelError as error:
+        raise ExportError(
+            f"the file could not be opened again: {error.problem}",
+            f"train with names of classes that can be printed, and images of {MAX_SIDE} pixels a side at most",
+        ) from None
 
 
 def read_info(path: str | Path) -> ModelInfo:

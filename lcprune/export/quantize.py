@@ -49,6 +49,7 @@ _OPTIONS = {"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]}  # logits 
 _FLOAT_CONVOLUTIONS = ("Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose")  # in any domain of onnxruntime's
 _OPEN = "import sys, onnxruntime as o; o.InferenceSession(sys.argv[1], providers=['CPUExecutionProvider'])"
 _CHUNK = 64  # images that the calibrator sees together: it keeps all their activations
+_FP16_MAX = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True)
@@ -87,14 +88,18 @@ def reduce(
         stages: As `segments.export_stages` makes them; left as they are.
         precision: See `Reduction`.
         calibration: Training images for the ranges of int8 activations, ``(N, C, H, W)``.
-        held_out: Images on which the calibrator is chosen that changes fewest classes.
+        held_out: Images on which the calibrator is chosen that changes fewest classes, and whose numbers have to fit
+            into fp16.
 
     Raises:
-        ExportError: If a convolution is not computed in integers though int8 was asked for.
+        ExportError: If a convolution is not computed in integers though int8 was asked for, or `held_out` makes
+            numbers that are too large for fp16.
         ValueError: If int8 is asked for without images.
     """
     if precision == "int8":
         return _to_int8(stages, calibration, held_out)
+    if precision == "fp16":
+        _refuse_overflow(stages, held_out[:_CHUNK])
     convert = _to_fp16 if precision == "fp16" else _to_w8
     return Reduced(tuple(convert(stage) for stage in stages), Quantization(precision))
 
@@ -340,6 +345,25 @@ def _rename(graph: GraphProto, old: str, new: str) -> None:
     for node in graph.node:
         node.input[:] = [new if name == old else name for name in node.input]
         node.output[:] = [new if name == old else name for name in node.output]
+
+
+def _refuse_overflow(stages: Stages, images: NDArray[np.generic]) -> None:
+    """Looks at every number of the float32 stages: a CPU computes fp16 in float32, and would not show the overflow."""
+    hidden: NDArray[Any] = as_float(images)
+    for stage in stages:
+        watched = copy.deepcopy(stage)
+        known = {output.name for output in stage.graph.output}
+        inside = {name for node in stage.graph.node for name in node.output} - known - {""}
+        watched.graph.output.extend(ValueInfoProto(name=name) for name in sorted(inside))
+        results = open_session(watched.SerializeToString(), "a stage").run(None, {"image": hidden})
+        numbers = [result for result in results if result.dtype == np.float32 and result.size]
+        largest = max((float(np.abs(result).max()) for result in numbers), default=0.0)
+        if not largest <= _FP16_MAX:
+            raise ExportError(
+                f"fp16 ends at {_FP16_MAX:,.0f}, and numbers inside this network reach {largest:,.0f}",
+                "export with --precision fp32 or w8",
+            )
+        hidden = results[0]
 
 
 def _to_fp16(stage: ModelProto) -> ModelProto:

@@ -122,7 +122,8 @@ def _export_quietly(module: nn.Module, example: Tensor, outputs: Sequence[str]) 
                 dynamic_shapes=({0: torch.export.Dim(BATCH)},),
             )
     except Exception as error:  # the exporter raises whatever its passes raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        cause = error.__cause__ or error  # its own message is about how to report it
+        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         raise ExportError(
             f"torch cannot export the network to ONNX: {reason}",
             "use layers that torch.onnx knows, with no control flow that depends on the image or the batch size",

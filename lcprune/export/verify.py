@@ -1,7 +1,7 @@
 """Whether an exported file says what it should, and the file that appears only if it does. Needs no torch."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,19 +135,31 @@ def write_checked(versions: Sequence[bytes], path: Path, check: Callable[[Path],
     """
     part = path.with_name(path.name + ".part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for content in versions:
-            part.write_bytes(content)
-            parity = check(part)
-        part.replace(path)
-    except OSError as error:
-        raise ExportError(
-            f"{path} cannot be written: {error.strerror}", "name a writable place with --output"
-        ) from None
+        with writable(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            for content in versions:
+                part.write_bytes(content)
+                parity = check(part)
+            part.replace(path)
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
     return parity
+
+
+@contextlib.contextmanager
+def writable(path: Path) -> Iterator[None]:
+    """Says that `path` cannot be written, where the system refuses something inside.
+
+    Raises:
+        ExportError: It does.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ExportError(
+            f"{path} cannot be written: {error.strerror}", "name a writable place with --output"
+        ) from None
 
 
 def as_float(images: NDArray[np.generic]) -> Floats:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from lcprune.errors import ModelError, SetupError
+from lcprune.errors import ModelError, torchvision_needed
 from lcprune.models import tracing
 from lcprune.models.tracing import Cuts
 from lcprune.models.trunk import Shape
@@ -151,15 +151,8 @@ def torchvision_models() -> Any:
     Raises:
         SetupError: If torchvision does not fit the installed torch.
     """
-    try:
+    with torchvision_needed():
         from torchvision import models
-    except (ImportError, RuntimeError, AttributeError, OSError) as error:
-        # RuntimeError: "operator torchvision::nms does not exist", where the two packages are of different builds.
-        raise SetupError(
-            f"torchvision does not work with the installed torch: {error}",
-            "install both together from the package index into a fresh virtual environment: "
-            "python -m venv .venv && .venv/bin/pip install torch torchvision",
-        ) from None
     return models
 
 

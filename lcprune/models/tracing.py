@@ -130,8 +130,12 @@ class _Recorder(fx.Tracer):
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)
-        self.owners[node] = self._within[-1]
+        self.owners[node] = self._within[-2 if node.op == "call_module" else -1]  # a call is the caller's
         return node
+
+    def operations(self, nodes: Sequence[fx.Node], owner: str) -> list[tuple[str, str]]:
+        """What a module does itself, without what it lets others do."""
+        return [(node.op, str(node.target)) for node in nodes if self.owners[node] == owner]
 
 
 def _trace(recorder: _Recorder, module: nn.Module) -> list[fx.Node]:
@@ -156,13 +160,21 @@ def _difference(training: _Recorder, evaluating: _Recorder, graphs: Sequence[Seq
         return None
     first = next(i for i, pair in enumerate(zip(*signatures, strict=False)) if pair[0] != pair[1])
     owners = (training.owners[graphs[0][first]], evaluating.owners[graphs[1][first]])
-    owner = max(owners, key=len)
+    # What one of them does more, or less, puts the operations of the other one elsewhere.
+    to_blame = [owner for owner in owners if _differs(owner, (training, evaluating), graphs)]
+    owner = max(to_blame or owners, key=len)
     if not owner:
         raise ModelError(
             "the module's own forward pass does something else in training than in evaluation",
             "move what depends on self.training, such as F.dropout, into a module of its own, such as nn.Dropout",
         )
     return owner
+
+
+def _differs(owner: str, recorders: Sequence[_Recorder], graphs: Sequence[Sequence[fx.Node]]) -> bool:
+    """Whether what a module does itself is not the same in both."""
+    first, second = (recorder.operations(nodes, owner) for recorder, nodes in zip(recorders, graphs, strict=True))
+    return first != second
 
 
 def _named(module: nn.Module, nodes: Sequence[fx.Node], recorder: _Recorder, whole: frozenset[str]) -> Graph:

@@ -16,7 +16,7 @@ from lcprune.pipeline.profile import costs_of
 from lcprune.pipeline.rows import progressive_rows
 from lcprune.pipeline.train import choose_device
 from lcprune.recipe import Recipe
-from lcprune.training.loop import predict_logits
+from lcprune.training.predicting import predict_logits
 
 
 def evaluate(folder: Path, *, flip: bool = False) -> dict[str, Any]:

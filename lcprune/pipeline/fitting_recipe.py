@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lcprune.data.split import balanced_split
 from lcprune.data.survey import GREY_KINDS, Survey
 from lcprune.errors import DataError, RecipeError
-from lcprune.recipe.schema import PLACES
+from lcprune.recipe.schema import PLACES, TORCHVISION
 from lcprune.report.recipe_text import Choice, recipe_text
 
 SMALL_PX = 64
@@ -20,6 +20,7 @@ LARGE_MODEL = "torchvision/mobilenet_v3_small"
 
 _FULL_RESOLUTION = {"vgg": (16, 32, 48, 64), "msdnet": (32, 48, 64)}  # trunks that begin at the size of the image
 _SHRINKING = (32, 64, 96, 128)  # trunks whose stem halves it twice
+_LEAST_PX = 64  # for torchvision's, which halve an image five times; benchmarks/results/init_trials.json
 _PRETRAINED_PX = 224  # what torchvision's weights were trained with
 _SHARES = (0.15, 0.2, 0.3)  # of the training images, held out for validation, and as many for testing
 _MOST_HELD_OUT = 5_000
@@ -134,7 +135,8 @@ def _image_size(trunk: str, typical: int, pretrained: bool) -> int:
     if pretrained:
         return _PRETRAINED_PX if typical >= _PRETRAINED_PX else max(SMALL_PX, 32 * (typical // 32))
     sizes = _FULL_RESOLUTION.get(trunk, _SHRINKING)
-    return next((size for size in sizes if size >= typical), sizes[-1])
+    least = max(typical, _LEAST_PX if trunk.startswith(TORCHVISION) else 0)
+    return next((size for size in sizes if size >= least), sizes[-1])
 
 
 def _held_out(found: Survey) -> tuple[int, int]:
@@ -254,6 +256,8 @@ def _why_size(found: Survey, plan: _Plan, wanted: Wanted) -> str:
         reason = f"Cost grows with the area: at {2 * plan.size} a step takes four times as long, and finds more detail."
     else:
         reason = "That is kept." if plan.size == typical else "This is the next size that halves without a remainder."
+        if plan.size == _LEAST_PX > typical and plan.trunk.startswith(TORCHVISION):
+            reason = "They are enlarged: this network halves them five times, and of 32 pixels one would be left."
     return f"Height and width in pixels that the network sees. {of_images} {reason}"
 
 

@@ -269,7 +269,7 @@ def _survey_lines(result: Mapping[str, Any]) -> list[str]:
     turned = f", {result['rotated']:,} turned by EXIF" if result["rotated"] else ""
     looked = f"looked at {result['sampled']:,} files, and at the pixels of {result['decoded']:,}"
     lines = [f"size: {size}", f"kinds: {kinds}{turned}", looked]
-    if result["imbalance"] > 1:
+    if round(result["imbalance"], 1) > 1:
         lines.append(f"the largest class has {result['imbalance']:.1f} times the training images of the smallest")
     if result["compared"] < result["same_size"]:
         lines.append(

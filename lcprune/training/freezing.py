@@ -42,6 +42,14 @@ def frozen_parameters(recipe: Recipe, network: Network) -> set[int]:
     return {id(p) for number, part in enumerate(network.parts, start=1) if number in frozen for p in part.parameters()}
 
 
+def hold_frozen(recipe: Recipe, network: Network) -> None:
+    """Says of the weights that are frozen for the whole run that they need no gradient."""
+    frozen = frozen_parameters(recipe, network)
+    for weight in network.parameters():
+        if id(weight) in frozen:
+            weight.requires_grad_(False)
+
+
 def modes_of(module: nn.Module) -> list[tuple[nn.Module, bool]]:
     """Every module inside, and whether it is in training mode."""
     return [(part, part.training) for part in module.modules()]

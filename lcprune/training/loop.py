@@ -3,9 +3,9 @@
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
@@ -13,24 +13,22 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lcprune.data.loaders import Loader, eval_batches
+from lcprune.data.loaders import Loader
 from lcprune.data.sources import Split
 from lcprune.errors import Interrupted, NotFiniteError
-from lcprune.models import Network
 from lcprune.recipe import Recipe
 from lcprune.training import averaging, checkpoint, precision
 from lcprune.training.allocator import keep_freed_memory, release_freed_memory
 from lcprune.training.checkpoint import TrainingState
 from lcprune.training.finite import first_not_finite, loss_not_finite
-from lcprune.training.freezing import Freezer, modes_of, restore_modes
+from lcprune.training.freezing import Freezer
 from lcprune.training.methods import Losses, Method
 from lcprune.training.optim import set_learning_rates
+from lcprune.training.predicting import predict_logits
+from lcprune.training.ranks import Alone, Ranks
 from lcprune.training.recording import LossRecord
 from lcprune.training.step import build_step
 
-EVAL_BATCH = 500
-EVAL_PIXELS = EVAL_BATCH * 64 * 64
-"""Of all images in a batch, at most: larger images come fewer at a time."""
 RETRY_FACTOR = 0.25
 """On the learning rates, each time that a run goes back because a number is no longer finite."""
 
@@ -90,7 +88,9 @@ class Plan:
     test_curve: Split | None = None
     """The test images, where evaluations on the way are to show them too."""
     loss_record: LossRecord | None = None
-    """Where the losses of single images are recorded; None: nowhere."""
+    """Where the losses of single images are recorded; None: nowhere. For one process alone."""
+    ranks: Ranks = field(default_factory=Alone)
+    """The processes that train together, of which each has a plan."""
 
 
 def fit(plan: Plan, method: Method, state: TrainingState, listener: Listener) -> None:
@@ -107,7 +107,8 @@ def fit(plan: Plan, method: Method, state: TrainingState, listener: Listener) ->
     step = build_step(method, state.optimizers, plan.device, bf16=bf16, cuda_graph=train.cuda_graph)
     freezer = Freezer(plan.recipe, state.network)
     meter = _Meter(plan)
-    with _interruptible() as interrupted:
+    ranks = plan.ranks
+    with _interruptible() as interrupted, ranks.watched():
         if state.step == 0:
             _record_losses(plan, state, meter)
         while state.step < plan.iterations:
@@ -119,43 +120,28 @@ def fit(plan: Plan, method: Method, state: TrainingState, listener: Listener) ->
             if state.average is not None:
                 averaging.collect(state.average, state.network, plan.recipe, state.step, plan.iterations)
             at_end = state.step == plan.iterations
-            stop = interrupted.is_set()
+            evaluates = at_end or state.step % train.evaluate_every == 0
+            stop = ranks.stops(interrupted.is_set())
             due = [
                 at_end or stop or state.step % every == 0
                 for every in (plan.recipe.logging.every, train.checkpoint_every)
             ]
+            if any(due) or evaluates:
+                ranks.settle(state)
             logged = meter.read(state, lr) if any(due) else None
             if logged is not None:
                 _refuse_not_finite(plan, state, logged)
             listener.stepped(state.step, logged)
-            if at_end or state.step % train.evaluate_every == 0:
+            if evaluates:
                 _evaluate(plan, state, listener)
             _record_losses(plan, state, meter)  # before a checkpoint of this step, after which nobody would
             if due[1]:
-                _save(plan, state)
+                save(plan, state)
             if stop and not at_end:
                 raise Interrupted(
                     f"interrupted at step {state.step}: saved", f"go on with: lcprune resume {plan.checkpoints.parent}"
                 )
             meter.resume(state)
-
-
-def predict_logits(network: Network, split: Split, device: torch.device, channels_last: bool) -> Tensor:
-    """Logits of every exit in eval mode on the CPU, ``(K, N, classes)`` float32; the mode is put back."""
-    modes = modes_of(network)  # frozen groups have another one than the rest
-    network.eval()
-    with torch.inference_mode():
-        batches = [
-            torch.stack(network(images)).float().cpu()
-            for images, _ in eval_batches(split, _eval_batch(split), device, channels_last)
-        ]
-    restore_modes(modes)
-    return torch.cat(batches, dim=1)
-
-
-def _eval_batch(split: Split) -> int:
-    height, width = (int(side) for side in split.images.shape[2:])
-    return max(1, min(EVAL_BATCH, EVAL_PIXELS // (height * width)))
 
 
 def _evaluate(plan: Plan, state: TrainingState, listener: Listener) -> None:
@@ -168,11 +154,13 @@ def _evaluate(plan: Plan, state: TrainingState, listener: Listener) -> None:
     listener.evaluated(Evaluation(state.step, plan.held_out_name, accuracies, on_test))
     if plan.held_out_name == "val" and accuracies[-1] > state.best_accuracy_pct:
         state.best_accuracy_pct = accuracies[-1]
-        checkpoint.save(state, plan.checkpoints / checkpoint.BEST, plan.surroundings)
+        whole = plan.ranks.whole(state)
+        if whole is not None:
+            checkpoint.save(whole, plan.checkpoints / checkpoint.BEST, plan.surroundings)
 
 
 def _accuracies_pct(plan: Plan, state: TrainingState, split: Split) -> list[float]:
-    logits = predict_logits(state.network, split, plan.device, plan.recipe.train.channels_last)
+    logits = plan.ranks.predict_logits(state.network, split, plan.device, plan.recipe.train.channels_last)
     correct = logits.argmax(dim=2) == torch.from_numpy(split.labels)
     accuracies: list[float] = (100 * correct.double().mean(dim=1)).tolist()
     return accuracies
@@ -187,8 +175,11 @@ def _record_losses(plan: Plan, state: TrainingState, meter: "_Meter") -> None:
     meter.leave_out(time.perf_counter() - started)
 
 
-def _save(plan: Plan, state: TrainingState) -> None:
-    checkpoint.rotate(plan.checkpoints, state, plan.surroundings)
+def save(plan: Plan, state: TrainingState) -> None:
+    """Writes a checkpoint, where this process is the one that does."""
+    whole = plan.ranks.whole(state)
+    if whole is not None:
+        checkpoint.rotate(plan.checkpoints, whole, plan.surroundings)
     release_freed_memory()
 
 
@@ -204,7 +195,8 @@ def _lowered(lr: float, state: TrainingState) -> float:
 
 
 def _refuse_not_finite(plan: Plan, state: TrainingState, logged: LoggedStep) -> None:
-    place = loss_not_finite(logged.loss, logged.critic_loss) or first_not_finite(state.network)
+    place = loss_not_finite(logged.loss, logged.critic_loss)
+    place = place or plan.ranks.first_place(first_not_finite(state.network))
     if place is None:
         return
     run = plan.checkpoints.parent
@@ -236,7 +228,8 @@ class _Meter:
 
     def read(self, state: TrainingState, lr: float) -> LoggedStep:
         """The means since the last reading."""
-        means: Sequence[float] = [] if self._sum is None else (self._sum / self._steps).tolist()
+        means = torch.zeros(0) if self._sum is None else self._sum / self._steps
+        exits, critics = self._plan.ranks.whole_losses(means[: self._exits], means[self._exits :])
         elapsed = time.perf_counter() - self._started
         images = self._steps * self._plan.recipe.data.batch_size
         state.seconds += elapsed
@@ -247,8 +240,8 @@ class _Meter:
             step=state.step,
             epoch=state.step / self._plan.loader.steps_per_epoch,
             lr=lr,
-            loss=list(means[: self._exits]),
-            critic_loss=list(means[self._exits :]),
+            loss=exits,
+            critic_loss=critics,
             images_per_s=images / elapsed,
             wait_share=min(1.0, waited / elapsed) if waited else None,
         )

@@ -188,3 +188,40 @@ def test_the_upper_end_of_a_drop_is_that_against_main_and_not_against_a_neighbou
     expected = paired_drop_upper_pct(right[2], right[0], 0.95)
     assert found[0].drop_upper_pct == pytest.approx(expected, abs=1e-6)
     assert expected > 2
+
+
+def test_an_error_names_the_sub_models_that_there_are_and_no_other() -> None:
+    with pytest.raises(LcpruneError) as error:
+        choose(candidates(800, 880, 900), Budget(2.0, exits=(7,)))
+    assert (error.value.problem, error.value.fix) == ("there is no sub-model 7", "name some of: 1, 2")
+    with pytest.raises(LcpruneError) as error:
+        choose(candidates(800, 880, 900)[-1:], Budget(2.0, exits=(1,)))
+    assert error.value.fix == "name some of: none"
+
+
+@pytest.mark.parametrize(
+    ("budget", "what"),
+    [
+        (Budget(2.0, minimize="latency"), "latency"),
+        (Budget(2.0, minimize="size"), "size"),
+        (Budget(2.0, max_latency_ms=1.0), "latency"),
+    ],
+)
+def test_what_was_not_measured_is_named_with_its_mend(budget: Budget, what: str) -> None:
+    unmeasured = [replace(c, latency_ms=None, size_bytes=None) for c in candidates(800, 880, 900)]
+    with pytest.raises(RunError) as error:
+        choose(unmeasured, budget)
+    assert error.value.problem == f"the {what} of the sub-models was not measured"
+    assert error.value.fix == "run `lcprune profile`, then select again"
+
+
+@pytest.mark.parametrize(
+    ("drop_pct", "most", "text"),
+    [
+        (2.5, 2.0, "drop 2.50 points is over 2.00"),
+        (2.0004, 2.0, "drop 2.0004 points is over 2.0000"),
+        (2.000002, 2.0, "drop 2.000002 points is over 2.000000"),
+    ],
+)
+def test_two_figures_that_differ_differ_in_their_text(drop_pct: float, most: float, text: str) -> None:
+    assert refusal(replace(candidates(800, 880, 900)[0], drop_pct=drop_pct), Budget(most)) == text

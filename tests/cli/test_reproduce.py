@@ -7,7 +7,8 @@ from typing import Any
 
 import typer
 
-from lcprune.cli import PaperPart, Scale, app
+from lcprune.cli import app
+from lcprune.cli.choices import PaperPart, Scale
 from lcprune.reproduce.scales import SCALES
 from lcprune.reproduce.targets import TARGETS
 

@@ -141,7 +141,7 @@ def test_only_some_exits(shaped_run: Shaped, cli: Cli, refused: Refused) -> None
     assert (error["problem"], error["fix"]) == ("there is no sub-model 9", "name some of: 1, 2, 3")
     for wrong in ("0", "a", "1,,2", "²", "-1"):
         error = refused("select", f"--exits={wrong}")
-        assert error["problem"] == f"--exits {wrong} does not name sub-models"
+        assert error["problem"] == f"--exits {wrong} is no list of numbers from 1 up"
         assert error["fix"] == "write their numbers, such as --exits 1,3"
 
 

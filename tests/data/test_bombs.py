@@ -1,6 +1,8 @@
 """Image files that were made to do harm."""
 
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -47,3 +49,27 @@ def test_text_that_unfolds_to_a_gigabyte_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_bytes(png(8, *(chunk(b"zTXt", b"key\0\0" + text) for _ in range(16))))
     with pytest.raises(DataError, match=r"text\.png cannot be read as an image"):
         read_image(tmp_path / "text.png", 8, 1)
+
+
+LARGEST = """
+import resource, sys, time
+from lcprune.data.images import read_image
+before = time.process_time()
+pixels = read_image(sys.argv[1], 8, 3)
+print(time.process_time() - before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, pixels.mean())
+"""
+
+
+def test_the_largest_image_that_is_taken_has_its_limits_in_time_and_memory(tmp_path: Path) -> None:
+    """The limit on pixels bounds both: 11 kB of file are 89 million pixels, of which some may be transparent."""
+    side = int(images.MAX_PIXELS**0.5)
+    picture = Image.new("P", (side, side))
+    picture.putpalette([255, 255, 255, 0, 0, 0])
+    path = tmp_path / "large.png"
+    picture.save(path, transparency=b"\xff\x00", bits=1)
+    assert path.stat().st_size < 20_000
+    done = subprocess.run([sys.executable, "-c", LARGEST, path], capture_output=True, text=True, check=True)
+    cpu_s, memory_bytes, mean = map(float, done.stdout.split())
+    assert mean == 255
+    assert cpu_s < 20
+    assert memory_bytes < 2**30 * 1.5

@@ -107,6 +107,19 @@ def test_images_of_other_settings_make_room(tmp_path: Path, files: list[str]) ->
     np.testing.assert_array_equal(other.get(0, files[0]), pixels(3))
 
 
+def test_the_oldest_of_other_settings_goes_first(tmp_path: Path, files: list[str]) -> None:
+    folder = tmp_path / "cache"
+    for age_s, settings in ((50, "middle"), (90, "old"), (10, "young")):
+        DiskCache(folder, settings, 10_000).put(0, files[0], pixels(3))
+        (group,) = (each for each in folder.iterdir() if each.is_dir() and each.stat().st_mtime > 1000)
+        os.utime(group, (1000 - age_s, 1000 - age_s))
+    each_bytes = stored_bytes(folder) // 3
+    DiskCache(folder, "new", round(2.5 * each_bytes))  # room for two of them
+    assert stored_bytes(folder) == 2 * each_bytes
+    kept = {group.stat().st_mtime for group in folder.iterdir() if group.is_dir() and any(group.rglob("*"))}
+    assert kept == {950.0, 990.0}
+
+
 def test_a_full_disk_ends_no_run(tmp_path: Path, files: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     cache = DiskCache(tmp_path / "cache", "s", 10_000)
 

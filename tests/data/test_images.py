@@ -270,6 +270,7 @@ def test_the_shorter_side_is_scaled_and_the_other_one_rounded_down(tmp_path: Pat
     path = save(tmp_path / "x.png", gradient(21, 10))
     preparation = Preparation(4, 3, shorter_side=5)
     assert read_whole(path, preparation).shape == (3, 5, 10)  # 21 x 5 / 10 = 10.5
+    assert read_whole(save(tmp_path / "y.png", gradient(23, 10)), preparation).shape == (3, 5, 11)  # 11.5
     expected = np.asarray(gradient(21, 10).resize((10, 5), Image.Resampling.BILINEAR))[0:4, 3:7]
     np.testing.assert_array_equal(read_prepared(path, preparation)[2], expected)
 

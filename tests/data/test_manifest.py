@@ -17,18 +17,18 @@ def test_csv_with_splits(tmp_path: Path) -> None:
     text = "\ufeffsplit,path,label\ntrain,a.png,dog\nval,deep/b.png,cat\n,c.png,cat\ntest,/d.png,dog\n"
     listing = read_manifest(table(tmp_path, text.replace("\n,c", "\ntrain,c")))
     assert listing.classes == ("cat", "dog")
-    assert listing.train.paths == (f"{tmp_path}/a.png", f"{tmp_path}/c.png")
+    assert (*listing.train.paths,) == (f"{tmp_path}/a.png", f"{tmp_path}/c.png")
     assert listing.train.labels.tolist() == [1, 0]
     assert listing.val is not None
-    assert listing.val.paths == (f"{tmp_path}/deep/b.png",)
+    assert (*listing.val.paths,) == (f"{tmp_path}/deep/b.png",)
     assert listing.test is not None
-    assert listing.test.paths == ("/d.png",)
+    assert (*listing.test.paths,) == ("/d.png",)
 
 
 def test_without_splits_all_are_for_training_and_numbers_are_in_order(tmp_path: Path) -> None:
     listing = read_manifest(table(tmp_path, 'path,label\n"a, b.png",10\nc.png,9\n'))
     assert listing.classes == ("9", "10")
-    assert listing.train.paths == (f"{tmp_path}/a, b.png", f"{tmp_path}/c.png")
+    assert (*listing.train.paths,) == (f"{tmp_path}/a, b.png", f"{tmp_path}/c.png")
     assert (listing.val, listing.test) == (None, None)
 
 
@@ -37,6 +37,7 @@ def test_without_splits_all_are_for_training_and_numbers_are_in_order(tmp_path: 
     [
         ("", "has no column path"),
         ("path,class\na.png,1\n", "has no column label .it has path, class"),
+        ("path,label\na.png,x\nb.png,\x1b[31mred\n", r"class '.x1b\[31mred' of .* cannot be printed"),
         ("path,label\na.png,\n", "row 1 of .* has path 'a.png', label ''"),
         ("path,label,split\na.png,x,train\nb.png,y,dev\n", "row 2 of .* split 'dev'"),
         ("path,label\na.png,x\n", "has 1 classes"),
@@ -64,7 +65,7 @@ def test_parquet_reads_as_csv_does(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.table(columns), tmp_path / "all.parquet")
     listing = read_manifest(tmp_path / "all.parquet")
     assert listing.classes == ("3", "20")
-    assert listing.train.paths == (f"{tmp_path}/a.png", f"{tmp_path}/b.png")
+    assert (*listing.train.paths,) == (f"{tmp_path}/a.png", f"{tmp_path}/b.png")
     assert listing.test is not None
     assert listing.test.labels.tolist() == [0]
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 and no more")

@@ -87,3 +87,9 @@ def test_images_in_memory_are_mixed_and_balanced_too() -> None:
     images, shares = loader.batch(3)
     assert images.shape == (4, 3, 4, 4)
     torch.testing.assert_close((shares / weights).sum(dim=1), torch.ones(4))
+
+
+def test_an_image_that_weighs_nothing_is_never_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even by the smallest number there is."""
+    monkeypatch.setattr(torch, "rand", lambda *sizes, **_: torch.zeros(sizes, dtype=torch.float64))
+    assert epoch_order(3, 0, 0, torch.tensor([0.0, 1.0, 1.0])).tolist() == [1, 1, 1]

@@ -1,3 +1,4 @@
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -5,7 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lcprune.data import sources
+from lcprune.data import sources, streaming
+from lcprune.data.files import together
 from lcprune.data.images import Preparation
 from lcprune.data.loaders import TrainLoader, eval_batches
 from lcprune.data.sampling import Targets
@@ -37,8 +39,8 @@ def read(root: Path, **keys: object) -> Dataset:
 
 
 def loader(split: Split, augment: str = "none", targets: Targets = PLAIN, **keys: object) -> StreamLoader:
-    streaming = Streaming(batch_size=4, augment=augment, seed=3, pad=2, **keys)
-    return StreamLoader(split, streaming, targets, CPU)
+    how = Streaming(batch_size=4, augment=augment, seed=3, pad=2, **keys)
+    return StreamLoader(split, how, targets, CPU)
 
 
 def test_a_stream_reads_what_memory_holds(photos: Path) -> None:
@@ -63,6 +65,18 @@ def test_a_stream_makes_the_batches_that_memory_makes(photos: Path, augment: str
     for step in (0, 1, 7):
         for ours, theirs in zip(filed.batch(step), held.batch(step), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def test_no_two_images_of_a_run_are_changed_alike_and_another_seed_changes_them_otherwise() -> None:
+    one = np.random.default_rng(0).integers(0, 256, (1, 3, 16, 16), dtype=np.uint8)
+    alike = Split(np.repeat(one, 8, axis=0), np.zeros(8, dtype=np.int64))  # what differs was drawn
+    made = []
+    for seed in (3, 4):
+        how = Streaming(batch_size=4, augment="resized_crop", seed=seed)
+        batches = StreamLoader(alike, how, PLAIN, CPU)
+        made += [image for step in range(4) for image in batches.batch(step)[0]]
+    assert len(made) == 32
+    assert len({image.numpy().tobytes() for image in made}) == 32
 
 
 def test_flips_alternate_in_a_stream_too(photos: Path) -> None:
@@ -140,10 +154,31 @@ def test_memory_leaves_damaged_images_out(photos: Path) -> None:
     assert data.train.images.shape == (11, 3, 8, 8)
 
 
+def test_behind_the_last_image_the_first_one_stands_in(photos: Path) -> None:
+    paths = sorted(map(str, (photos / "train").rglob("*.png")))
+    images = FileImages(together(paths), np.arange(12), preparation=Preparation(8, 3), skips=True)
+    for path in (paths[11], paths[0]):
+        Path(path).write_bytes(b"")
+    index, pixels = images.read(11)
+    assert index == 1
+    np.testing.assert_array_equal(pixels, images.read(1)[1])
+
+
+def test_the_waiting_for_every_batch_counts(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count()
+    monkeypatch.setattr(streaming.time, "perf_counter", lambda: float(next(clock)))
+    batches = loader(read(photos).train)
+    for step in range(3):
+        batches.batch(step)
+    assert batches.waited_s == 3.0
+
+
 def test_when_nothing_can_be_read_it_says_so(photos: Path) -> None:
     for path in photos.rglob("*.png"):
         path.write_bytes(b"")
-    images = FileImages(tuple(map(str, photos.rglob("*.png"))), np.arange(3), preparation=Preparation(8, 3), skips=True)
+    images = FileImages(
+        together(map(str, photos.rglob("*.png"))), np.arange(3), preparation=Preparation(8, 3), skips=True
+    )
     with pytest.raises(DataError, match="not one of the images can be read"):
         images.read(0)
 

@@ -1,12 +1,14 @@
 """What is found in a folder of images: every number by hand."""
 
 import hashlib
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from lcprune.data import survey as module
 from lcprune.data.survey import survey
@@ -78,6 +80,44 @@ def test_sizes_are_quantiles_of_upright_images(tmp_path: Path, save: Save) -> No
     assert (looked.sampled, looked.decoded, looked.rotated) == (3, 3, 1)
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_way_to_turn_an_image_is_known(save: Save, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save("a/1.jpg", (30, 10), exif=exif)
+    upright = (10, 30) if orientation > 4 else (30, 10)  # from 5 on it lies on its side
+    assert module._header(str(path)) == (*upright, "RGB", orientation > 1)
+
+
+def test_an_rgb_file_of_16_bits_is_told_from_one_of_8(tmp_path: Path) -> None:
+    def chunk(name: bytes, content: bytes) -> bytes:
+        checksum = zlib.crc32(name + content)
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", checksum)
+
+    path = tmp_path / "x.png"
+    header, row = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0), zlib.compress(bytes(7))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", row) + chunk(b"IEND", b""))
+    assert module._header(str(path)) == (1, 1, "16-bit RGB", False)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
+def test_a_header_is_read_without_the_pixels(save: Save, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = save(f"a/1.{suffix}", (30, 10), exif=exif)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("the pixels were read"))
+    assert module._header(str(path)) == (10, 30, "RGB", True)
+    plain = save(f"a/2.{suffix}", (30, 10))
+    assert module._header(str(plain)) == (30, 10, "RGB", False)
+
+
+def test_a_link_to_a_folder_is_not_followed(tmp_path: Path, save: Save) -> None:
+    for name in ("a/1.png", "a/deep/2.png", "b/1.png"):
+        save(name)
+    (tmp_path / "photos/b/round").symlink_to(tmp_path / "photos")
+    assert survey(tmp_path / "photos").counts == {"": {"a": 2, "b": 1}}
+
+
 @pytest.mark.parametrize(
     ("name", "mode", "kind"),
     [
@@ -144,6 +184,25 @@ def test_only_files_of_equal_size_are_read_for_copies(
     monkeypatch.setattr(module, "_digest", lambda path: read.append(Path(path).name) or digest(path.encode()).digest())
     assert survey(folder).copies == module.Copies((), same_size=2, compared=2)
     assert sorted(read) == ["1.png", "2.png"]
+
+
+def test_empty_files_are_no_copies(tmp_path: Path, save: Save) -> None:
+    for name, size in (("a/1.png", (8, 6)), ("b/1.png", (9, 6))):
+        save(name, size)
+        (tmp_path / "photos" / name).with_name("empty.png").touch()
+    found = survey(tmp_path / "photos")
+    assert (found.copies.same_size, found.copies.groups, len(found.looked.damaged)) == (0, (), 2)
+
+
+def test_sizes_that_few_files_have_are_compared_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "HASH_FILES", 2)
+    images = []
+    for name, content in (("1", b"xxx"), ("2", b"yyy"), ("3", b"xxx"), ("4", b"zz"), ("5", b"zz")):
+        (tmp_path / name).write_bytes(content)
+        images.append(module.FoundImage(str(tmp_path / name), "", "a", len(content)))
+    found = module.find_copies(images)
+    assert [[Path(image.path).name for image in group] for group in found.groups] == [["4", "5"]]
+    assert (found.same_size, found.compared) == (5, 2)
 
 
 def test_limits_are_kept_and_told(tmp_path: Path, save: Save, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
+import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -9,8 +11,9 @@ import torch
 from torch import nn
 
 from lcprune.export import progressive
-from lcprune.export.metadata import ExitInfo, InputInfo, ModelInfo
+from lcprune.export.metadata import ExitInfo, InputInfo, ModelInfo, read_info
 from lcprune.export.segments import cpu_copy, export_stages
+from lcprune.export.verify import Parity
 from lcprune.models.network import Network, Normalize
 
 CLASSES = 5
@@ -136,6 +139,20 @@ def exported(
         network4, [0, 1, 2], median_thresholds(torch_logits), path, make_info(0, 1, 2, 3), images
     )
     return path
+
+
+@pytest.fixture
+def written(
+    quick_export: None, network4: Network, images: np.ndarray, make_info: Callable[..., ModelInfo], exported: Path
+) -> Callable[..., Parity]:
+    """``written(path, threshold_input, form="flat")``: the model of `exported`, written in another way."""
+
+    def write(path: Path, threshold_input: Any, **changes: Any) -> Parity:
+        info = dataclasses.replace(make_info(0, 1, 2, 3), **changes)
+        thresholds = read_info(exported).thresholds
+        return progressive.write_progressive(network4, [0, 1, 2], thresholds, path, info, images, threshold_input)
+
+    return write
 
 
 def confidences(logits: np.ndarray) -> np.ndarray:

@@ -12,13 +12,15 @@ import pytest
 
 from lcprune.export.criterion import CRITERIA, Criterion
 from lcprune.export.metadata import ModelInfo, read_info
-from lcprune.export.progressive import stitch, write_progressive, write_reduced, write_submodel
+from lcprune.export.progressive import stitch, write_reduced, write_submodel
 from lcprune.export.quantize import Reduced, reduce
 from lcprune.export.session import ProgressiveSession, open_session
 from lcprune.export.single import fixed_batch
+from lcprune.export.verify import Parity
 from lcprune.models.network import Network
 
 MakeInfo = Callable[..., ModelInfo]
+Written = Callable[..., Parity]
 StagesOf = Callable[..., list[onnx.ModelProto]]
 PRECISIONS = ("fp32", "int8", "fp16", "w8")
 KEPT = (0, 1, 2)
@@ -149,23 +151,14 @@ def test_fewer_rows_have_no_fixed_batch(stages_of: StagesOf) -> None:
         stitch(list(map(fixed_batch, stages_of(1))), [0.5], "none", form="flat")
 
 
-@pytest.mark.usefixtures("quick_export")
 @pytest.mark.parametrize("threshold_input", ["optional", "required", "none"])
 @pytest.mark.parametrize(("form", "batch"), [("flat", None), ("nested", 1)])
 def test_files(
-    network4: Network,
-    images: np.ndarray,
-    make_info: MakeInfo,
-    exported: Path,
-    tmp_path: Path,
-    form: Any,
-    batch: Any,
-    threshold_input: Any,
+    written: Written, images: np.ndarray, exported: Path, tmp_path: Path, form: str, batch: int, threshold_input: str
 ) -> None:
     """Checked against torch as nested files are, and told by their metadata."""
     nested, path = ProgressiveSession(exported), tmp_path / "model.onnx"
-    info = dataclasses.replace(make_info(0, 1, 2, 3), form=form, batch=batch)
-    parity = write_progressive(network4, KEPT, nested.info.thresholds, path, info, images, threshold_input)
+    parity = written(path, threshold_input, form=form, batch=batch)
     assert (parity.samples, parity.exits_agree, parity.near_threshold) == (33, True, 0)
     assert (read_info(path).form, read_info(path).batch) == (form, batch)
     session = ProgressiveSession(path)

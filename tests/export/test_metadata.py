@@ -1,14 +1,16 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from lcprune.errors import OnnxModelError
-from lcprune.export.metadata import ModelInfo, attach, load_model, read_info
+from lcprune.errors import ExportError, OnnxModelError
+from lcprune.export import metadata
+from lcprune.export.metadata import MAX_SIDE, InputInfo, ModelInfo, attach, load_model, read_info, refuse_unreadable
 
 MakeInfo = Callable[..., ModelInfo]
 
@@ -96,6 +98,39 @@ def test_damaged_metadata(tmp_path: Path, make_info: MakeInfo, key: str, value: 
     onnx.save(model, path)
     with pytest.raises(OnnxModelError, match=problem):
         read_info(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"classes": ("a", "red\x1b[31m")}, "no name"),
+        ({"input": InputInfo(MAX_SIDE + 1, 3)}, "no whole number from 1 to 4096"),
+    ],
+)
+def test_what_could_not_be_opened_again_is_not_written(
+    make_info: MakeInfo, change: dict[str, Any], problem: str
+) -> None:
+    model = onnx.ModelProto()
+    attach(model, complete(make_info(0)))
+    refuse_unreadable(model)
+    attach(model, dataclasses.replace(complete(make_info(0)), **change))
+    with pytest.raises(ExportError, match=f"the file could not be opened again: .*{problem}") as caught:
+        refuse_unreadable(model)
+    assert "4096 pixels" in caught.value.fix
+
+
+def test_a_model_that_is_too_large_to_be_opened_is_not_written(
+    make_info: MakeInfo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = onnx.ModelProto()
+    attach(model, complete(make_info(0)))
+    size = len(model.SerializeToString())
+    monkeypatch.setattr(metadata, "MAX_BYTES", size)
+    refuse_unreadable(model)
+    monkeypatch.setattr(metadata, "MAX_BYTES", size - 1)
+    with pytest.raises(ExportError, match=f"the model has {size} bytes") as caught:
+        refuse_unreadable(model)
+    assert "--precision int8" in caught.value.fix
 
 
 def test_foreign_operators_are_refused_in_branches_too(tmp_path: Path, make_info: MakeInfo) -> None:

@@ -15,28 +15,20 @@ from lcprune.export.ort import required_operators
 from lcprune.export.progressive import write_progressive, write_reduced
 from lcprune.export.quantize import reduce
 from lcprune.export.session import ProgressiveSession
+from lcprune.export.verify import Parity
 from lcprune.models.network import Network
 
 MakeInfo = Callable[..., ModelInfo]
+Written = Callable[..., Parity]
 
 
-@pytest.mark.usefixtures("quick_export")
 @pytest.mark.parametrize(("form", "batch"), [("nested", None), ("flat", None), ("nested", 1)])
 @pytest.mark.parametrize("threshold_input", ["optional", "required", "none"])
 def test_the_same_as_onnx(
-    network4: Network,
-    images: np.ndarray,
-    make_info: MakeInfo,
-    exported: Path,
-    tmp_path: Path,
-    form: Any,
-    batch: Any,
-    threshold_input: Any,
+    written: Written, images: np.ndarray, exported: Path, tmp_path: Path, form: str, batch: int, threshold_input: str
 ) -> None:
     expected, path = ProgressiveSession(exported), tmp_path / "model.ort"
-    info = dataclasses.replace(make_info(0, 1, 2, 3), form=form, batch=batch)
-    parity = write_progressive(network4, [0, 1, 2], expected.info.thresholds, path, info, images, threshold_input)
-    assert parity.exits_agree
+    assert written(path, threshold_input, form=form, batch=batch).exits_agree
     assert path.read_bytes()[4:8] == b"ORTM"
     session = ProgressiveSession(path)
     assert session.info == dataclasses.replace(expected.info, form=form, batch=batch)

@@ -318,6 +318,74 @@ def test_a_hidden_layer_that_other_nodes_read_as_floats_too(
     assert gap.mean() < 0.1
 
 
+class _Excite(nn.Module):
+    """A mean over the image that scales the channels, as MobileNetV3 and EfficientNet have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.narrow, self.wide = nn.Conv2d(16, 4, 1), nn.Conv2d(4, 16, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scale = self.wide(nn.functional.silu(self.narrow(x.mean(dim=(2, 3), keepdim=True))))
+        return x * nn.functional.hardsigmoid(scale)
+
+
+class _Shuffle(nn.Module):
+    """Half of the channels go by, and both halves are shuffled: ShuffleNet's unit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        kept, changed = x.chunk(2, dim=1)
+        both = torch.cat((kept, self.depthwise(changed)), dim=1)
+        count, channels, height, width = both.shape
+        return both.view(count, 2, 8, height, width).transpose(1, 2).reshape(count, channels, height, width)
+
+
+class _Dense(nn.Module):
+    """What a layer makes goes beside what it reads, after a BatchNorm of its own: DenseNet's layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.grow = nn.BatchNorm2d(16), nn.Conv2d(16, 8, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat((x, self.grow(nn.functional.relu6(self.norm(x)))), dim=1)
+
+
+class _ChannelsLast(nn.Module):
+    """A LayerNorm and linear layers over the channels: ConvNeXt's block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.more, self.less = nn.LayerNorm(24), nn.Linear(24, 48), nn.Linear(48, 24)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        last = self.norm(x.permute(0, 2, 3, 1))
+        return x + self.less(nn.functional.gelu(self.more(last))).permute(0, 3, 1, 2)
+
+
+def test_what_trunks_of_torchvision_are_made_of_runs_in_int8(
+    calibration: np.ndarray, images: np.ndarray, make_network: Callable[[int], Network]
+) -> None:
+    network = make_network(2)
+    torch.manual_seed(0)
+    stem = [nn.Conv2d(3, 16, 3, stride=2, padding=1), nn.Hardswish(), _Excite(), _Shuffle()]
+    head = [nn.Conv2d(24, 16, 1), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5)]
+    network.groups[0] = nn.Sequential(*stem)
+    network.critics[0] = nn.Sequential(nn.Conv2d(16, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 5))
+    network.groups[1] = nn.Sequential(_Dense(), _ChannelsLast(), *head)
+    stages = cascade_stages(network.eval(), [0], images)
+    reduced = reduce(stages, "int8", calibration, images)
+    assert reduced.quantization.int8_convolutions == 7
+    check_int8(stitch(reduced.stages, [0.5], "optional").SerializeToString(), 7)
+    expected, got = (stage_logits(each, images) for each in (stages, reduced.stages))
+    spread = expected.std(axis=1, keepdims=True)  # from image to image
+    assert np.abs((got - expected) / spread).mean() < 0.2
+
+
 def test_stages_are_held_against_torch(stages_of: StagesOf, images: np.ndarray, torch_logits: np.ndarray) -> None:
     check_stages(stages_of(0, 1, 2), images, torch_logits)
     with pytest.raises(ExportError, match="the network in ONNX differs from torch by 1.0e-02"):
@@ -343,3 +411,22 @@ def test_a_graph_that_ends_its_process_is_refused_and_ours_goes_on(monkeypatch: 
     monkeypatch.setattr(quantize, "_OPEN", "import os; os.abort()")
     with pytest.raises(ExportError, match=r"^onnxruntime .* dies of this graph in int8 \(signal 6\)"):
         quantize.check_int8(b"", 1)
+
+
+def test_numbers_that_half_precision_cannot_hold_are_refused(images: np.ndarray) -> None:
+    """A GPU would make infinity and then NaN of them; on this CPU, which computes in float32, nothing shows."""
+    grey = images[:, :1]
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 2), nn.Linear(2, 3)).requires_grad_(False)
+    for layer in network[1:]:
+        layer.weight.fill_(1.0)
+        layer.bias.zero_()
+    largest = float((grey / 255).sum((1, 2, 3)).max()) * 2  # of the logits: two equal numbers added
+    network[1].weight.mul_(65_504 / largest * 0.99)
+    stages = [export_module(network, (1, 8, 8), ("logits",))]
+    assert reduce(stages, "fp16", grey, grey).quantization.precision == "fp16"
+    network[1].weight.mul_(1.02)
+    stages = [export_module(network, (1, 8, 8), ("logits",))]
+    with pytest.raises(ExportError, match=r"fp16 ends at 65,504, and numbers inside this network reach 66,") as error:
+        reduce(stages, "fp16", grey, grey)
+    assert error.value.fix == "export with --precision fp32 or w8"
+    reduce(stages, "w8", grey, grey)

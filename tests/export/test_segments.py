@@ -53,6 +53,23 @@ def test_what_torch_cannot_export_is_an_export_error(capfd: pytest.CaptureFixtur
     assert capfd.readouterr().out == ""
 
 
+class Shadowing(nn.Module):
+    """A layer by the name of a method, which torch refuses: one could search for long."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.half = nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.half(x)
+
+
+def test_the_reason_is_named_and_not_how_to_report_it() -> None:
+    with pytest.raises(ExportError, match=r"to ONNX: submodule `half`: ") as caught:
+        export_module(Shadowing().eval(), (4,), ("logits",))
+    assert "step 1/3" not in caught.value.problem
+
+
 def test_export_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     export_module(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).eval(), (1, 2, 2), ("logits",))
     assert capfd.readouterr().out == ""

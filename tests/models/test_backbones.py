@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from lcprune import recipe
 from lcprune.errors import ModelError
-from lcprune.models import Network, build
+from lcprune.models import Network, backbones, build
 from lcprune.models.backbones import cut_names, find_cutting, make
 
 SHAPE = (3, 32, 32)
@@ -29,6 +30,10 @@ def groups(classes):
 def shaped(classes, image_shape):
     channels, height, width = image_shape
     return nn.Sequential(nn.Conv2d(channels, 4, 1), nn.Sequential(nn.Flatten(), nn.Linear(4 * height * width, classes)))
+
+
+def open_to_all(classes, **options):
+    return shaped(classes, options["image_shape"])
 
 
 class Residual(nn.Module):
@@ -109,6 +114,24 @@ def test_grey_images_get_a_first_convolution_of_their_own() -> None:
     assert [logits.shape for logits in network.eval()(torch.zeros(2, 1, 32, 32))] == [(2, 5)] * 4
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_other_first_convolution_is_as_the_one_it_stands_for(bias: bool) -> None:
+    module = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1, dilation=2, bias=bias)), nn.ReLU())
+    backbones._read_channels(module, "any", 1)
+    new = module[0][0]
+    assert (new.in_channels, new.out_channels, new.kernel_size, new.stride) == (1, 4, (3, 3), (2, 2))
+    assert (new.padding, new.dilation, new.bias is not None) == ((1, 1), (2, 2), bias)
+
+
+def test_a_first_convolution_that_reads_each_colour_alone_reads_no_other_number_of_them() -> None:
+    with pytest.raises(ModelError, match="torchvision/any cannot read images of 1 channels"):
+        backbones._read_channels(nn.Sequential(nn.Conv2d(3, 6, 3, groups=3)), "any", 1)
+
+
+def test_a_trunk_that_was_checked_is_back_in_training() -> None:
+    assert all(part.training for part in network_of("torchvision/shufflenet_v2").modules())
+
+
 def test_what_does_not_fit_torchvision_is_refused() -> None:
     error = refused("torchvision/mobilenet_v3_smal")
     assert error.problem == "torchvision has no classifier mobilenet_v3_smal"
@@ -126,6 +149,8 @@ def test_the_possible_cuts_are_found_without_a_recipe() -> None:
     assert set(found.chosen) <= {place.name for place in found.cuts.places}
     macs = [place.macs for place in found.cuts.places]
     assert macs == sorted(macs)
+    every = find_cutting("torchvision/shufflenet_v2", 5, SHAPE, 100)
+    assert every.chosen == tuple(place.name for place in found.cuts.places)
 
 
 # Of one's own
@@ -142,8 +167,9 @@ def test_every_child_of_a_sequential_is_a_group(own: str) -> None:
     assert error.fix.startswith("set model.groups: 3")
 
 
-def test_a_builder_is_told_the_shape_of_an_image_if_it_asks(own: str) -> None:
-    network = network_of(f"{own}:shaped", "model.groups=2", shape=(2, 6, 5))
+@pytest.mark.parametrize("builder", ["shaped", "open_to_all"])
+def test_a_builder_is_told_the_shape_of_an_image_if_it_asks(own: str, builder: str) -> None:
+    network = network_of(f"{own}:{builder}", "model.groups=2", shape=(2, 6, 5))
     assert [logits.shape for logits in network.eval()(torch.zeros(1, 2, 6, 5))] == [(1, 5)] * 2
 
 
@@ -189,8 +215,8 @@ def test_layers_of_a_trunk_from_elsewhere_keep_their_weights(own: str) -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.head(self.body(x).mean((2, 3)))
 
-    sys.modules[own] = type(sys)(own)
-    sys.modules[own].build = Ones  # type: ignore[attr-defined]
+    sys.modules[own] = module = ModuleType(own)
+    vars(module)["build"] = Ones
     network = network_of(f"{own}:build", "model.cuts=[body]")
     assert bool((network.groups[0].state_dict()["0.body.weight"] == 1).all())
     assert network.training

@@ -58,6 +58,12 @@ def test_places_are_between_blocks_with_the_macs_before_them() -> None:
     )
 
 
+def test_there_is_no_place_before_anything_is_computed() -> None:
+    net = nn.Sequential(nn.BatchNorm2d(2), nn.MaxPool2d(2), nn.Conv2d(2, 3, 1), nn.Conv2d(3, 4, 1), nn.Flatten())
+    cuts = tracing.find_cuts(tracing.record(net), IMAGE)
+    assert cuts.places == (Place("2", 4 * 6, (3, 2, 2)),)
+
+
 def test_groups_compute_what_the_module_does_with_its_own_weights_and_names() -> None:
     net = Net()
     groups = tracing.split(tracing.record(net), ["relu", "blocks.0"])
@@ -92,6 +98,7 @@ def test_a_cut_through_a_block_names_what_passes_by() -> None:
     [
         (["block.0"], "model.cuts: block.0 is no layer of the trunk", "did you mean blocks.0"),
         (["blocks.0", "relu"], "model.cuts: blocks.0, relu are not in the order of the network", "write each once"),
+        (["relu", "relu"], "model.cuts: relu, relu are not in the order of the network", "write each once"),
         (["head"], "model.cuts: nothing is left on one side of head", "lcprune cuts lists"),
     ],
 )
@@ -144,6 +151,47 @@ def test_a_pass_that_itself_differs_in_training_is_refused() -> None:
         tracing.record(Root())
 
 
+class Training(nn.Module):
+    """Does something that it leaves out in evaluation."""
+
+    def __init__(self, *, by_layer: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 2, 1)
+        self.drop = nn.Dropout(0.5) if by_layer else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        if self.training:
+            x = F.dropout(x, 0.5) if self.drop is None else self.drop(x)
+        return x
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 2 + self.conv(x)
+
+
+@pytest.mark.parametrize("by_layer", [False, True])
+@pytest.mark.parametrize("following", [Residual(), nn.Conv2d(2, 2, 1), nn.Identity()])
+def test_only_the_child_that_does_more_in_training_is_kept_whole(by_layer: bool, following: nn.Module) -> None:
+    net = nn.Sequential()
+    net.add_module("a", Training(by_layer=by_layer))
+    net.add_module("of_a_longer_name", following)
+    net.add_module("end", nn.Flatten())
+    graph = tracing.record(net)
+    assert graph.whole == {"a"}
+    assert net.training
+
+
+def test_a_layer_that_only_training_calls_is_refused_where_no_child_could_be_kept_whole() -> None:
+    with pytest.raises(ModelError, match="own forward pass does something else in training"):
+        tracing.record(Training(by_layer=True))
+
+
 def test_a_child_that_looks_at_values_is_kept_whole() -> None:
     class Picky(nn.Module):
         def __init__(self) -> None:
@@ -178,6 +226,7 @@ class Whole(nn.Module):
         nn.ReLU(inplace=True),
         nn.Sequential(nn.Identity(), nn.Dropout(0.5, inplace=True), nn.Hardswish(inplace=True)),
         nn.Sequential(nn.Dropout(0.5), nn.ReLU(inplace=True)),
+        nn.Dropout(0.5, inplace=True),  # in evaluation it writes nothing
         Whole(),
     ],
 )
@@ -192,11 +241,42 @@ def test_a_group_leaves_what_it_reads_as_it_is(following: nn.Module, training: b
     assert torch.equal(hidden, before)
 
 
+class Functional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Identity()  # a module without children is not looked into
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(F.relu(x, inplace=True))
+
+
+@pytest.mark.parametrize(
+    ("following", "copies"),
+    [
+        (nn.ReLU(inplace=True), 0),
+        (nn.Sequential(nn.Identity(), nn.ReLU(inplace=True)), 0),
+        (Functional(), 0),
+        (Whole(), 1),
+    ],
+)
+def test_a_copy_is_made_only_of_what_would_be_overwritten(following: nn.Module, copies: int) -> None:
+    net = nn.Sequential(nn.Conv2d(2, 3, 1), following, nn.Flatten(), nn.Linear(48, 5))
+    groups = tracing.split(tracing.record(net, children_whole=isinstance(following, Whole)), ["0"])
+    tracing.check(net, groups, IMAGE, 5)
+    assert [node.target for node in groups[1].graph.nodes].count(torch.clone) == copies
+
+
 def test_groups_that_compute_something_else_are_refused() -> None:
     net = nn.Sequential(nn.Conv2d(2, 3, 1), nn.Flatten(), nn.Linear(48, 5))
     groups = tracing.split(tracing.record(net), ["0"])
     other = nn.Sequential(nn.Conv2d(2, 3, 1), nn.Flatten(), nn.Linear(48, 5))
     with pytest.raises(ModelError, match="do not compute what the trunk does: logits differ by"):
+        tracing.check(other, groups, IMAGE, 5)
+    other.load_state_dict(net.state_dict())
+    assert tracing.check(other, groups, IMAGE, 5) == [(3, 4, 4)]
+    with torch.no_grad():
+        other[2].bias[3] += 1e-3
+    with pytest.raises(ModelError, match="logits differ by 1.0e-03"):
         tracing.check(other, groups, IMAGE, 5)
     with pytest.raises(ModelError, match=r"gives \(5,\) for an image, not 6 logits"):
         tracing.check(net, groups, IMAGE, 6)

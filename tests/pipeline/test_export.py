@@ -20,7 +20,7 @@ from lcprune.pipeline import evaluate_onnx, stored
 from lcprune.pipeline import export as pipeline
 from lcprune.pipeline.export import ExportRequest
 from lcprune.pipeline.export import progressive as progressive_export
-from lcprune.pipeline.export.reduced import ReducedNetwork
+from lcprune.pipeline.export.reduced import ReducedNetwork, reduce_network
 from lcprune.pipeline.select import select
 
 Asked = Callable[..., ExportRequest]
@@ -227,7 +227,6 @@ def test_a_sub_model_in_int8(run: Path, asked: Asked) -> None:
 
 def worse_by(points: float) -> Callable[..., ReducedNetwork]:
     """`reduce_network` for a main that is wrong more often."""
-    from lcprune.pipeline.export.reduced import reduce_network
 
     def reduce(*arguments: Any) -> ReducedNetwork:
         own = reduce_network(*arguments)

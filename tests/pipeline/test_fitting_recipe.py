@@ -66,6 +66,37 @@ def test_network_and_size_follow_the_images(px: int, trunk: str, size: int) -> N
     assert (recipe.model.trunk, recipe.data.image_size) == (trunk, size)
 
 
+@pytest.mark.parametrize(
+    ("px", "model", "size"),
+    [
+        (32, "mobilenet_v3_small", 64),
+        (63, "mobilenet_v3_small", 64),
+        (64, "mobilenet_v3_small", 64),
+        (90, "mobilenet_v3_small", 96),
+        (32, "resnet50", 32),  # ours, for small images
+        (32, "some.module:build", 32),
+    ],
+)
+def test_images_are_enlarged_for_a_network_that_would_leave_one_pixel(px: int, model: str, size: int) -> None:
+    text = fitting_recipe(found(px=px), "photos", Wanted(model=model))
+    assert recipes.parse(text).data.image_size == size
+    assert ("They are enlarged" in " ".join(text.replace("#", " ").split())) == (size > px and size == 64)
+
+
+def test_the_learning_rate_follows_the_batch() -> None:
+    many, few = ({"": {"a": half, "b": half}} for half in (20_000, 15))
+    for options, highest in (({"model": "resnet18"}, 0.1), ({"model": "resnet18", "weights": "default"}, 0.02)):
+        assert chosen(found(many), **options).train.lr == pytest.approx(highest * 64 / 128)
+        assert chosen(found(few), **options).train.lr == pytest.approx(highest * 8 / 128, rel=0.05)  # two digits
+    assert chosen(found(many)).train.lr == 0.2
+
+
+@pytest.mark.parametrize(("training", "epochs"), [(150, 20), (40_000, 3), (10_000, 14)])
+def test_weights_that_have_learned_are_trained_for_fewer_epochs(training: int, epochs: int) -> None:
+    recipe = chosen(found({"": {"a": training // 2, "b": training // 2}}), model="resnet18", weights="default")
+    assert recipe.train.epochs == epochs
+
+
 def test_what_was_asked_for_is_kept() -> None:
     recipe = chosen(found(px=400), model="vgg", image_size=48)
     assert (recipe.model.trunk, recipe.data.image_size) == ("vgg", 48)
@@ -78,6 +109,9 @@ def test_what_was_asked_for_is_kept() -> None:
         224,
     )
     assert (recipe.data.normalize, recipe.data.augment) == ("imagenet", "resized_crop")
+    assert (
+        chosen(found(px=150), model="resnet18", weights="default").data.image_size == 128
+    )  # whole at the stride of 32
     assert recipe.train.lr < chosen(found(px=300), model="resnet18").train.lr
 
 

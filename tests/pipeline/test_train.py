@@ -17,11 +17,12 @@ from lcprune import recipe as recipes
 from lcprune import runs
 from lcprune.data import sources
 from lcprune.data.sources import read_digits
-from lcprune.errors import RunError, TrainingError
+from lcprune.errors import NotFiniteError, RunError, TrainingError
 from lcprune.pipeline import train as pipeline
 from lcprune.pipeline.stored import build_network, load_network
 from lcprune.training import checkpoint
-from lcprune.training.loop import Evaluation, Interrupted, LoggedStep, predict_logits
+from lcprune.training.loop import Evaluation, Interrupted, LoggedStep
+from lcprune.training.predicting import predict_logits
 
 TINY = (
     "model.width=0.0625",
@@ -276,6 +277,16 @@ def test_an_automatic_precision_is_recorded(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": not amx})
     resume(tmp_path / "auto", "train.iterations=4", notices=notices)
     assert any(notice.startswith(f"precision was {became} and is ") for notice in notices)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_overflow_is_named_and_never_saved(tmp_path: Path, precision: str) -> None:
+    settings = (f"train.precision={precision}", "train.schedule=step", "logging.every=1", "train.checkpoint_every=2")
+    with pytest.raises(NotFiniteError, match=r"(layer group|critic) \d.* is no longer a finite number at step \d"):
+        train(tmp_path / "wild", *settings, "train.lr=1e38")
+    assert not (tmp_path / "wild" / runs.WEIGHTS).exists()
+    for path in (tmp_path / "wild" / runs.CHECKPOINTS).glob("*.pt"):
+        assert all(bool(tensor.isfinite().all()) for tensor in checkpoint.load(path)["network"].values())
 
 
 def test_the_environment_names_the_memory_format(tmp_path: Path) -> None:

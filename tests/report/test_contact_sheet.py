@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageChops, ImageFont
+from PIL import Image, ImageChops, ImageColor, ImageFont
 
 from lcprune.errors import LcpruneError
+from lcprune.report import contact_sheet
 from lcprune.report.contact_sheet import PICTURE, Cell, check_name, draw, fitted, save, shortened
 
+EXITS = contact_sheet._EXITS
 FONT = ImageFont.load_default(13)
 
 
@@ -29,6 +31,15 @@ def test_images_stand_in_rows_in_their_order() -> None:
     assert wide % 3 == high % 2 == 0
     centres = [(12 + PICTURE // 2 + i % 3 * wide // 3, 12 + PICTURE // 2 + i // 3 * high // 2) for i in range(4)]
     assert [sheet.getpixel(centre) for centre in centres] == colors
+
+
+def test_a_wide_and_a_tall_image_stand_in_the_middle_of_their_square() -> None:
+    for height, width in ((10, 400), (400, 10)):
+        sheet = draw([cell(picture=plain((200, 0, 0), height, width))], columns=1)
+        square = np.asarray(sheet)[12 : 12 + PICTURE, 12 : 12 + PICTURE]
+        rows, columns = np.nonzero((square == (200, 0, 0)).all(axis=2))
+        assert rows.min() == PICTURE - 1 - rows.max()
+        assert columns.min() == PICTURE - 1 - columns.max()
 
 
 def test_there_are_no_empty_columns() -> None:
@@ -53,6 +64,15 @@ def test_what_changes_changes_the_sheet() -> None:
         assert ImageChops.difference(before, after).getbbox(), change
     assert draw([cell(exit_name=None)], 1).height < before.height
     assert draw([cell()], 1, "the first 400 images").height > before.height
+
+
+def test_only_the_first_exit_is_marked_as_the_first_and_the_last_as_the_last() -> None:
+    marks = []
+    for depth in (0.0, 0.25, 0.5, 0.75, 1.0):  # five exits
+        colors = draw([cell(depth=depth)], 1).getcolors(1 << 16)
+        there = {color for _, color in colors}
+        marks.append([place for place, color in enumerate(EXITS) if ImageColor.getrgb(color) in there])
+    assert marks == [[0], [1], [2], [2], [3]]
 
 
 def test_a_long_text_stays_in_its_cell() -> None:

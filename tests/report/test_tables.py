@@ -246,3 +246,5 @@ def test_a_survey_names_the_first_few_and_counts_the_rest() -> None:
         "next: lcprune train --dry-run, to see what it costs",
         "then: lcprune train",
     ]
+    nearly_equal = "\n".join(printed(tables.survey_table({**result, "imbalance": 1.04})))
+    assert "the largest class" not in nearly_equal

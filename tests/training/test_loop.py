@@ -17,11 +17,12 @@ from lcprune.data.loaders import TrainLoader
 from lcprune.data.sources import Split
 from lcprune.errors import Interrupted, NotFiniteError, TrainingError
 from lcprune.models import Network
-from lcprune.training import checkpoint, loop, recording
+from lcprune.training import checkpoint, predicting, ranks, recording
 from lcprune.training.checkpoint import TrainingState
-from lcprune.training.loop import Evaluation, LoggedStep, Plan, fit, predict_logits
+from lcprune.training.loop import Evaluation, LoggedStep, Plan, fit
 from lcprune.training.methods import Losses
 from lcprune.training.optim import build_optimizers
+from lcprune.training.predicting import predict_logits
 from lcprune.training.recording import LossRecord
 
 CPU = torch.device("cpu")
@@ -231,7 +232,7 @@ def test_a_weight_that_is_not_finite_is_never_saved(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("critic", "group"), [(float("nan"), 0.0), (0.5, float("-inf"))])
 def test_a_critic_loss_and_a_gradient_that_are_not_finite_are_named(
-    tmp_path: Path, critic: float, group: float
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, critic: float, group: float
 ) -> None:
     bench = Bench(tmp_path, "train.lr=1e-30")  # nothing becomes of the gradient
     method = Scripted(bench.network)
@@ -244,7 +245,7 @@ def test_a_critic_loss_and_a_gradient_that_are_not_finite_are_named(
         return losses
 
     for optimizer in bench.state.optimizers:
-        optimizer.step = lambda: None  # type: ignore[method-assign]
+        monkeypatch.setattr(optimizer, "step", lambda: None)
     with pytest.raises(NotFiniteError) as error:
         fit(bench.plan, type("Failing", (), {"backward": staticmethod(backward)})(), bench.state, bench.heard)
     named = "the loss of critic 1" if critic != 0.5 else "the gradient of groups.1.bias in layer group 2"
@@ -271,7 +272,7 @@ def test_the_best_checkpoint_is_of_the_best_evaluation(tmp_path: Path, monkeypat
         said = torch.where(torch.arange(3) < right, labels, 1 - labels)
         return nn.functional.one_hot(said, 2).float().repeat(2, 1, 1)
 
-    monkeypatch.setattr(loop, "predict_logits", logits)
+    monkeypatch.setattr(ranks, "predict_logits", logits)
     bench = Bench(tmp_path, "train.evaluate_every=1")
     bench.fit()
     assert [evaluation.accuracy_pct[1] for evaluation in bench.heard.evaluations] == pytest.approx(
@@ -336,7 +337,7 @@ def test_the_test_split_is_not_looked_at_twice(tmp_path: Path, monkeypatch: pyte
         calls.append(split)
         return torch.zeros(2, len(split), 2)
 
-    monkeypatch.setattr(loop, "predict_logits", counted)
+    monkeypatch.setattr(ranks, "predict_logits", counted)
     fit(replace(bench.plan, test_curve=bench.plan.held_out), Scripted(bench.network), bench.state, bench.heard)
     assert len(calls) == len(bench.heard.evaluations) == 2
     assert [e.test_accuracy_pct for e in bench.heard.evaluations] == [e.accuracy_pct for e in bench.heard.evaluations]
@@ -346,7 +347,7 @@ def test_logits_of_every_exit_in_eval_mode(tmp_path: Path, monkeypatch: pytest.M
     bench = Bench(tmp_path, held_out=10)
     bench.network.critics[0] = nn.Sequential(nn.Dropout(0.9), bench.network.critics[0])
     bench.network.train()
-    monkeypatch.setattr(loop, "EVAL_BATCH", 4)
+    monkeypatch.setattr(predicting, "EVAL_BATCH", 4)
     found = predict_logits(bench.network, bench.plan.held_out, CPU, channels_last=False)
     assert bench.network.training
     pixels = torch.from_numpy(bench.plan.held_out.images.astype(np.float32) / 255)

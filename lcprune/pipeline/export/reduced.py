@@ -55,7 +55,7 @@ def reduce_network(
         seed: Decides which training images int8 ranges are found on.
 
     Raises:
-        ExportError: If a convolution would not be int8.
+        ExportError: If a convolution would not be int8, or a number is too large for the precision.
     """
     order = np.random.default_rng(seed).permutation(len(dataset.train))
     held_out = dataset.val.images if len(dataset.val) else dataset.train.images[order[SAMPLES : SAMPLES + HELD_OUT]]

@@ -40,6 +40,28 @@ class Request:
     """``KEY=VALUE`` each, over the recipe of every run."""
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What a request comes to."""
+
+    target: Target
+    scale: Scale
+    datasets: tuple[str, ...]
+    seeds: range
+    out: Path
+
+
+def help_reproduce(request: Request, *, display: Display, notice: Notice) -> None:
+    """Trains what is missing together with other processes, until nothing is; one of them calls `reproduce`.
+
+    Raises:
+        ValueError, LcpruneError: As `reproduce`.
+    """
+    wanted = _planned(request)
+    place = Place(wanted.out, request.data_root, request.device, display, notice)
+    _outcomes(wanted.target, wanted.datasets, wanted.seeds, wanted.scale, place)
+
+
 def reproduce(request: Request, *, display: Display, notice: Notice) -> dict[str, Any]:
     """A table or figure of the paper, with the paper's own figures beside; what is missing is trained first.
 
@@ -50,13 +72,8 @@ def reproduce(request: Request, *, display: Display, notice: Notice) -> dict[str
         ValueError: If name or scale is unknown.
         LcpruneError: For what the user can mend, such as data that is missing.
     """
-    if request.name not in TARGETS or request.scale not in SCALES:
-        raise ValueError(f"there is no {request.name} at scale {request.scale}")
-    target = TARGETS[request.name]
-    scale = replace(SCALES[request.scale], overrides=(*SCALES[request.scale].overrides, *request.overrides))
-    datasets = _datasets(request, target, scale)
-    out = request.out or Path("reproduce") / scale.name
-    seeds = range(request.seeds or target.seeds or scale.seeds)
+    wanted = _planned(request)
+    target, scale, datasets, seeds, out = wanted.target, wanted.scale, wanted.datasets, wanted.seeds, wanted.out
     place = Place(out, request.data_root, request.device, display, notice)
     outcomes = _outcomes(target, datasets, seeds, scale, place)
     rows = _rows(request.name, target, datasets, outcomes)
@@ -104,6 +121,15 @@ UNITS = {
     "dissimilarity": "mean dissimilarity between classes less that within them, output layer",
     "loss_evolution": "correlation of an image's loss with its loss at main, at the end",
 }
+
+
+def _planned(request: Request) -> _Plan:
+    if request.name not in TARGETS or request.scale not in SCALES:
+        raise ValueError(f"there is no {request.name} at scale {request.scale}")
+    target = TARGETS[request.name]
+    scale = replace(SCALES[request.scale], overrides=(*SCALES[request.scale].overrides, *request.overrides))
+    seeds = range(request.seeds or target.seeds or scale.seeds)
+    return _Plan(target, scale, _datasets(request, target, scale), seeds, request.out or Path("reproduce") / scale.name)
 
 
 def _datasets(request: Request, target: Target, scale: Scale) -> tuple[str, ...]:

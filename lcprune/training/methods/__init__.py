@@ -3,8 +3,9 @@
 from lcprune.models import Network
 from lcprune.recipe import Recipe
 from lcprune.recipe.schema import CriticsConfig
+from lcprune.training.freezing import hold_frozen
 from lcprune.training.methods.backprop import Backprop
-from lcprune.training.methods.base import Losses, Method
+from lcprune.training.methods.base import Losses, Method, Wrap, as_it_is
 from lcprune.training.methods.critic import CriticTraining
 from lcprune.training.methods.critic_loss import CriticLoss
 from lcprune.training.methods.deep_supervision import DeepSupervision
@@ -12,24 +13,27 @@ from lcprune.training.methods.dni import Dni
 from lcprune.training.methods.local_critic import LocalCritic
 from lcprune.training.methods.sobolev import Sobolev
 
-__all__ = ["Losses", "Method", "build_method"]
+__all__ = ["Losses", "Method", "Wrap", "as_it_is", "build_method", "critic_loss"]
 
 
-def build_method(recipe: Recipe, network: Network, iterations: int | None = None) -> Method:
+def build_method(recipe: Recipe, network: Network, iterations: int | None = None, wrap: Wrap = as_it_is) -> Method:
     """The training method that a recipe names, for its network.
 
     Args:
         recipe: Names the method.
         network: Built from the same recipe.
         iterations: Steps of the whole run; left out, what the recipe says. Weights that decay need to know.
+        wrap: Goes around each part that the method calls and that learns when it is called; what is frozen for the
+            whole run shows that by then: its weights need no gradient.
 
     Raises:
         ValueError: If weights are to decay over a run whose number of steps is not known.
     """
     critics, train = recipe.critics, recipe.train
+    hold_frozen(recipe, network)
     match train.method:
         case "backprop":
-            return Backprop(network, train.label_smoothing)
+            return Backprop(network, train.label_smoothing, wrap=wrap)
         case "deep_supervision":
             return DeepSupervision(
                 network,
@@ -38,31 +42,35 @@ def build_method(recipe: Recipe, network: Network, iterations: int | None = None
                 distill=critics.distill,
                 temperature=critics.distill_temperature,
                 decay_over=_decay_over(recipe, iterations),
+                wrap=wrap,
             )
         case "dni":
-            return Dni(network, update_every=critics.update_every, label_smoothing=train.label_smoothing)
+            return Dni(network, update_every=critics.update_every, label_smoothing=train.label_smoothing, wrap=wrap)
         case "local_critic" | "critic":
             kind = LocalCritic if train.method == "local_critic" else CriticTraining
             return kind(
                 network,
-                _critic_loss(critics),
+                critic_loss(critics),
                 update_every=critics.update_every,
                 label_smoothing=train.label_smoothing,
                 memory=train.memory,
                 overlap=train.overlap,
+                wrap=wrap,
             )
         case "sobolev_local_critic" | "sobolev_critic":
             return Sobolev(
                 network,
-                _critic_loss(critics),
+                critic_loss(critics),
                 target="next" if train.method == "sobolev_local_critic" else "main",
                 weight=critics.sobolev,
                 update_every=critics.update_every,
                 label_smoothing=train.label_smoothing,
+                wrap=wrap,
             )
 
 
-def _critic_loss(critics: CriticsConfig) -> CriticLoss:
+def critic_loss(critics: CriticsConfig) -> CriticLoss:
+    """What critics learn from, as a recipe says it."""
     return CriticLoss(
         critics.loss, critics.mix, critics.one_sided, critics.distill, temperature=critics.distill_temperature
     )

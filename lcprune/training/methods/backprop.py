@@ -6,16 +6,16 @@ import torch
 from torch import Tensor, nn
 
 from lcprune.models import Network
-from lcprune.training.methods.base import Losses, sample_losses
+from lcprune.training.methods.base import Losses, Wrap, as_it_is, sample_losses
 
 
 class Backprop:
     """Trains groups 1..K by the loss of main. Critics, if there are any, are left alone."""
 
-    def __init__(self, network: Network, label_smoothing: float) -> None:
-        """`label_smoothing` is the share of the target spread over all classes."""
+    def __init__(self, network: Network, label_smoothing: float, *, wrap: Wrap = as_it_is) -> None:
+        """`label_smoothing` is the share of the target spread over all classes; `wrap` goes around every group."""
         self._network = network
-        self._main = network.submodel(len(network.groups))
+        self._main = nn.Sequential(network.normalize, *(wrap(group) for group in network.groups))
         self._label_smoothing = label_smoothing
 
     def parts(self) -> Iterable[nn.Module]:

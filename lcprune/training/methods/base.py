@@ -1,12 +1,20 @@
 """What a training method is: it puts gradients where they belong, and says what the losses were."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Wrap = Callable[[nn.Module], nn.Module]
+"""Puts something around a part that a method calls, such as what averages its gradients over several processes."""
+
+
+def as_it_is(part: nn.Module) -> nn.Module:
+    """The part itself: a `Wrap` that does nothing."""
+    return part
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,7 @@ class Method(Protocol):
         ...
 
     def parts(self) -> Iterable[nn.Module]:
-        """The modules that `backward` calls, which may be compiled one by one."""
+        """The modules that `backward` calls, without what is put around them, which may be compiled one by one."""
         ...
 
 

@@ -17,7 +17,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from lcprune.models import Network
-from lcprune.training.methods.base import Losses
+from lcprune.training.methods.base import Losses, Wrap, as_it_is
 from lcprune.training.methods.critic_loss import CriticLoss
 from lcprune.training.methods.local_critic import LocalCritic
 
@@ -34,6 +34,7 @@ class CriticTraining:
         label_smoothing: float = 0.0,
         memory: Literal["fast", "lean"] = "fast",
         overlap: bool = False,
+        wrap: Wrap = as_it_is,
     ) -> None:
         """How critics learn: see `LocalCritic`. ``memory="fast"`` keeps what all groups keep until main has spoken."""
         self._steps = LocalCritic(
@@ -44,6 +45,7 @@ class CriticTraining:
             label_smoothing=label_smoothing,
             memory=memory,
             overlap=overlap,
+            wrap=wrap,
         )
 
     def parts(self) -> Iterable[nn.Module]:

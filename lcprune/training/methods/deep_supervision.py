@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lcprune.models import Network
-from lcprune.training.methods.base import Losses, sample_losses
+from lcprune.training.methods.base import Losses, Wrap, as_it_is, sample_losses
 from lcprune.training.methods.distillation import distillation_losses
 
 
@@ -31,6 +31,7 @@ class DeepSupervision:
         distill: float = 0.0,
         temperature: float = 1.0,
         decay_over: int | None = None,
+        wrap: Wrap = as_it_is,
     ) -> None:
         """How exits learn.
 
@@ -41,6 +42,7 @@ class DeepSupervision:
             distill: Main's share in what the other exits learn from; the rest is the labels'.
             temperature: Of the distillation.
             decay_over: N, the steps in which the weights fall to zero; None holds them constant.
+            wrap: Goes around every group and critic.
 
         Raises:
             ValueError: If there is not one weight for every critic.
@@ -48,6 +50,9 @@ class DeepSupervision:
         if len(weights) != len(network.critics):
             raise ValueError(f"{len(network.critics)} critics need as many weights, not {len(weights)}")
         self._network = network
+        self._called = Network(
+            network.normalize, [wrap(group) for group in network.groups], [wrap(critic) for critic in network.critics]
+        )
         self._weights = tuple(weights)
         self._label_smoothing = label_smoothing
         self._distill = distill
@@ -60,7 +65,7 @@ class DeepSupervision:
 
     def backward(self, images: Tensor, labels: Tensor, step: int) -> Losses:
         """See `Method`."""
-        logits = self._network(images)
+        logits = self._called(images)
         losses = [sample_losses(of_exit, labels, self._label_smoothing).mean() for of_exit in logits]
         learned = self._with_distillation(losses, logits)
         weights = self._weights_at(step)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from lcprune.models import Network
-from lcprune.training.methods.base import Losses, sample_losses
+from lcprune.training.methods.base import Losses, Wrap, as_it_is, sample_losses
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,16 @@ class _Cut:
 class Dni:
     """Training by synthetic gradients. The network has one exit, as that of `Backprop`."""
 
-    def __init__(self, network: Network, *, update_every: int = 1, label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self, network: Network, *, update_every: int = 1, label_smoothing: float = 0.0, wrap: Wrap = as_it_is
+    ) -> None:
         """How it learns.
 
         Args:
             network: With one group, made of one part more than it has synthesizers.
             update_every: The modules learn at every n-th step.
             label_smoothing: Share of the target spread over all classes.
+            wrap: Goes around every part, and around every module where it learns.
 
         Raises:
             ValueError: If the network has no cuts.
@@ -58,24 +61,27 @@ class Dni:
         if not network.synthesizers or len(parts) != len(network.synthesizers) + 1:
             raise ValueError(f"{len(network.synthesizers)} synthesizers do not fit a network of {len(parts)} parts")
         self._normalize = network.normalize
-        self._stages = list(zip(parts[:-1], network.synthesizers, strict=True))
-        self._last_part = parts[-1]
+        self._parts = [*(part for pair in zip(parts, network.synthesizers, strict=False) for part in pair), parts[-1]]
+        self._stages = [
+            (wrap(group), synthesizer, wrap(synthesizer))
+            for group, synthesizer in zip(parts[:-1], network.synthesizers, strict=True)
+        ]
+        self._last_part = wrap(parts[-1])
         self._update_every = update_every
         self._label_smoothing = label_smoothing
 
     def parts(self) -> Iterator[nn.Module]:
         """See `Method`."""
-        for group, synthesizer in self._stages:
-            yield from (group, synthesizer)
-        yield self._last_part
+        yield from self._parts
 
     def backward(self, images: Tensor, labels: Tensor, step: int) -> Losses:
         """See `Method`; `Losses.exits` holds main alone, ``(1,)``, `Losses.critics` the loss of every module."""
+        learns = step % self._update_every == 0
         hidden = self._normalize(images)
         cuts = []
-        for group, synthesizer in self._stages:
+        for group, synthesizer, wrapped in self._stages:
             output = group(hidden)
-            predicted = synthesizer(output.detach(), labels)
+            predicted = (wrapped if learns else synthesizer)(output.detach(), labels)
             hidden = output.detach().requires_grad_()
             cuts.append(_Cut(output, hidden, predicted))
             if output.requires_grad:  # unless the first group is frozen
@@ -83,7 +89,7 @@ class Dni:
         main = sample_losses(self._last_part(hidden), labels, self._label_smoothing).mean()
         main.backward()
         losses = torch.stack([_squared_errors(cut, len(images)).mean() for cut in cuts])
-        if step % self._update_every == 0:
+        if learns:
             losses.sum().backward()  # each reaches its own module alone
         return Losses(main.detach().reshape(1), losses.detach())
 

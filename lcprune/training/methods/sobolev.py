@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from lcprune.models import Network
-from lcprune.training.methods.base import Losses, sample_losses
+from lcprune.training.methods.base import Losses, Wrap, as_it_is, sample_losses
 from lcprune.training.methods.critic_loss import CriticLoss, ExitOutput
 
 
@@ -33,6 +33,7 @@ class _Exit:
     """One exit of the forward pass."""
 
     critic: nn.Module
+    """Without what is put around it."""
     hidden: Tensor
     """h_i with the graph of its group alone, ``(N, C_i, H_i, W_i)``."""
     leaf: Tensor
@@ -53,6 +54,7 @@ class Sobolev:
         weight: float = 1.0,
         update_every: int = 1,
         label_smoothing: float = 0.0,
+        wrap: Wrap = as_it_is,
     ) -> None:
         """How critics learn.
 
@@ -63,10 +65,14 @@ class Sobolev:
             weight: s, of the derivatives.
             update_every: The critics learn at every n-th step.
             label_smoothing: Share of the target spread over all classes.
+            wrap: Goes around every group, and around every critic where it learns.
         """
         self._normalize = network.normalize
-        self._stages = list(zip(network.groups, network.critics, strict=False))  # the last group has no critic
-        self._last_group = network.groups[-1]
+        self._groups = list(network.groups)
+        self._stages = [  # the last group has no critic
+            (wrap(group), critic, wrap(critic)) for group, critic in zip(self._groups, network.critics, strict=False)
+        ]
+        self._last_group = wrap(self._groups[-1])
         self._loss = loss
         self._target = target
         self._weight = weight
@@ -78,14 +84,13 @@ class Sobolev:
 
         Neither are groups that two gradients go through.
         """
-        groups = [group for group, _ in self._stages]
-        yield from groups if self._target == "next" else groups[:1]
-        yield self._last_group
+        yield from self._groups[:-1] if self._target == "next" else self._groups[:1]
+        yield self._groups[-1]
 
     def backward(self, images: Tensor, labels: Tensor, step: int) -> Losses:
         """See `Method`. All groups run first; then derivatives go from the last one to the first."""
         learns = step % self._update_every == 0
-        exits, main = self._forward(images, labels)
+        exits, main = self._forward(images, labels, learns)
         main.losses.mean().backward()
         slope = _arrived(exits[-1])  # d L_t / d h_i
         target = main.detach()
@@ -104,14 +109,15 @@ class Sobolev:
         losses = torch.stack([*(own.output.losses for own in exits), main.losses])
         return Losses(losses.detach().mean(dim=1), torch.stack(critic_losses[::-1]))
 
-    def _forward(self, images: Tensor, labels: Tensor) -> tuple[list[_Exit], ExitOutput]:
+    def _forward(self, images: Tensor, labels: Tensor, learns: bool) -> tuple[list[_Exit], ExitOutput]:
         """All exits with the graphs of their own group and critic, and main."""
         leaf = self._normalize(images)
         exits = []
-        for group, critic in self._stages:
+        for group, critic, wrapped in self._stages:
             hidden = group(leaf)
             leaf = hidden.detach().requires_grad_()
-            exits.append(_Exit(critic, hidden, leaf, self._output(critic(leaf), labels)))
+            logits = (wrapped if learns else critic)(leaf)
+            exits.append(_Exit(critic, hidden, leaf, self._output(logits, labels)))
         return exits, self._output(self._last_group(leaf), labels)
 
     def _output(self, logits: Tensor, labels: Tensor) -> ExitOutput:

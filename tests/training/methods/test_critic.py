@@ -2,16 +2,18 @@
 
 import math
 import weakref
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lcprune import recipe
-from lcprune.models import Network, build
+from lcprune.models import Network
 from lcprune.training.methods.critic import CriticTraining
 from lcprune.training.methods.critic_loss import CriticLoss
 from lcprune.training.methods.local_critic import LocalCritic
+
+Trunk = Callable[..., tuple[Network, Tensor, Tensor]]
 
 LOSSES = [
     CriticLoss("cascade"),
@@ -50,18 +52,6 @@ def test_a_case_worked_out_by_hand() -> None:
     assert network.groups[1].weight.grad.item() == pytest.approx(-2 * miss)
 
 
-def trunk(*overrides: str) -> tuple[Network, Tensor, Tensor]:
-    shape = ["model.width=0.06", "critics.channels=4", "critics.after=[2, 5, 8]"]
-    loaded = recipe.load("vgg_cifar10", [*shape, *overrides])
-    network = build(loaded, 5, (3, 8, 8), (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)).double().train()
-    generator = torch.Generator().manual_seed(4)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-    images = torch.rand(6, 3, 8, 8, generator=generator, dtype=torch.float64)
-    return network, images, torch.randint(5, (6,), generator=generator)
-
-
 def naive(network: Network, loss: CriticLoss, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """Gradients of Eq. (5) and of L_ci = l(L_i, L_K), with autograd and no trick."""
     inputs, grads = [images], {}
@@ -98,19 +88,19 @@ def gradients(prefix: str, part: nn.Module, loss: Tensor) -> dict[str, Tensor]:
 @pytest.mark.parametrize("memory", ["fast", "lean"])
 @pytest.mark.parametrize("overlap", [False, True])
 def test_every_gradient_is_that_of_plain_autograd(
-    loss: CriticLoss, overrides: tuple[str, ...], memory: str, overlap: bool
+    trunk: Trunk, loss: CriticLoss, overrides: tuple[str, ...], memory: str, overlap: bool
 ) -> None:
     network, images, labels = trunk(*overrides)
     expected = naive(network, loss, images, labels)
     method = CriticTraining(network, loss, memory=memory, overlap=overlap)
-    method._steps._side.enabled = overlap  # the order of work is that of two streams; without CUDA there is one
+    method._steps._exits.side.enabled = overlap  # the order of work is that of two streams; without CUDA there is one
     method.backward(images, labels, 0)
     assert len(expected) == len(list(network.parameters()))
     for name, parameter in network.named_parameters():
         torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-9, atol=1e-12, msg=name)
 
 
-def test_the_cascade_would_be_another_target() -> None:
+def test_the_cascade_would_be_another_target(trunk: Trunk) -> None:
     network, images, labels = trunk()
     main = CriticTraining(network, CriticLoss()).backward(images, labels, 0).critics
     following = LocalCritic(network, CriticLoss()).backward(images, labels, 0).critics
@@ -119,7 +109,7 @@ def test_the_cascade_would_be_another_target() -> None:
 
 
 @pytest.mark.parametrize(("memory", "kept"), [("fast", [0, 1, 2, 3]), ("lean", [0, 0, 0, 0])])
-def test_everything_waits_for_main_unless_memory_is_lean(memory: str, kept: list[int]) -> None:
+def test_everything_waits_for_main_unless_memory_is_lean(trunk: Trunk, memory: str, kept: list[int]) -> None:
     network, images, labels = trunk()
     alive: list[weakref.ref[Tensor]] = []
     seen: list[int] = []

@@ -1,6 +1,7 @@
 """Predicted gradients, by hand and against plain autograd."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from lcprune.models.synthesizers import Synthesizer
 from lcprune.training.methods.backprop import Backprop
 from lcprune.training.methods.dni import Dni
 from lcprune.training.optim import build_optimizers
+
+Shaken = Callable[[Network], tuple[Network, Tensor, Tensor]]
 
 
 class Times(nn.Module):
@@ -67,19 +70,8 @@ def network_of(*overrides: str) -> Network:
     return build(loaded(*overrides), 5, (3, 8, 8), (0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
 
 
-def shaken(network: Network) -> tuple[Network, Tensor, Tensor]:
-    """In float64, with predictions that are not zero; and a batch."""
-    generator = torch.Generator().manual_seed(4)
-    network = network.double().train()
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-    images = torch.rand(6, 3, 8, 8, generator=generator, dtype=torch.float64)
-    return network, images, torch.randint(5, (6,), generator=generator)
-
-
 @pytest.mark.parametrize("overrides", [(), ("critics.condition_on_label=true", "critics.batch_norm=true")])
-def test_every_gradient_is_that_of_plain_autograd(overrides: tuple[str, ...]) -> None:
+def test_every_gradient_is_that_of_plain_autograd(shaken: Shaken, overrides: tuple[str, ...]) -> None:
     network, images, labels = shaken(network_of(*overrides))
     parts, expected = list(network.groups[0]), {}
     hidden = [network.normalize(images)]
@@ -105,7 +97,7 @@ def test_every_gradient_is_that_of_plain_autograd(overrides: tuple[str, ...]) ->
         torch.testing.assert_close(parameter.grad, expected[id(parameter)], rtol=1e-9, atol=1e-12, msg=name)
 
 
-def test_perfect_predictions_are_backpropagation() -> None:
+def test_perfect_predictions_are_backpropagation(shaken: Shaken) -> None:
     """Where each module predicts the true gradient, groups learn as in `Backprop`."""
     network, images, labels = shaken(network_of())
     hidden, outputs = network.normalize(images), []
@@ -143,14 +135,14 @@ def test_predictions_start_at_zero() -> None:
     assert all(bool(parameter.grad.any()) for parameter in last.parameters())
 
 
-def test_modules_rest_between_their_steps() -> None:
+def test_modules_rest_between_their_steps(shaken: Shaken) -> None:
     network, images, labels = shaken(network_of())
     Dni(network, update_every=2).backward(images, labels, 1)
     assert [p.grad for p in network.synthesizers.parameters() if p.grad is not None] == []
     assert all(parameter.grad is not None for parameter in network.groups.parameters())
 
 
-def test_autocast_leaves_losses_in_float32() -> None:
+def test_autocast_leaves_losses_in_float32(shaken: Shaken) -> None:
     network, images, labels = shaken(network_of())
     with torch.autocast("cpu", torch.bfloat16):
         losses = Dni(network.float()).backward(images.float(), labels, 0)
@@ -164,7 +156,7 @@ def test_a_network_without_cuts_is_a_slip() -> None:
         Dni(plain)
 
 
-def test_a_module_that_is_told_the_label_sees_it() -> None:
+def test_a_module_that_is_told_the_label_sees_it(shaken: Shaken) -> None:
     network, _, _ = shaken(network_of("critics.condition_on_label=true"))
     module = network.synthesizers[0]
     assert isinstance(module, Synthesizer)

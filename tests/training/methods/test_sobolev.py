@@ -1,17 +1,19 @@
 """Losses and derivatives matched, by hand and against plain autograd."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lcprune import recipe
-from lcprune.models import Network, build
+from lcprune.models import Network
 from lcprune.training.methods.critic import CriticTraining
 from lcprune.training.methods.critic_loss import CriticLoss
 from lcprune.training.methods.local_critic import LocalCritic
 from lcprune.training.methods.sobolev import Sobolev
+
+Trunk = Callable[..., tuple[Network, Tensor, Tensor]]
 
 TARGETS = ("next", "main")
 
@@ -68,18 +70,6 @@ def test_a_chain_of_scalars_worked_out_by_hand(target: str) -> None:
     assert network.groups[2][0].weight.grad.item() == pytest.approx(-a3 * miss3 * h2)
 
 
-def trunk(*overrides: str) -> tuple[Network, Tensor, Tensor]:
-    shape = ["model.width=0.06", "critics.channels=4", "critics.after=[2, 5, 8]"]
-    loaded = recipe.load("vgg_cifar10", [*shape, *overrides])
-    network = build(loaded, 5, (3, 8, 8), (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)).double().train()
-    generator = torch.Generator().manual_seed(4)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-    images = torch.rand(6, 3, 8, 8, generator=generator, dtype=torch.float64)
-    return network, images, torch.randint(5, (6,), generator=generator)
-
-
 def naive_critic_gradients(
     network: Network, loss: CriticLoss, target: str, weight: float, images: Tensor, labels: Tensor
 ) -> dict[str, Tensor]:
@@ -116,7 +106,7 @@ def naive_critic_gradients(
 )
 @pytest.mark.parametrize("target", TARGETS)
 def test_critics_gradients_are_those_of_plain_autograd(
-    target: str, overrides: tuple[str, ...], loss: CriticLoss
+    trunk: Trunk, target: str, overrides: tuple[str, ...], loss: CriticLoss
 ) -> None:
     network, images, labels = trunk(*overrides)
     expected = naive_critic_gradients(network, loss, target, 0.7, images, labels)
@@ -126,7 +116,7 @@ def test_critics_gradients_are_those_of_plain_autograd(
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_groups_learn_as_without_derivatives(target: str) -> None:
+def test_groups_learn_as_without_derivatives(trunk: Trunk, target: str) -> None:
     network, images, labels = trunk()
     Sobolev(network, CriticLoss(), target=target).backward(images, labels, 0)
     found = {name: parameter.grad.clone() for name, parameter in network.groups.named_parameters()}
@@ -138,7 +128,7 @@ def test_groups_learn_as_without_derivatives(target: str) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_critics_rest_between_their_steps(target: str) -> None:
+def test_critics_rest_between_their_steps(trunk: Trunk, target: str) -> None:
     network, images, labels = trunk()
     method = Sobolev(network, CriticLoss(), target=target, update_every=2)
     learning = method.backward(images, labels, 0)
@@ -150,14 +140,14 @@ def test_critics_rest_between_their_steps(target: str) -> None:
 
 
 @pytest.mark.parametrize(("target", "compiled"), [("next", [0, 1, 2, 3]), ("main", [0, 3])])
-def test_what_two_derivatives_go_through_is_not_compiled(target: str, compiled: list[int]) -> None:
+def test_what_two_derivatives_go_through_is_not_compiled(trunk: Trunk, target: str, compiled: list[int]) -> None:
     network, _, _ = trunk()
     parts = list(Sobolev(network, CriticLoss(), target=target).parts())
     assert list(map(id, parts)) == [id(network.groups[index]) for index in compiled]
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_autocast_leaves_losses_in_float32(target: str) -> None:
+def test_autocast_leaves_losses_in_float32(trunk: Trunk, target: str) -> None:
     network, images, labels = trunk()
     with torch.autocast("cpu", torch.bfloat16):
         losses = Sobolev(network.float(), CriticLoss(), target=target).backward(images.float(), labels, 0)

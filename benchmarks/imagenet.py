@@ -1,0 +1,278 @@
+"""ImageNet's layout and size of files, made of noise: listing, loading, memory, and the shipped recipe for a few steps.
+
+1,000 class folders named like WordNet's ids hold JPEG files of 500x375 pixels and about 110 kB. A few in each class are
+files of their own, the others are hard links to them, so that 1.28 million fit on any disk. Nothing can be learned from
+noise: accuracies mean nothing. Linux only. From the root of the repository: ``python -m benchmarks.imagenet --out
+FOLDER --save``. What FOLDER holds already is taken as it is, so that the
+whole can be stopped and started again.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.listing import listed
+from benchmarks.provenance import provenance
+
+RESULT = Path(__file__).parent / "results" / "imagenet.json"
+CLASSES = 1000
+SIZE = (500, 375)  # what ImageNet's files have, on average, as the next one
+FILE_BYTES = 110_000
+QUALITY, GRAIN = 90, 42  # of these files are as large as this
+STEPS = 12
+EVERY_S = 0.25  # how often memory is looked at
+
+
+def main() -> None:
+    """Makes the images, measures, and writes the result file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--per-class", type=int, default=1281, help="training images of each class; ImageNet has 1,281")
+    parser.add_argument("--distinct", type=int, default=3, help="of them files of their own")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
+    parser.add_argument("--batches", type=int, default=12, help="of 64 images, for each number of workers")
+    parser.add_argument("--save", action="store_true", help=f"write {RESULT.name} into the results")
+    parser.add_argument(
+        "--set", choices=("images", "few"), default="images", help="with --part load: all files, or few"
+    )
+    parser.add_argument("--part", choices=("list", "load"), help="the script calls itself so")
+    options = parser.parse_args()
+    if options.part == "list":
+        print(json.dumps(listed(options.out / "images")))
+    elif options.part == "load":
+        print(json.dumps(loaded(options.out / options.set, options.workers[0], options.batches)))
+    else:
+        result = measure(options)
+        text = json.dumps(result, indent=2) + "\n"
+        (RESULT if options.save else options.out / RESULT.name).write_text(text, encoding="utf-8")
+        print(text)
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Everything, each in a process of its own."""
+    out: Path = options.out
+    mean_bytes = make_files(out / "few", options.distinct)
+    link_files(out / "few", out / "images", options.per_class)
+    myself = [sys.executable, "-m", "benchmarks.imagenet", "--out", str(out)]
+    batches = ["--batches", str(options.batches)]
+    tried = [("images", number) for number in options.workers] + [("few", options.workers[-1])]
+    return {
+        **provenance("benchmarks.imagenet", seed=0),
+        "usable_cores": len(os.sched_getaffinity(0)),
+        "files": {
+            "classes": CLASSES,
+            "train": CLASSES * options.per_class,
+            "distinct": CLASSES * options.distinct,
+            "val": CLASSES,
+            "size": SIZE,
+            "mean_bytes": mean_bytes,
+        },
+        "load": os.getloadavg()[0],
+        "listing": _kept(out, "listing", lambda: _part([*myself, "--part", "list"])),
+        "loading": [_loading([*myself, *batches], out, name, number) for name, number in tried],
+        "run": [_command(out, words) for words in commands(out)],
+    }
+
+
+def _loading(command: Sequence[str], out: Path, name: str, workers: int) -> dict[str, Any]:
+    words = [*command, "--part", "load", "--set", name, "--workers", str(workers)]
+    return _kept(out, f"loading {name} {workers}", lambda: _part(words))
+
+
+def _kept(out: Path, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `make` gives; what an earlier call gave is taken, so that the whole can be stopped and started again."""
+    path = out / "said" / f"{name.replace(' ', '-')}.json"
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(make()), encoding="utf-8")
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _part(command: Sequence[str]) -> dict[str, Any]:
+    return dict(json.loads(_said(command)[0]))
+
+
+def commands(out: Path) -> list[list[str]]:
+    """What is typed: the shipped recipe, cut to a few steps of few and smaller images, and what follows a run."""
+    run = str(out / "run")
+    few = {
+        "train.iterations": STEPS,
+        "train.evaluate_every": STEPS,
+        "train.checkpoint_every": STEPS,
+        "logging.every": 4,
+        "data.batch_size": 8,
+        "data.workers": 2,
+        "data.val_size": CLASSES,
+        "data.image_size": 112,  # a quarter of the pixels: 3,000 images are evaluated
+        "data.resize": 128,
+    }
+    settings = [word for key, value in few.items() for word in ("--set", f"{key}={value}")]
+    return [
+        ["train", "resnet50_imagenet", *settings, "--data-root", str(out / "images"), "--out", run],
+        ["select", run, "--max-drop", "100"],
+        ["export", run, "--format", "onnx"],
+        ["predict", str(out / "run/export/sub-model-1.onnx"), str(out / "images/val" / class_name(0))],
+    ]
+
+
+def class_name(label: int) -> str:
+    """As WordNet's ids look."""
+    return f"n{1440764 + 7919 * label:08d}"
+
+
+def make_files(root: Path, per_class: int) -> float:
+    """``train/CLASS/CLASS_NUMBER.JPEG``, `per_class` of them, and one in each class of ``val``.
+
+    Returns:
+        The mean size of a file in bytes.
+    """
+    noise = np.random.default_rng(0)
+    sizes = []
+    for label in range(CLASSES):
+        train, val = folders(root, label)
+        own = [train / f"{train.name}_{number}.JPEG" for number in range(per_class)]
+        for path in (*own, val / f"ILSVRC2012_val_{label:08d}.JPEG"):
+            if not path.exists():
+                photograph(noise).save(path, quality=QUALITY)
+            sizes.append(path.stat().st_size)
+    return float(np.mean(sizes))
+
+
+def link_files(few: Path, root: Path, per_class: int) -> None:
+    """The same layout with `per_class` training images in each class, which are links to those in `few`."""
+    for label in range(CLASSES):
+        for source, target in zip(folders(few, label), folders(root, label), strict=True):
+            files = sorted(source.iterdir())
+            there = set(os.listdir(target))
+            names = [path.name for path in files]
+            if target.parent.name == "train":
+                names += [f"{target.name}_{number}.JPEG" for number in range(len(files), per_class)]
+            for number, name in enumerate(names):
+                if name not in there:
+                    os.link(files[number % len(files)], target / name)
+
+
+def folders(root: Path, label: int) -> tuple[Path, Path]:
+    """The folders of a class in ``train`` and in ``val``, made where they are not there."""
+    train, val = (root / split / class_name(label) for split in ("train", "val"))
+    train.mkdir(parents=True, exist_ok=True)
+    val.mkdir(parents=True, exist_ok=True)
+    return train, val
+
+
+def photograph(noise: np.random.Generator) -> Image.Image:
+    """Large shapes under a grain, so that the file is as large as a photograph's."""
+    shapes = Image.fromarray(noise.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize(SIZE, Image.Resampling.BICUBIC)
+    grain = noise.integers(-GRAIN, GRAIN + 1, (SIZE[1], SIZE[0], 1), dtype=np.int16)
+    return Image.fromarray((np.asarray(shapes, dtype=np.int16) + grain).clip(0, 255).astype(np.uint8))
+
+
+def loaded(root: Path, workers: int, batches: int) -> dict[str, Any]:
+    """Images per second of the recipe's own batches of 64, and the memory that they take."""
+    import torch
+
+    from lcprune import recipe as recipes
+    from lcprune.data import sources
+    from lcprune.data.sampling import Targets
+    from lcprune.data.streaming import Streaming, StreamLoader
+
+    before = tree_bytes(os.getpid())
+    overrides = ["data.batch_size=64", f"data.workers={workers}", f"data.val_size={CLASSES}"]
+    config = recipes.load("resnet50_imagenet", overrides).data
+    started = time.perf_counter()
+    data = sources.load(config, root, seed=0)
+    opened_s = time.perf_counter() - started
+    opened = tree_bytes(os.getpid())
+    streaming = Streaming(batch_size=64, augment="resized_crop", seed=0, workers=workers)
+    loader = StreamLoader(data.train, streaming, Targets(classes=CLASSES, seed=0), torch.device("cpu"))
+    loader.batch(0)  # starts the workers
+    with Watch(os.getpid()) as watch:
+        started = time.perf_counter()
+        for step in range(1, batches + 1):
+            images, _ = loader.batch(step)
+        seconds = time.perf_counter() - started
+    loader.close()
+    return {
+        "train": len(data.train),
+        "workers": workers,
+        "images_per_s": round(64 * batches / seconds, 1),
+        "opened_s": round(opened_s, 2),
+        "a_batch_bytes": images.numel(),
+        "list_of_files_bytes": opened - before,
+        "loading_bytes": watch.peak_bytes - opened,
+        "peak_bytes": watch.peak_bytes,
+    }
+
+
+class Watch:
+    """The most memory that a process and those that it started have at once, looked at every quarter of a second."""
+
+    def __init__(self, pid: int) -> None:
+        self.peak_bytes = 0
+        self._pid = pid
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "Watch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while True:
+            self.peak_bytes = max(self.peak_bytes, tree_bytes(self._pid))
+            if self._over.wait(EVERY_S):
+                return
+
+
+def tree_bytes(pid: int) -> int:
+    """Memory of a process and all below it; what several share counts once (PSS)."""
+    total = 0
+    waiting = [pid]
+    while waiting:
+        current = waiting.pop()
+        folder = Path("/proc") / str(current)
+        try:
+            lines = (folder / "smaps_rollup").read_text().splitlines()
+            waiting += [int(child) for child in (folder / "task" / str(current) / "children").read_text().split()]
+        except OSError:  # it has just ended
+            continue
+        total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    return total
+
+
+def _said(command: Sequence[str]) -> tuple[str, int]:
+    """What a command prints, and the most memory of it and its workers."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process, Watch(process.pid) as watch:
+        said, _ = process.communicate()
+    if process.returncode:
+        sys.exit(f"{' '.join(command)} ended with {process.returncode}")
+    return said, watch.peak_bytes
+
+
+def _command(out: Path, words: Sequence[str]) -> dict[str, Any]:
+    def timed() -> dict[str, Any]:
+        started = time.perf_counter()
+        _, peak = _said([sys.executable, "-m", "lcprune", *words, "--json"])
+        seconds = round(time.perf_counter() - started, 1)
+        shown = " ".join(["lcprune", *words]).replace(str(out), "FOLDER")
+        return {"command": shown, "seconds": seconds, "peak_bytes": peak}
+
+    return _kept(out, words[0], timed)
+
+
+if __name__ == "__main__":
+    main()

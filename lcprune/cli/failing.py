@@ -1,0 +1,55 @@
+"""What went wrong, as one message and an exit code."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+from lcprune.errors import Interrupted, LcpruneError, PeerError, SetupError
+
+
+@contextmanager
+def user_errors(as_json: bool) -> Iterator[None]:
+    """Turns what a user can mend into one message and an exit code."""
+    try:
+        yield
+    except LcpruneError as error:
+        raise _reported(error, as_json) from None
+    except KeyboardInterrupt:
+        raise _reported(Interrupted("interrupted", "run the command again"), as_json) from None
+
+
+def _reported(error: LcpruneError, as_json: bool) -> typer.Exit:
+    """Says what went wrong; raise what comes back."""
+    if not _tells(error):
+        return typer.Exit(error.exit_code)
+    if as_json:
+        content = {"kind": error.kind, "problem": error.problem, "fix": error.fix}
+        typer.echo(json.dumps({"error": content}))
+    else:
+        typer.echo(str(error) if isinstance(error, Interrupted) else f"error: {error}", err=True)
+    return typer.Exit(error.exit_code)
+
+
+def _tells(error: LcpruneError) -> bool:
+    """Whether this process tells the user. Of several that torchrun started, one on each machine does."""
+    if isinstance(error, PeerError):
+        return error.speaks
+    return os.environ.get("RANK" if isinstance(error, Interrupted) else "LOCAL_RANK", "0") == "0"
+
+
+@contextmanager
+def torch_needed() -> Iterator[None]:
+    """Says how to mend an installation in which torch cannot be imported."""
+    try:
+        yield
+    except (ImportError, OSError, RuntimeError) as error:
+        if isinstance(error, LcpruneError):
+            raise
+        raise SetupError(
+            f"the installation does not work: {error}",
+            "install torch and torchvision together, from the same index, into a fresh virtual environment: "
+            "pip install torch torchvision",
+        ) from None

@@ -1,0 +1,58 @@
+"""Options that several commands have, and what their text means."""
+
+import math
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lcprune.cli.choices import Device
+from lcprune.errors import LcpruneError
+
+LATEST = Path("runs/latest")
+
+Json = Annotated[bool, typer.Option("--json", help="Print data as JSON on stdout, everything else on stderr.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and JSON.")]
+Run = Annotated[Path, typer.Argument(help="Folder that `lcprune train` wrote.", show_default=True)]
+RecipeName = Annotated[
+    str | None, typer.Argument(metavar="[RECIPE]", help="A YAML file or a shipped name; left out, ./lcprune.yaml.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as train.lr=0.05.")
+]
+DataRoot = Annotated[
+    Path | None, typer.Option(help="Folder of the images. Default: $LCPRUNE_DATA, else data/.", show_default=False)
+]
+TrainingDevice = Annotated[Device, typer.Option(help="Where to train.")]
+UseTestSplit = Annotated[bool, typer.Option("--use-test-split", help="Let the test set decide.")]
+Exits = Annotated[str | None, typer.Option(metavar="1,3", help="Consider only these sub-models, counted from 1.")]
+
+
+def finite(value: float | None) -> float | None:
+    """Refuses what lies in every range as Python compares: ``nan``, and ``inf`` where there is no upper end."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number")
+    return value
+
+
+def data_root_or_default(given: Path | None) -> Path:
+    """``--data-root``, else ``$LCPRUNE_DATA``, else ``data``."""
+    return given or Path(os.environ.get("LCPRUNE_DATA") or "data")
+
+
+def exit_numbers(text: str | None) -> tuple[int, ...] | None:
+    """``1,3`` as the numbers of sub-models, from 1 up, each once and in order."""
+    return None if text is None else tuple(sorted(set(whole_numbers("--exits", text))))
+
+
+def whole_numbers(option: str, text: str) -> tuple[int, ...]:
+    """``1,3`` as numbers from 1 up.
+
+    Raises:
+        LcpruneError: If it is something else.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise LcpruneError(f"{option} {text} is no list of numbers from 1 up", f"write such as {option} 1,3")
+    return tuple(int(part) for part in parts)

@@ -1,0 +1,110 @@
+"""One training in several processes: how they begin, agree, and say who did what."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from lcprune import runs
+from lcprune.errors import LcpruneError, RunError
+from lcprune.training.parallel import world as worlds
+from lcprune.training.parallel.team import Division
+from lcprune.training.parallel.world import Parallel, World
+
+
+@dataclass(frozen=True)
+class Together:
+    """How several processes share a training, as the user says it."""
+
+    parallel: Parallel = "data"
+    staleness: int = 0
+    """By how many steps critics at a cut between processes learn late."""
+    groups_per_rank: tuple[int, ...] = ()
+    """Consecutive layer groups of each; empty: divided by the time that they take."""
+    timeout_s: float = worlds.TIMEOUT_S
+
+
+@contextmanager
+def meeting(together: Together | None, groups: int, device: torch.device) -> Iterator[World | None]:
+    """Inside, this process trains with those that torchrun started; None where there is one alone.
+
+    Raises:
+        LcpruneError: If they do not find each other, or are too many.
+    """
+    if together is None or not worlds.is_launched():
+        yield None
+        return
+    world = worlds.start(together.parallel, groups, device, together.timeout_s)
+    try:
+        yield world
+    finally:
+        worlds.stop()
+
+
+def agreed_folder(world: World | None, make: Callable[[], Path]) -> Path:
+    """A run folder that the writer makes, known to all.
+
+    Raises:
+        LcpruneError: Whatever the writer ran into, in every process.
+    """
+    if world is None:
+        return make()
+    said: list[str | LcpruneError] = [""]
+    if world.rank == 0:
+        try:
+            said[0] = str(make())
+        except LcpruneError as error:
+            said[0] = error
+    dist.broadcast_object_list(said, src=0)
+    if isinstance(said[0], LcpruneError):
+        raise said[0]
+    return Path(said[0])
+
+
+def begun_before_a_restart(out: Path | None) -> Path | None:
+    """The run that these processes began before torchrun started them again; None if it had not come to that."""
+    if not worlds.restarts():
+        return None
+    folder = (out or runs.LATEST).resolve()
+    if not (folder / runs.RECIPE).exists() or not (folder / runs.PARALLEL).exists():
+        return None
+    return folder if runs.read_json(folder / runs.PARALLEL).get("launch") == _launch() else None
+
+
+def write_division(folder: Path, world: World, together: Together, division: Division) -> None:
+    """Writes ``parallel.json``: who holds which layer groups, from 1, and sends how many bytes in a step."""
+    ranks = [
+        {
+            "rank": rank,
+            "groups": [group + 1 for group in division.held[rank // world.replicas]],
+            "bytes_sent_per_step": division.bytes_sent_per_step[rank // world.replicas],
+        }
+        for rank in range(world.size)
+    ]
+    content = {"ranks": ranks, "parallel": together.parallel, "staleness": together.staleness, "launch": _launch()}
+    runs.write_json(folder / runs.PARALLEL, content)
+
+
+def as_before(folder: Path, together: Together | None) -> Together | None:
+    """What the user says now, or else what the run says of the processes that it was begun with.
+
+    Raises:
+        RunError: If ``parallel.json`` is damaged.
+    """
+    path = folder / runs.PARALLEL
+    if together is not None or not worlds.is_launched() or not path.exists():
+        return together or Together()
+    content = runs.read_json(path)
+    try:
+        return Together(parallel=content["parallel"], staleness=int(content["staleness"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{path} is damaged ({error})", "say --parallel and --staleness") from None
+
+
+def _launch() -> str:
+    """The same before and after torchrun starts its processes again, and no other time."""
+    return f"{os.environ.get('TORCHELASTIC_RUN_ID', '')}/{os.getppid()}"

@@ -1,0 +1,119 @@
+"""The ``data:`` section."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from lcprune.recipe.schema.section import NonNegativeInt, PositiveFloat, PositiveInt, Section
+
+MAX_SIDE = 4096
+"""Pixels, of an image that a network sees: an exported model of larger ones could not be opened."""
+
+
+class DataConfig(Section):
+    """The ``data:`` section: which images, and how they reach the network."""
+
+    source: Literal["digits", "cifar10", "cifar100", "imagefolder", "manifest", "imagenet"]
+    """Where the images come from; ``digits`` is embedded in the package, ``imagefolder`` is a folder of images,
+    ``manifest`` a table of them, ``imagenet`` a folder that is never held in memory."""
+    root: Path | None = None
+    """Folder of the images. Left out, it is ``--data-root``, else ``$LCPRUNE_DATA``, else ``data/``."""
+    manifest: Path | None = None
+    """The table of ``source: manifest``, CSV or Parquet, relative to `root`: columns path, label and perhaps split."""
+    val_size: Annotated[int, Field(ge=0)] = 0
+    """Training images held out for validation, drawn evenly over the classes. 0: the test set must be asked for."""
+    test_size: Annotated[int, Field(ge=0)] = 0
+    """Images held out for testing, before those for validation, where a source of files brings no test images."""
+    image_size: Annotated[int, Field(gt=0, le=MAX_SIDE)] | None = None
+    """Height and width that the network sees, in pixels, where images are files; the other sources have their own."""
+    crop: Literal["none", "center"] = "none"
+    """``none``: files are stretched to `image_size`; ``center``: scaled to `resize`, then the middle is cut out."""
+    resize: Annotated[int, Field(gt=0, le=2 * MAX_SIDE)] | None = None
+    """Shorter side to which ``crop: center`` scales, in pixels; left out, `image_size`."""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """How files are resized; both average over the pixels that are left out."""
+    normalize: Literal["measured", "imagenet"] = "measured"
+    """Mean and deviation that the network subtracts and divides by: those of the training images, or ImageNet's, which
+    pretrained weights expect."""
+    channels: Literal[1, 3] | None = None
+    """1 for grey, 3 for RGB; left out, ``digits`` is grey and everything else is RGB."""
+    augment: Literal["none", "crop", "crop_flip", "resized_crop", "randaugment"] = "none"
+    """``crop``: a random crop out of the image padded by `pad` pixels; ``crop_flip``: and a horizontal flip;
+    ``resized_crop``: a random part of random proportions, and a flip; ``randaugment``: and RandAugment."""
+    flip: Literal["random", "alternating"] = "random"
+    """``random``: at every step; ``alternating``: an image is mirrored in every second epoch (needs ``crop_flip``)."""
+    pad: PositiveInt = 4
+    """Padding of the random crop, in pixels."""
+    batch_size: PositiveInt = 128
+    """Images per training step; an incomplete last batch is dropped."""
+    mixup: Annotated[float, Field(ge=0)] = 0.0
+    """Parameter of the Beta distribution by which two images of a batch are laid over each other. 0: off."""
+    cutmix: Annotated[float, Field(ge=0)] = 0.0
+    """Likewise, of the size of a part that one image gets from another. With `mixup`, each batch has one of both."""
+    balance: Literal["none", "sampling", "loss"] = "none"
+    """Classes of unequal size. ``sampling``: all are drawn equally often; ``loss``: their losses weigh equally much."""
+    on_bad_image: Literal["stop", "skip"] = "stop"
+    """A damaged file ends the run, or is left out and counted."""
+    stream: Literal["auto", "always", "never"] = "auto"
+    """Whether files are decoded for each batch. ``auto``: where the images would fill a quarter of the memory."""
+    workers: NonNegativeInt = 0
+    """Processes that make the batches of streamed images ahead of time. 0: the training process makes them."""
+    cache: Literal["none", "memory", "disk"] = "none"
+    """Where streamed images are kept once they are decoded and resized; ``disk``: for later runs too."""
+    cache_gb: PositiveFloat = 8.0
+    """The most that `cache` may hold, in GB (10^9 bytes)."""
+
+    @property
+    def has_files(self) -> bool:
+        """Whether the images are files."""
+        return self.source in ("imagefolder", "manifest", "imagenet")
+
+    @property
+    def shorter_side(self) -> int | None:
+        """To which files are scaled, in pixels; None where they are stretched."""
+        return (self.resize or self.image_size) if self.crop == "center" else None
+
+    @model_validator(mode="after")
+    def _files_are_described(self) -> "DataConfig":
+        if self.has_files and self.image_size is None:
+            raise ValueError(
+                f"{self.source} needs image_size: write the height and width in pixels, such as image_size: 64"
+            )
+        if not self.has_files and self.image_size is not None:
+            raise ValueError(f"{self.source} images have a size of their own: leave image_size out")
+        if (self.manifest is not None) != (self.source == "manifest"):
+            raise ValueError(
+                "manifest needs the name of a table: write manifest: images.csv"
+                if self.source == "manifest"
+                else f"{self.source} has no table of images: leave manifest out, or write source: manifest"
+            )
+        for_files = ("test_size", "crop", "resize", "interpolation", "on_bad_image", "stream", "workers", "cache")
+        if not self.has_files and (set_keys := [key for key in for_files if key in self._other_than_default()]):
+            raise ValueError(f"{self.source} has no image files: leave {set_keys[0]} out")
+        return self
+
+    @model_validator(mode="after")
+    def _the_middle_fits_into_the_image(self) -> "DataConfig":
+        if self.resize is not None and self.crop == "none":
+            raise ValueError("resize is the shorter side before the middle is cut out: write crop: center as well")
+        if self.resize is not None and self.resize < (self.image_size or 0):
+            raise ValueError(f"resize is {self.resize}, below image_size {self.image_size}: make it as large or larger")
+        return self
+
+    @model_validator(mode="after")
+    def _what_streams_is_needed(self) -> "DataConfig":
+        if self.source == "imagenet" and self.stream == "never":
+            raise ValueError("imagenet is never held in memory: leave stream out")
+        return self
+
+    def _other_than_default(self) -> set[str]:
+        return {key for key, field in type(self).model_fields.items() if getattr(self, key) != field.default}
+
+    @model_validator(mode="after")
+    def _flips_alternate_if_there_are_any(self) -> "DataConfig":
+        if self.flip == "alternating" and self.augment != "crop_flip":
+            raise ValueError(
+                f"an alternating flip mirrors nothing if augment is {self.augment}: write augment: crop_flip"
+            )
+        return self

@@ -1,0 +1,118 @@
+"""The ``train:`` and ``logging:`` sections."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from lcprune.recipe.schema.section import NonNegativeInt, PositiveFloat, PositiveInt, Section
+
+
+class TrainConfig(Section):
+    """The ``train:`` section: the method and its hyperparameters."""
+
+    method: Literal[
+        "backprop",
+        "local_critic",
+        "deep_supervision",
+        "critic",
+        "sobolev_local_critic",
+        "sobolev_critic",
+        "dni",
+    ] = "local_critic"
+    """``local_critic``: Eq. (1) to (7); ``backprop``: main alone, no critics; ``deep_supervision``: all jointly;
+    ``critic``: every critic estimates main's loss; ``sobolev_local_critic``, ``sobolev_critic``: the derivatives
+    matched as well; ``dni``: predicted gradients (Eq. 8), no critics."""
+    iterations: PositiveInt | None = None
+    """Training steps. Give this or `epochs`."""
+    epochs: PositiveFloat | None = None
+    """Passes over the training images. Give this or `iterations`."""
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    """Optimizer of the trunk."""
+    lr: PositiveFloat = 0.1
+    """Learning rate of the trunk (the highest one, where `schedule` varies it)."""
+    schedule: Literal["constant", "step", "one_cycle"] = "step"
+    """``step``: divided by 10 at each of `lr_drops`; ``one_cycle``: up to `lr` over `warmup`, then down to zero."""
+    lr_drops: tuple[float, ...] = (0.5, 0.75)
+    """Where ``step`` divides the learning rate by 10, as fractions of the run."""
+    warmup: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    """The part of the run in which ``one_cycle`` rises, as a fraction."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Momentum of SGD."""
+    nesterov: bool = False
+    """Nesterov's form of the momentum."""
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    """L2 penalty on the weights of the trunk's convolutions and linear layers."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the target spread evenly over all classes."""
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The last part of the run over which weights are averaged, as a fraction; the average is the result. 0: off."""
+    average_every: PositiveInt = 50
+    """Steps between two weights that go into the average; the last step's always do."""
+    init: Literal["xavier", "kaiming"] = "xavier"
+    """Initial weights of convolutions and linear layers."""
+    freeze: NonNegativeInt | tuple[PositiveInt, ...] = 0
+    """Layer groups that do not learn and stay in eval mode: the first n, or a list of their numbers, from 1."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Learning rate of each layer group as a fraction of the next one's: group i of K learns at lr times its power
+    K - i."""
+    critic_warmup: NonNegativeInt = 0
+    """First steps in which critics alone learn, and the trunk is frozen."""
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"
+    """``bf16``: autocast; losses stay in float32. ``auto``: bf16 where the device is built for it, else fp32."""
+    channels_last: bool = False
+    """Memory format (N, H, W, C); faster for most convolutions."""
+    memory: Literal["fast", "lean"] = "fast"
+    """``lean``: `local_critic` frees a group's activations before the next group runs; the same gradients."""
+    cuda_graph: bool = False
+    """On a CUDA device, record a step once and replay it: no time goes into starting its kernels one by one."""
+    overlap: bool = False
+    """On a CUDA device, the critics of `local_critic` run on a second stream, beside the next group."""
+    compile: bool = False
+    """Compile the layer groups and critics with torch.compile (needs a C++ compiler; slow to start)."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seed of the initial weights, the order of the images, their augmentation and the validation split."""
+    evaluate_every: PositiveInt = 1000
+    """Steps between two evaluations on the validation split."""
+    checkpoint_every: PositiveInt = 1000
+    """Steps between two checkpoints."""
+    on_nonfinite: Literal["stop", "retry"] = "stop"
+    """A loss, gradient or weight that is NaN or infinite ends the run, or it goes back to the last checkpoint and on
+    from there with a quarter of the learning rate: three times at most."""
+    deterministic: bool = False
+    """Only algorithms that give the same bits every time; an operation that has none ends the run. On a CPU nothing
+    changes: the same number of threads gives the same bits anyway."""
+
+    @property
+    def frozen_groups(self) -> tuple[int, ...]:
+        """Numbers of the layer groups that do not learn, from 1."""
+        return tuple(range(1, self.freeze + 1)) if isinstance(self.freeze, int) else self.freeze
+
+    @field_validator("lr_drops")
+    @classmethod
+    def _inside_the_run(cls, drops: tuple[float, ...]) -> tuple[float, ...]:
+        if outside := [drop for drop in drops if not 0 < drop < 1]:
+            raise ValueError(f"{outside} are no fractions of the run: write 0.5 for half of it")
+        if list(drops) != sorted(drops):
+            raise ValueError(f"{list(drops)} is not in ascending order")
+        return drops
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "TrainConfig":
+        if self.iterations is None and self.epochs is None:
+            raise ValueError("the length of the run is missing: write iterations: 4000, or epochs: 12")
+        if self.iterations is not None and self.epochs is not None:
+            raise ValueError("iterations and epochs are both given: keep the one that you mean")
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0")
+        return self
+
+
+class LoggingConfig(Section):
+    """The ``logging:`` section."""
+
+    every: PositiveInt = 50
+    """Steps between two lines of ``metrics.jsonl``; each is one look at the loss, which makes the device wait."""
+    sample_losses: NonNegativeInt = 0
+    """Training images whose loss at every exit is recorded at about 20 steps of the run (Figure 6). 0: off."""
+    test_curve: bool = False
+    """At every evaluation, look at the test split too and log its accuracy (Figure 7). It decides nothing."""

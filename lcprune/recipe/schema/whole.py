@@ -1,0 +1,118 @@
+"""A whole recipe: what its sections have to be together, and the keys that there are."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, model_validator
+
+from lcprune.recipe.schema.critics import CriticsConfig
+from lcprune.recipe.schema.data import DataConfig
+from lcprune.recipe.schema.model import PLACES, ModelConfig
+from lcprune.recipe.schema.section import Section
+from lcprune.recipe.schema.train import LoggingConfig, TrainConfig
+
+
+class Recipe(Section):
+    """A whole recipe."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+    """Name of the recipe; run folders are called after it."""
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    critics: CriticsConfig = CriticsConfig()
+    train: TrainConfig
+    logging: LoggingConfig = LoggingConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _critics_have_places(cls, values: Any) -> Any:
+        """Writes ``critics.after`` where it is left out, so that whoever reads a recipe finds the places in it."""
+        if not isinstance(values, dict):
+            return values
+        model, critics = values.get("model", {}), values.get("critics", {})
+        if not isinstance(model, dict) or not isinstance(critics, dict) or critics.get("after") is not None:
+            return values  # complete, or refused for what is wrong with it
+        trunk, cuts, groups = model.get("trunk", "vgg"), model.get("cuts", "auto"), model.get("groups", 4)
+        if trunk in list(PLACES):
+            layers = model.get("layers") if trunk == "msdnet" else None
+            inside = [place for place in PLACES[trunk] if not isinstance(layers, int) or place < layers]
+            return {**values, "critics": {**critics, "after": tuple(inside)}}
+        count = len(cuts) if isinstance(cuts, list | tuple) else groups - 1 if isinstance(groups, int) else 0
+        return {**values, "critics": {**critics, "after": tuple(range(1, count + 1))}}
+
+    @model_validator(mode="after")
+    def _a_sub_model_alone_is_one_of_the_recipes(self) -> "Recipe":
+        alone, count = self.model.submodel, len(self.critics.after or ())
+        if alone is None:
+            return self
+        if self.train.method != "backprop":
+            raise ValueError(
+                f"model.submodel is one network with one exit, which train.method {self.train.method} cannot train: "
+                "set train.method: backprop, or leave model.submodel out"
+            )
+        if alone > count:
+            raise ValueError(
+                f"model.submodel is {alone} but critics.after makes {count} sub-models: "
+                f"write a number from 1 to {count}, or leave model.submodel out for the whole network"
+                if count
+                else "model.submodel needs a critic, but critics.after is empty: leave critics.after out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _frozen_groups_are_there(self) -> "Recipe":
+        count = self.model.submodel or len(self.critics.after or ()) + 1
+        frozen = self.train.frozen_groups
+        if outside := [number for number in frozen if number > count]:
+            raise ValueError(
+                f"train.freeze names group {outside[-1]} but there are {count}: write numbers from 1 to {count}"
+            )
+        if self.train.method in ("backprop", "dni"):
+            if len(set(frozen)) == count:
+                raise ValueError("train.freeze leaves nothing to learn: leave out a group")
+            if self.train.critic_warmup:
+                raise ValueError(
+                    f"train.critic_warmup waits for critics, but train.method {self.train.method} has none: "
+                    "leave critic_warmup out"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _a_label_that_is_told_is_one_class(self) -> "Recipe":
+        shares = self.data.mixup or self.data.cutmix or self.data.balance == "loss"
+        if self.critics.condition_on_label and self.train.method == "dni" and shares:
+            raise ValueError(
+                "critics.condition_on_label tells one class of each image, but data.mixup, data.cutmix and "
+                "data.balance: loss make shares of classes: drop one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _recorded_steps_are_alike(self) -> "Recipe":
+        if self.train.cuda_graph and (self.train.critic_warmup or self.train.layer_decay != 1):
+            key = "critic_warmup" if self.train.critic_warmup else "layer_decay"
+            raise ValueError(f"train.cuda_graph replays one step with one learning rate, not {key}: drop one of them")
+        decays = self.train.method == "deep_supervision" and self.critics.weight_schedule == "decay"
+        if self.train.cuda_graph and decays:
+            raise ValueError(
+                "train.cuda_graph replays one step, but a critics.weight_schedule of decay makes every step another "
+                "one: drop one of them"
+            )
+        if self.train.cuda_graph and self.critics.update_every > 1:
+            raise ValueError(
+                "train.cuda_graph replays one step, but critics.update_every above 1 makes two: drop one of them"
+            )
+        return self
+
+
+def sections() -> dict[str, list[str]]:
+    """Every key of the top level, and the keys inside it where it is a section."""
+    models = {name: field.annotation for name, field in Recipe.model_fields.items()}
+    return {
+        name: list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+        for name, model in models.items()
+    }
+
+
+def known_keys() -> list[str]:
+    """Every key with its section, such as ``train.lr``."""
+    return [f"{section}.{key}" if key else section for section, keys in sections().items() for key in keys or [""]]

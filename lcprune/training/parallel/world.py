@@ -1,0 +1,147 @@
+"""The processes that train one network together, as torchrun started them.
+
+They form a grid of stages x replicas: a stage holds one or more consecutive layer groups, its replicas share every
+batch. Data parallel is one stage, layer parallel one replica. Rank ``stage * replicas + replica``: the ranks that
+exchange gradients are neighbours, and so on one machine where that is possible.
+"""
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch.distributed import ProcessGroup
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.distributed_c10d import Store
+from torch.distributed.rendezvous import rendezvous
+
+from lcprune.errors import PeerError, SetupError
+
+Parallel = Literal["data", "layers", "both"]
+
+LAYERS, REPLICAS = "layers", "replicas"
+"""Dimensions of the grid."""
+TIMEOUT_S = 120.0
+"""How long a rank waits for another one, unless the user says."""
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those that train together."""
+
+    rank: int
+    stages: int
+    replicas: int
+    device: torch.device
+    mesh: DeviceMesh
+    store: Store
+    """Where processes leave word for one another; torchrun keeps it."""
+    timeout_s: float
+
+    @property
+    def size(self) -> int:
+        """Processes in all."""
+        return self.stages * self.replicas
+
+    @property
+    def stage(self) -> int:
+        """Which part of the layers this process holds, from 0."""
+        return self.rank // self.replicas
+
+    @property
+    def replica(self) -> int:
+        """Which share of every batch is its, from 0."""
+        return self.rank % self.replicas
+
+    @property
+    def timeout(self) -> timedelta:
+        """How long it waits for another one."""
+        return timedelta(seconds=self.timeout_s)
+
+    @property
+    def replica_group(self) -> ProcessGroup:
+        """The processes that hold the same layers."""
+        return self.mesh.get_group(REPLICAS)
+
+    @property
+    def layer_group(self) -> ProcessGroup:
+        """The processes that have the same share of a batch, shallow layers first."""
+        return self.mesh.get_group(LAYERS)
+
+    def rank_of(self, stage: int) -> int:
+        """The rank that holds another stage of the same replica."""
+        return stage * self.replicas + self.replica
+
+
+def is_launched() -> bool:
+    """Whether torchrun, or what does as it does, started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+
+
+def is_writer() -> bool:
+    """Whether this process writes files and speaks to the user."""
+    return not is_launched() or os.environ["RANK"] == "0"
+
+
+def restarts() -> int:
+    """How often torchrun has started these processes again."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def start(parallel: Parallel, groups: int, device: torch.device, timeout_s: float = TIMEOUT_S) -> World:
+    """Meets the other processes.
+
+    Args:
+        parallel: What is divided: batches, layers, or both.
+        groups: Layer groups of the network.
+        device: What kind to train on; of CUDA devices each process on a machine takes its own.
+        timeout_s: How long to wait for another process, at any time.
+
+    Raises:
+        SetupError: If there are more processes than can be used.
+        PeerError: If the others do not come.
+    """
+    size = int(os.environ["WORLD_SIZE"])
+    stages = _stages(parallel, size, groups)
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    try:
+        store, rank, _ = next(rendezvous("env://", timeout=timedelta(seconds=timeout_s)))
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout_s))
+        mesh = init_device_mesh(device.type, (stages, size // stages), mesh_dim_names=(LAYERS, REPLICAS))
+    except RuntimeError as error:
+        raise PeerError(
+            f"the {size} processes did not find each other: {str(error).splitlines()[0]}",
+            "look at the address that torchrun was given, and at the network between the machines",
+        ) from None
+    return World(rank, stages, size // stages, device, mesh, store, timeout_s)
+
+
+def stop() -> None:
+    """Leaves the others; without meaning where there are none."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _stages(parallel: Parallel, size: int, groups: int) -> int:
+    """In how many parts the layers are divided."""
+    if parallel == "data":
+        return 1
+    if parallel == "layers":
+        if size > groups:
+            raise SetupError(
+                f"{size} processes cannot share {groups} layer groups",
+                f"start {groups} or fewer, or divide batches as well: --parallel both",
+            )
+        return size
+    stages = max(n for n in range(1, min(groups, max(1, size // 2)) + 1) if size % n == 0)
+    if stages == 1:
+        raise SetupError(
+            f"{size} processes are no grid of layers and replicas for {groups} layer groups",
+            "start 4, 6 or 8, or divide only one of both: --parallel data, --parallel layers",
+        )
+    return stages

@@ -1,0 +1,32 @@
+"""What a network says of a split, for every exit."""
+
+import torch
+from torch import Tensor
+
+from lcprune.data.loaders import eval_batches
+from lcprune.data.sources import Split
+from lcprune.models import Network
+from lcprune.training.freezing import modes_of, restore_modes
+
+EVAL_BATCH = 500
+EVAL_PIXELS = EVAL_BATCH * 64 * 64
+"""Of all images in a batch, at most: larger images come fewer at a time."""
+
+
+def predict_logits(network: Network, split: Split, device: torch.device, channels_last: bool) -> Tensor:
+    """Logits of every exit in eval mode on the CPU, ``(K, N, classes)`` float32; the mode is put back."""
+    modes = modes_of(network)  # frozen groups have another one than the rest
+    network.eval()
+    with torch.inference_mode():
+        batches = [
+            torch.stack(network(images)).float().cpu()
+            for images, _ in eval_batches(split, eval_batch(split), device, channels_last)
+        ]
+    restore_modes(modes)
+    return torch.cat(batches, dim=1)
+
+
+def eval_batch(split: Split) -> int:
+    """Images of `split` that a device holds at a time."""
+    height, width = (int(side) for side in split.images.shape[2:])
+    return max(1, min(EVAL_BATCH, EVAL_PIXELS // (height * width)))

@@ -1,0 +1,56 @@
+"""Several processes for one test."""
+
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+STARTER = """
+import importlib.util, pickle, sys, warnings
+from datetime import timedelta
+from pathlib import Path
+import torch
+import torch.distributed as dist
+warnings.simplefilter("error")
+warnings.filterwarnings("ignore", category=DeprecationWarning)
+file, name, rank, size, folder = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), Path(sys.argv[5])
+torch.set_num_threads(1)
+spec = importlib.util.spec_from_file_location("work", file)
+work = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(work)
+store = dist.FileStore(str(folder / "store"), size)
+dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=90))
+result = getattr(work, name)()
+(folder / f"{rank}.pickle").write_bytes(pickle.dumps(result))
+dist.barrier()
+dist.destroy_process_group()
+"""
+
+Ranks = Callable[[Callable[[], Any], int], list[Any]]
+
+
+@pytest.fixture(scope="session")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
+    """``ranks(work, 2)``: what ``work()``, a function of a test module, gives in each of two processes of a group."""
+
+    def start(work: Callable[[], Any], size: int) -> list[Any]:
+        folder: Path = tmp_path_factory.mktemp(work.__name__)
+        file = sys.modules[work.__module__].__file__ or ""
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-c", STARTER, file, work.__name__, str(rank), str(size), str(folder)],
+                stderr=subprocess.PIPE,
+                text=True,
+                env={"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"},
+            )
+            for rank in range(size)
+        ]
+        errors = [process.communicate(timeout=240)[1] for process in started]
+        assert [process.returncode for process in started] == [0] * size, "\n".join(errors)
+        return [pickle.loads((folder / f"{rank}.pickle").read_bytes()) for rank in range(size)]
+
+    return start
