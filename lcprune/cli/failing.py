@@ -29,8 +29,15 @@ def _reported(error: LcpruneError, as_json: bool) -> typer.Exit:
         content = {"kind": error.kind, "problem": error.problem, "fix": error.fix}
         typer.echo(json.dumps({"error": content}))
     else:
-        typer.echo(str(error) if isinstance(error, Interrupted) else f"error: {error}", err=True)
+        typer.echo(printable(str(error) if isinstance(error, Interrupted) else f"error: {error}"), err=True)
     return typer.Exit(error.exit_code)
+
+
+def printable(text: str) -> str:
+    """`text` with control characters written out: names of files may hold some, and a terminal obeys them."""
+    return "".join(
+        sign if sign.isprintable() or sign == "\n" else sign.encode("unicode_escape").decode() for sign in text
+    )
 
 
 def _tells(error: LcpruneError) -> bool:

@@ -8,7 +8,7 @@ import typer
 from lcprune.cli.choices import Device, PaperDataset, PaperPart, Scale
 from lcprune.cli.failing import torch_needed, user_errors
 from lcprune.cli.options import LATEST, DataRoot, Json, Overrides, Quiet, Run, TrainingDevice, data_root_or_default
-from lcprune.cli.output import display, notice, show
+from lcprune.cli.output import display, is_silent, notice, show
 
 
 def report(
@@ -63,5 +63,8 @@ def reproduce(
             device=device.value,
             overrides=tuple(overrides or ()),
         )
+        if is_silent(quiet=False):  # the first of torchrun's processes makes the table
+            pipeline.help_reproduce(request, display=display(quiet=True), notice=notice(quiet))
+            return
         result = pipeline.reproduce(request, display=display(quiet), notice=notice(quiet))
         show(result, tables.reproduction_table(result), as_json, quiet)

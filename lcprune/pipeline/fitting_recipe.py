@@ -51,6 +51,8 @@ class _Plan:
     epochs: int
     steps: int
     pretrained: bool
+    from_file: bool
+    """Whether pretrained weights are the user's own: maybe of few images, and so to be changed by more."""
     imported: bool
     """Whether the trunk is torchvision's or the user's own."""
 
@@ -110,7 +112,8 @@ def _plan(found: Survey, wanted: Wanted) -> _Plan:
     per_epoch = max(1, training // batch)
     epochs = _clipped(1_500 / per_epoch, 3, 20) if pretrained else _clipped(4_000 / per_epoch, 10, 60)
     size = wanted.image_size or _image_size(trunk, _typical_px(found), pretrained)
-    return _Plan(trunk, size, val, test, batch, epochs, epochs * per_epoch, pretrained, imported)
+    from_file = wanted.weights not in ("none", "default")
+    return _Plan(trunk, size, val, test, batch, epochs, epochs * per_epoch, pretrained, from_file, imported)
 
 
 def _check_weights(trunk: str, weights: str) -> None:
@@ -239,7 +242,7 @@ def _faults(found: Survey) -> Iterator[Choice]:
 
 def _augmentation(plan: _Plan) -> Iterator[Choice]:
     mirrored = "Where left and right matter, as in letters or road signs, write crop."
-    if plan.pretrained:
+    if plan.pretrained and plan.size > SMALL_PX:  # of smaller ones a random part shows too little
         yield Choice("augment", "resized_crop", f"A random part of every image, mirrored at random. {mirrored}")
         return
     why = f"Every image is shifted by up to `pad` pixels and mirrored at random. {mirrored}"
@@ -328,7 +331,7 @@ def _train(plan: _Plan) -> Iterator[Choice]:
         "validation images still rises in the end, double it."
     )
     yield Choice("epochs", plan.epochs, why)
-    highest = 0.02 if plan.pretrained else 0.2 if plan.trunk == "vgg" else 0.1
+    highest = 0.05 if plan.from_file else 0.02 if plan.pretrained else 0.2 if plan.trunk == "vgg" else 0.1
     why = "The highest rate, for this batch_size; halve it with half the batch, or if the loss does not fall."
     yield Choice("lr", float(f"{highest * plan.batch / 128:.2g}"), why)
     yield Choice("schedule", "one_cycle")

@@ -40,9 +40,10 @@ def meeting(together: Together | None, groups: int, device: torch.device) -> Ite
         return
     world = worlds.start(together.parallel, groups, device, together.timeout_s)
     try:
-        yield world
+        with world.heartbeat.watched():
+            yield world
     finally:
-        worlds.stop()
+        worlds.stop(world)
 
 
 def agreed_folder(world: World | None, make: Callable[[], Path]) -> Path:

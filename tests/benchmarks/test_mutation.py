@@ -67,6 +67,9 @@ def test_the_tables() -> None:
 
 def test_the_tables_are_those_of_the_results() -> None:
     page = mutation.PAGE.read_text(encoding="utf-8")
+    if not mutation.RESULT.exists():
+        assert "| module | changes |" not in page
+        return
     result = json.loads(mutation.RESULT.read_text(encoding="utf-8"))
     assert mutation.with_tables(page, result) == page
 

@@ -108,6 +108,7 @@ def test_a_batch_is_a_function_of_seed_and_step_whoever_makes_it(photos: Path, a
 def test_a_random_part_is_taken_of_the_whole_image(photos: Path) -> None:
     images = read(photos, crop="center", resize=9, augment="resized_crop").train.images
     assert isinstance(images, FileImages)  # memory would hold the middle alone
+    assert isinstance(read(photos, augment="resized_crop").train.images, np.ndarray)  # which is all, without a crop
     assert images.read(0)[1].shape == (3, 9, 12)  # 12 x 16 scaled to a shorter side of 9
     assert images[0].shape == (3, 8, 8)
 

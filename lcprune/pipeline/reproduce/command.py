@@ -1,9 +1,12 @@
 """``lcprune reproduce``: what is missing is trained, then the table is read, written and handed back."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from lcprune import runs
 from lcprune.errors import RecipeError
@@ -158,8 +161,15 @@ def _outcomes(
         for run in target.runs
     }
     cells = list(dict.fromkeys(cell for of_run in wanted.values() for cell in of_run))
+    _take_own_gpu()
     done = dict(zip(cells, complete(cells, place), strict=True))
     return {key: [done[cell] for cell in of_run] for key, of_run in wanted.items()}
+
+
+def _take_own_gpu() -> None:
+    """Of the processes that torchrun started on a machine, each takes another GPU, as far as there are enough."""
+    if "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
 
 
 def _rows(

@@ -15,7 +15,6 @@ from lcprune.data.sources import Split
 from lcprune.models import Network
 from lcprune.training.checkpoint import TrainingState, restore
 from lcprune.training.freezing import modes_of, restore_modes
-from lcprune.training.parallel.heartbeat import Heartbeat
 from lcprune.training.parallel.layers import LayerParallel
 from lcprune.training.parallel.parts import Packed, gather, pack, unpack
 from lcprune.training.parallel.replicas import Replicas
@@ -34,7 +33,6 @@ class Crew:
         world: World,
         held: tuple[range, ...],
         replicas: Replicas,
-        heartbeat: Heartbeat,
         make_whole: Callable[[], TrainingState],
         staleness: int = 0,
     ) -> None:
@@ -44,14 +42,12 @@ class Crew:
             world: All of them.
             held: Layer groups of every stage.
             replicas: Those that hold the same layers as this one.
-            heartbeat: Names who is gone.
             make_whole: A fresh state of the whole network, for a checkpoint.
             staleness: Of layer parallel training.
         """
         self._world = world
         self._held = held
         self._replicas = replicas
-        self._heartbeat = heartbeat
         self._make_whole = make_whole
         self._lag = VOTE_LAG + staleness
         self._votes: deque[tuple[dist.Work | None, Tensor]] = deque()
@@ -120,7 +116,7 @@ class Crew:
 
     def watched(self) -> AbstractContextManager[None]:
         """See `Ranks`."""
-        return self._heartbeat.watched()
+        return self._world.heartbeat.watched()
 
     def close(self) -> None:
         """Waits for what is under way."""

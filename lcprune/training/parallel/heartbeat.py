@@ -3,7 +3,7 @@
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch.distributed as dist
@@ -19,12 +19,14 @@ PATIENCE_S = 2.0
 class Heartbeat:
     """A thread that says that this process lives, and asks who of the others does."""
 
-    def __init__(self, store: Store, rank: int, size: int, name: Callable[[int], str]) -> None:
-        """`store` belongs to this object alone; `name` says who a rank is, for a message."""
+    def __init__(self, store: Store, rank: int, size: int) -> None:
+        """`store` is one that all processes reach."""
+        self.names = [f"rank {number}" for number in range(size)]
+        """Who each is, for a message."""
         self._store = store
+        self._own_store = store.clone()  # a connection for the thread, because another one may be waiting
         self._rank = rank
         self._size = size
-        self._name = name
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
@@ -58,7 +60,7 @@ class Heartbeat:
         fix = "start the same torchrun command with: lcprune resume"
         if not gone:
             return PeerError(f"the other processes do not answer: {str(error).splitlines()[0]}", fix)
-        who = ", ".join(self._name(rank) for rank in gone)
+        who = ", ".join(self.names[rank] for rank in gone)
         alive = [rank for rank in range(self._size) if rank not in gone]
         return PeerError(f"{who} is gone; the last checkpoint stays", fix, speaks=self._rank == alive[0])
 
@@ -74,7 +76,7 @@ class Heartbeat:
     def _beat(self) -> None:
         while not self._ended.wait(PULSE_S):
             try:
-                self._store.add(f"pulse/{self._rank}", 1)
+                self._own_store.add(f"pulse/{self._rank}", 1)
             except RuntimeError:  # the store is gone, and torchrun with it
                 return
 

@@ -16,7 +16,6 @@ from lcprune.training.methods.local_exits import stages_of
 from lcprune.training.parallel.balance import balanced, given, measured_costs_s
 from lcprune.training.parallel.batch_norm import reduce_statistics
 from lcprune.training.parallel.crew import Crew
-from lcprune.training.parallel.heartbeat import Heartbeat
 from lcprune.training.parallel.layers import LayerParallel, Links
 from lcprune.training.parallel.messages import HEADER_BYTES, Form, Neighbour, Receiver, Sender
 from lcprune.training.parallel.parts import part_of
@@ -100,22 +99,15 @@ def join(
     network = whole.network
     replicas = Replicas(world.replica_group, world.device)
     shared = replicas.size > 1
-    if shared:
-        reduce_statistics(network, world.replica_group)
     rows = replicas.rows(recipe.data.batch_size)
     samples = rows.stop - rows.start
     held = _divided(world, network, (samples, *image_shape), groups_per_rank)
+    if shared:
+        reduce_statistics(network, world.replica_group)  # from here on, no process runs it alone
     division = Division(held, _bytes_sent(world, recipe, network, image_shape, held, samples))
 
-    def name(rank: int) -> str:
-        groups = held[rank // world.replicas]
-        numbers = f"layer group {groups.start + 1}"
-        if len(groups) > 1:
-            numbers = f"layer groups {groups.start + 1} to {groups.stop}"
-        return f"rank {rank} ({numbers})"
-
-    heartbeat = Heartbeat(world.store, world.rank, world.size, name)
-    crew = Crew(world, held, replicas, heartbeat, make_whole, staleness)
+    world.heartbeat.names = [_name(rank, held[rank // world.replicas]) for rank in range(world.size)]
+    crew = Crew(world, held, replicas, make_whole, staleness)
     wrap = replicas.wrap if shared else as_it_is
     if world.stages == 1:
         return Team(build_method(recipe, network, iterations, wrap=wrap), whole, crew, division)
@@ -123,7 +115,7 @@ def join(
     method = LayerParallel(
         network,
         held[world.stage],
-        _links(world, recipe, network, image_shape, held, samples, staleness, name),
+        _links(world, recipe, network, image_shape, held, samples, staleness),
         loss,
         staleness=staleness,
         update_every=recipe.critics.update_every,
@@ -135,6 +127,12 @@ def join(
     state = part_of(whole, recipe, held[world.stage])
     crew.method = method
     return Team(method, state, crew, division)
+
+
+def _name(rank: int, groups: range) -> str:
+    if len(groups) == 1:
+        return f"rank {rank} (layer group {groups.start + 1})"
+    return f"rank {rank} (layer groups {groups.start + 1} to {groups.stop})"
 
 
 def _divided(
@@ -180,7 +178,6 @@ def _links(
     held: tuple[range, ...],
     samples: int,
     staleness: int,
-    name: Callable[[int], str],
 ) -> Links:
     """Connections with the stages before and behind."""
     forms = _forms(recipe, network, image_shape, samples, world.device)
@@ -193,9 +190,17 @@ def _links(
             pair = [stage * world.replicas + replica, (stage + 1) * world.replicas + replica]
             groups = dist.new_group(pair), dist.new_group(pair)  # forward and back
             if world.rank == pair[0]:
-                behind = [Neighbour(pair[1], name(pair[1]), group) for group in groups if not isinstance(group, int)]
+                behind = [
+                    Neighbour(pair[1], world.heartbeat.names[pair[1]], group)
+                    for group in groups
+                    if not isinstance(group, int)
+                ]
             if world.rank == pair[1]:
-                before = [Neighbour(pair[0], name(pair[0]), group) for group in groups if not isinstance(group, int)]
+                before = [
+                    Neighbour(pair[0], world.heartbeat.names[pair[0]], group)
+                    for group in groups
+                    if not isinstance(group, int)
+                ]
     own = held[world.stage]
     return Links(
         hidden_in=None if before is None else Receiver(world, before[0], forms[own.start - 1], depth),

@@ -14,10 +14,10 @@ import torch
 import torch.distributed as dist
 from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
 from lcprune.errors import PeerError, SetupError
+from lcprune.training.parallel.heartbeat import Heartbeat
 
 Parallel = Literal["data", "layers", "both"]
 
@@ -36,8 +36,8 @@ class World:
     replicas: int
     device: torch.device
     mesh: DeviceMesh
-    store: Store
-    """Where processes leave word for one another; torchrun keeps it."""
+    heartbeat: Heartbeat
+    """Names a process that is gone."""
     timeout_s: float
 
     @property
@@ -118,13 +118,15 @@ def start(parallel: Parallel, groups: int, device: torch.device, timeout_s: floa
             f"the {size} processes did not find each other: {str(error).splitlines()[0]}",
             "look at the address that torchrun was given, and at the network between the machines",
         ) from None
-    return World(rank, stages, size // stages, device, mesh, store, timeout_s)
+    heartbeat = Heartbeat(store, rank, size)
+    heartbeat.start()
+    return World(rank, stages, size // stages, device, mesh, heartbeat, timeout_s)
 
 
-def stop() -> None:
-    """Leaves the others; without meaning where there are none."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
+def stop(world: World) -> None:
+    """Leaves the others."""
+    world.heartbeat.stop()
+    dist.destroy_process_group()
 
 
 def _stages(parallel: Parallel, size: int, groups: int) -> int:
