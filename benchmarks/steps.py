@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -18,15 +19,16 @@ from torchvision import transforms
 
 from benchmarks.networks import MEAN, STD, make_network, memory_format
 from benchmarks.timing import Side
-from lcprune.data.loaders import TrainLoader
+from lcprune.data.loaders import Loader, TrainLoader
 from lcprune.data.sources import Split
 from lcprune.models import Network
 from lcprune.recipe import Recipe
 from lcprune.training import precision
 from lcprune.training.checkpoint import TrainingState
 from lcprune.training.loop import Evaluation, LoggedStep, Plan, fit
-from lcprune.training.methods import build_method
+from lcprune.training.methods import Method, build_method
 from lcprune.training.optim import build_optimizers
+from lcprune.training.ranks import Alone, Ranks
 from lcprune.training.step import GRAPH_WARMUP, compile_parts
 
 ITEM_EVERY = 20
@@ -40,39 +42,33 @@ class Ours:
 
     def __init__(self, recipe: Recipe, split: Split, device: torch.device) -> None:
         """Puts the images of `split` on the device, as a run does."""
-        data, train = recipe.data, recipe.train
-        loader = TrainLoader(
-            split,
-            batch_size=data.batch_size,
-            augment=data.augment,
-            pad=data.pad,
-            seed=train.seed,
-            device=device,
-            channels_last=train.channels_last,
-            flip=data.flip,
-        )
+        train = recipe.train
         # The loop records its step anew each time that it is called, which a run does once.
         self._before = [GRAPH_WARMUP + 1] if train.cuda_graph and device.type == "cuda" else []
-        nothing = Split(split.images[:0], split.labels[:0])
         network = make_network(recipe, device)
-        self._state = TrainingState(network, build_optimizers(recipe, network))
-        self._method = build_method(recipe, network)
+        state = TrainingState(network, build_optimizers(recipe, network))
+        method = build_method(recipe, network)
         if train.compile:
-            compile_parts(self._method)
-        self._plan = Plan(
-            recipe=recipe,
-            iterations=train.iterations or 0,
-            loader=loader,
-            held_out=nothing,
-            held_out_name="val",
-            checkpoints=Path("never written"),
-            device=device,
-            surroundings={},
-        )
+            compile_parts(method)
+        self._loop = Loop(plan_of(recipe, loader_of(recipe, split, device), device, Alone()), method, state)
 
     def __call__(self, steps: int) -> float:
         """See `Side`."""
         return self.laps([*self._before, steps])[-1]
+
+    def laps(self, steps: Sequence[int]) -> list[float]:
+        """Trains for the sum of `steps` in one go; the seconds of each stretch."""
+        return self._loop.laps(steps)
+
+
+class Loop:
+    """`fit` with a plan, so many steps at a time."""
+
+    def __init__(self, plan: Plan, method: Method, state: TrainingState) -> None:
+        """The plan must not come to its end, nor to an evaluation or a checkpoint."""
+        self._plan = plan
+        self._method = method
+        self._state = state
 
     def laps(self, steps: Sequence[int]) -> list[float]:
         """Trains for the sum of `steps` in one go; the seconds of each stretch."""
@@ -82,6 +78,38 @@ class Ours:
         except _EnoughError:
             return clock.seconds
         raise ValueError("the recipe is too short to be measured")
+
+
+def loader_of(recipe: Recipe, split: Split, device: torch.device, rows: slice | None = None) -> TrainLoader:
+    """Batches as a run has them; `rows` of each, or all."""
+    data, train = recipe.data, recipe.train
+    return TrainLoader(
+        split,
+        batch_size=data.batch_size,
+        augment=data.augment,
+        pad=data.pad,
+        seed=train.seed,
+        device=device,
+        channels_last=train.channels_last,
+        flip=data.flip,
+        rows=rows,
+    )
+
+
+def plan_of(recipe: Recipe, loader: Loader, device: torch.device, ranks: Ranks) -> Plan:
+    """Of a training that holds out no images and writes nothing."""
+    nothing = Split(np.zeros((0, 1, 1, 1), np.uint8), np.zeros(0, np.int64))
+    return Plan(
+        recipe=recipe,
+        iterations=recipe.train.iterations or 0,
+        loader=loader,
+        held_out=nothing,
+        held_out_name="val",
+        checkpoints=Path("never written"),
+        device=device,
+        surroundings={},
+        ranks=ranks,
+    )
 
 
 class _EnoughError(Exception):

@@ -5,6 +5,13 @@ from contextlib import contextmanager
 from typing import ClassVar
 
 
+def printable(text: str) -> str:
+    """`text` with control characters written out: names of files may hold some, and a terminal obeys them."""
+    return "".join(
+        sign if sign.isprintable() or sign == "\n" else sign.encode("unicode_escape").decode() for sign in text
+    )
+
+
 class LcpruneError(Exception):
     """An error that the user can mend; the CLI prints it without a traceback.
 

@@ -29,3 +29,8 @@ def test_only_a_missed_budget_and_an_interruption_have_exit_codes_of_their_own(
 def test_every_kind_has_a_name_of_its_own() -> None:
     kinds = [error.kind for error in children(errors.LcpruneError)]
     assert len(set(kinds)) == len(kinds)
+
+
+def test_what_can_be_printed_stays() -> None:
+    assert errors.printable("größe \u96ea <b>\n  fix: x") == "größe \u96ea <b>\n  fix: x"
+    assert errors.printable("a\tb\r\udcff") == r"a\tb\r\udcff"

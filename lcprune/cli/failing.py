@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import typer
 
-from lcprune.errors import Interrupted, LcpruneError, PeerError, SetupError
+from lcprune.errors import Interrupted, LcpruneError, PeerError, SetupError, printable
 
 
 @contextmanager
@@ -31,13 +31,6 @@ def _reported(error: LcpruneError, as_json: bool) -> typer.Exit:
     else:
         typer.echo(printable(str(error) if isinstance(error, Interrupted) else f"error: {error}"), err=True)
     return typer.Exit(error.exit_code)
-
-
-def printable(text: str) -> str:
-    """`text` with control characters written out: names of files may hold some, and a terminal obeys them."""
-    return "".join(
-        sign if sign.isprintable() or sign == "\n" else sign.encode("unicode_escape").decode() for sign in text
-    )
 
 
 def _tells(error: LcpruneError) -> bool:

@@ -54,5 +54,5 @@ def whole_numbers(option: str, text: str) -> tuple[int, ...]:
     """
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise LcpruneError(f"{option} {text} is no list of numbers from 1 up", f"write such as {option} 1,3")
+        raise LcpruneError(f"{option} {text} is no list of numbers from 1 up", f"write numbers, such as {option} 1,3")
     return tuple(int(part) for part in parts)

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.optim.swa_utils import AveragedModel
 
@@ -99,6 +100,10 @@ def run(job: Job, loader: Loader, display: Display, notice: Notice) -> Trained:
     torch.manual_seed(recipe.train.seed)
     surroundings = surroundings_of(recipe, device, _processes(job))
     _restore(folder, state, surroundings, notice)
+    if job.world is not None and job.world.rank:  # dropout in one process is not that of another
+        torch.manual_seed(
+            int(np.random.SeedSequence([recipe.train.seed, state.step, job.world.rank]).generate_state(1)[0])
+        )
     if state.step == 0:
         _whiten(job.network, dataset)
     if state.step > iterations:
@@ -133,10 +138,10 @@ def run(job: Job, loader: Loader, display: Display, notice: Notice) -> Trained:
         if isinstance(loader, StreamLoader):
             loader.close()
     found_on_the_way = loader.skipped if isinstance(loader, StreamLoader) else ()
-    bad_images = (*dataset.skipped, *found_on_the_way)
-    if ranks.is_writer:
-        _tell_of_bad_images(folder, bad_images, notice)
     with ranks.watched():
+        bad_images = ranks.together((*dataset.skipped, *found_on_the_way))
+        if ranks.is_writer:
+            _tell_of_bad_images(folder, bad_images, notice)
         trained = finish(folder, plan, state, dataset, notice)
         ranks.close()
     return replace(trained, bad_images=bad_images)

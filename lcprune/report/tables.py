@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, TextIO
 
+from rich import markup
 from rich.console import Console, Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 
+from lcprune.errors import printable
 from lcprune.report import reproduction
 
 NOT_KNOWN = "-"
@@ -16,6 +17,11 @@ MOST_NAMED = 5
 LEAST_SHOWN_PCT = 1.0  # points between accuracy and balanced accuracy, from which on both are worth a column
 UNBOUNDED = 10_000
 """Columns off a terminal: paths must come out whole."""
+
+
+def escape(text: str) -> str:
+    """A name from elsewhere as plain text: rich takes none of it for markup, and a terminal obeys none of it."""
+    return markup.escape(printable(text))
 
 
 def print_table(table: RenderableType, file: TextIO) -> None:

@@ -1,5 +1,6 @@
 """What the processes of a training answer together; one alone answers for itself."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
@@ -52,6 +53,10 @@ class Ranks(Protocol):
         """Inside, a process that is gone is named."""
         ...
 
+    def together(self, names: Sequence[str]) -> tuple[str, ...]:
+        """All names that any process knows, each once, in order."""
+        ...
+
     def close(self) -> None:
         """Waits for what is under way; the last question of all."""
         ...
@@ -93,6 +98,10 @@ class Alone:
     def watched(self) -> AbstractContextManager[None]:
         """See `Ranks`."""
         return nullcontext()
+
+    def together(self, names: Sequence[str]) -> tuple[str, ...]:
+        """See `Ranks`."""
+        return tuple(names)
 
     def close(self) -> None:
         """See `Ranks`."""

@@ -163,3 +163,11 @@ def test_arguments_that_do_not_fit_are_refused() -> None:
         scores(np.zeros((2, 0, 3), dtype=np.float32))
     with pytest.raises(ValueError, match="shorter"):
         scores(np.zeros((2, 1, 3), dtype=np.float32), "margin", (1.0,))
+
+
+def test_classes_alone_are_those_of_the_scores_in_type_and_precision() -> None:
+    """Logits in float64 are seen as onnxruntime sees them: in float32 these two are equal, and the first one wins."""
+    logits = np.array([[[1.0, 1.0 + 1e-12], [0.0, 1.0]]])
+    found = predicted_classes(logits)
+    assert found.dtype == np.int64
+    assert found.tolist() == scores(logits)[1].tolist() == [[0, 1]]

@@ -5,8 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lcprune.cli.failing import printable
-
 
 def test_a_terminal_gets_no_control_characters(here: Path, cli: Callable[..., Any]) -> None:
     name = "red\x1b[31m\x07.yaml"
@@ -16,8 +14,3 @@ def test_a_terminal_gets_no_control_characters(here: Path, cli: Callable[..., An
     assert r"error: red\x1b[31m\x07.yaml " in result.stderr
     assert not {"\x1b", "\x07"} & set(result.stderr)
     assert name in json.loads(cli("validate", name, "--json").stdout)["error"]["problem"]
-
-
-def test_what_can_be_printed_stays() -> None:
-    assert printable("größe \u96ea <b>\n  fix: x") == "größe \u96ea <b>\n  fix: x"
-    assert printable("a\tb\r\udcff") == r"a\tb\r\udcff"

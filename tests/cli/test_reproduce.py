@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import typer
 
 from lcprune.cli import app
@@ -48,6 +49,22 @@ def test_runs_are_shown_on_stderr_and_results_on_stdout(here: Path, cli: Cli) ->
     assert again.stderr == ""  # the run is there already
     assert "written: reproduce/tiny/figure3.json, " in again.stdout
     assert "  data.source of cifar10: digits here, cifar10 in the paper" in again.stdout
+
+
+def test_of_several_processes_all_train_and_the_first_alone_makes_the_table(
+    here: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["reproduce", "figure3", "--scale", "tiny", "--set", "train.iterations=2", "--device", "cpu"]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    helped = cli(*arguments)
+    assert (helped.exit_code, helped.stdout) == (0, ""), helped.stderr
+    assert helped.stderr.startswith("run 1 of 1: lc_3 on digits, seed 0\nrun folder: ")
+    assert not (here / "reproduce" / "tiny" / "figure3.json").exists()
+    monkeypatch.setenv("RANK", "0")
+    first = cli(*arguments)
+    assert (first.exit_code, first.stderr) == (0, "")  # the run is there already
+    assert "written: reproduce/tiny/figure3.json, " in first.stdout
 
 
 def test_wrong_usage(here: Path, cli: Cli) -> None:

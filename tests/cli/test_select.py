@@ -142,7 +142,7 @@ def test_only_some_exits(shaped_run: Shaped, cli: Cli, refused: Refused) -> None
     for wrong in ("0", "a", "1,,2", "²", "-1"):
         error = refused("select", f"--exits={wrong}")
         assert error["problem"] == f"--exits {wrong} is no list of numbers from 1 up"
-        assert error["fix"] == "write their numbers, such as --exits 1,3"
+        assert error["fix"] == "write numbers, such as --exits 1,3"
 
 
 @pytest.mark.parametrize("minimize", ["macs", "params", "latency", "size"])

@@ -86,7 +86,8 @@ def test_images_are_enlarged_for_a_network_that_would_leave_one_pixel(px: int, m
 def test_weights_of_ones_own_are_changed_by_more_and_small_images_are_shown_whole(tmp_path: Path) -> None:
     (tmp_path / "w.safetensors").touch()
     small, large = (chosen(found(px=px), model="resnet18", weights=str(tmp_path / "w.safetensors")) for px in (64, 96))
-    assert (small.data.augment, small.data.pad, small.train.lr) == ("crop_flip", 8, 0.05 * small.data.batch_size / 128)
+    assert (small.data.augment, small.data.pad) == ("crop_flip", 8)
+    assert small.train.lr == pytest.approx(0.05 * small.data.batch_size / 128, rel=0.05)  # two digits
     assert (large.data.augment, large.train.lr) == ("resized_crop", small.train.lr)
 
 

@@ -176,6 +176,12 @@ def test_costs_that_were_not_measured() -> None:
     assert lines[2] == "all exits in cascade: 1.50M MACs, 150.0 % of main"
 
 
+def test_names_are_neither_markup_nor_orders_to_a_terminal() -> None:
+    image = {"image": "a\x1b[31m.png", "class": "[red]\x07b[/red]", "confidence": 1.0}
+    line = printed(tables.prediction_table({"kind": "submodel", "images": [image]}))[1]
+    assert line.split() == [r"a\x1b[31m.png", r"[red]\x07b[/red]", "1.0000"]
+
+
 def test_off_a_terminal_long_names_come_out_whole() -> None:
     path = "/a folder/" * 40
     image = {"image": path, "class": "a", "confidence": 1.0}

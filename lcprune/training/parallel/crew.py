@@ -1,7 +1,7 @@
 """The processes that train together, as the training loop asks them (`Ranks`)."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from itertools import chain
 from typing import Any
@@ -117,6 +117,12 @@ class Crew:
     def watched(self) -> AbstractContextManager[None]:
         """See `Ranks`."""
         return self._world.heartbeat.watched()
+
+    def together(self, names: Sequence[str]) -> tuple[str, ...]:
+        """See `Ranks`."""
+        everyone: list[Sequence[str]] = [()] * self._world.size
+        dist.all_gather_object(everyone, names)
+        return tuple(sorted(set(chain(*everyone))))
 
     def close(self) -> None:
         """Waits for what is under way."""

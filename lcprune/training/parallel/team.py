@@ -58,6 +58,7 @@ def refuse_what_cannot_be_divided(recipe: Recipe, world: World) -> None:
     refused = {
         "train.method": (train.method != "local_critic", "local_critic"),
         "critics.distill": (critics.distill > 0, "0"),
+        "train.average": (train.average > 0, "0"),
         "train.compile": (train.compile, "false"),
         "train.cuda_graph": (train.cuda_graph, "false"),
         "train.overlap": (train.overlap, "false"),

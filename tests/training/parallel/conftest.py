@@ -1,5 +1,6 @@
 """Several processes for one test."""
 
+import os
 import pickle
 import subprocess
 import sys
@@ -45,7 +46,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
                 [sys.executable, "-c", STARTER, file, work.__name__, str(rank), str(size), str(folder)],
                 stderr=subprocess.PIPE,
                 text=True,
-                env={"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"},
+                env={**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"},
             )
             for rank in range(size)
         ]
