@@ -66,8 +66,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     myself = [sys.executable, "-m", "benchmarks.imagenet", "--out", str(out)]
     batches = ["--batches", str(options.batches)]
     tried = [("images", number) for number in options.workers] + [("few", options.workers[-1])]
+    source = provenance("benchmarks.imagenet", seed=0)
+    source["command"] = source["command"].replace(str(out), "FOLDER")
     return {
-        **provenance("benchmarks.imagenet", seed=0),
+        **source,
         "usable_cores": len(os.sched_getaffinity(0)),
         "files": {
             "classes": CLASSES,

@@ -30,7 +30,7 @@ TARGETS = {"lcprune/analysis": "tests/analysis", "lcprune/export/progressive.py"
 """What is changed, and the tests that are to notice."""
 COPIED = ("lcprune", "tests", "recipes", "benchmarks", "pyproject.toml", "README.md", "LICENSE")
 PYTEST = ("-q", "-p", "no:randomly", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:cov")
-TIMEOUT_S, TIMES = 5, 10
+TIMEOUT_S, TIMES = 3, 2
 """CPU time that a mutant may take, besides so many times what its tests take."""
 SURVIVED, KILLED, NO_TEST, TIMEOUT = 0, 1, 33, 36
 """Exit codes as mutmut keeps them."""

@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import shlex
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +15,7 @@ PACKAGES = ("torch", "torchvision", "onnx", "onnxruntime", "fvcore", "numpy")
 def provenance(module: str, seed: int) -> dict[str, Any]:
     """Command, seed, machine and versions; `module` is the benchmark, as in ``python -m``."""
     return {
-        "command": " ".join([f"python -m {module}", *sys.argv[1:]]),
+        "command": " ".join([f"python -m {module}", *map(shlex.quote, sys.argv[1:])]),
         "seed": seed,
         "machine": {
             "cpu": cpu_name(),

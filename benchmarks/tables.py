@@ -55,8 +55,11 @@ def speed() -> str:
 
 def losses() -> str:
     """What docs/methods.md shows."""
-    page = critic_losses.page(_read("critic_losses.json"))
-    return page.partition("\n")[2].strip() + "\n\nFrom `benchmarks/results/critic_losses.json`."
+    parts = []
+    for name in ("critic_losses.json", "critic_losses_screen.json"):
+        page = critic_losses.page(_read(name))
+        parts.append(page.partition("\n")[2].strip() + f"\n\nFrom `benchmarks/results/{name}`.")
+    return "\n\n".join(parts)
 
 
 def own_images() -> str:

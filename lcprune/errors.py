@@ -22,6 +22,8 @@ class LcpruneError(Exception):
 
     exit_code: ClassVar[int] = 1
     kind: ClassVar[str] = "error"
+    speaks: bool | None = None
+    """Of several processes that train together: whether this one tells the user; None: they have not agreed on it."""
 
     def __init__(self, problem: str, fix: str) -> None:
         super().__init__(problem, fix)
@@ -110,19 +112,9 @@ class Interrupted(LcpruneError):  # noqa: N818
 
 
 class PeerError(LcpruneError):
-    """Another process of the same training that is gone, late, or at another step.
-
-    Args:
-        problem: Who, and what of it.
-        fix: What to do about it.
-        speaks: Whether this process is the one that tells the user; all others end without a word.
-    """
+    """Another process of the same training that is gone, late, or at another step."""
 
     kind = "peer"
-
-    def __init__(self, problem: str, fix: str, *, speaks: bool = True) -> None:
-        super().__init__(problem, fix)
-        self.speaks = speaks
 
 
 class SetupError(LcpruneError):

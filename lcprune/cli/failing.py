@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import typer
 
-from lcprune.errors import Interrupted, LcpruneError, PeerError, SetupError, printable
+from lcprune.errors import Interrupted, LcpruneError, SetupError, printable
 
 
 @contextmanager
@@ -34,8 +34,11 @@ def _reported(error: LcpruneError, as_json: bool) -> typer.Exit:
 
 
 def _tells(error: LcpruneError) -> bool:
-    """Whether this process tells the user. Of several that torchrun started, one on each machine does."""
-    if isinstance(error, PeerError):
+    """Whether this process tells the user. Of several that torchrun started, one on each machine does.
+
+    Where they have met already, they agree on one.
+    """
+    if error.speaks is not None:
         return error.speaks
     return os.environ.get("RANK" if isinstance(error, Interrupted) else "LOCAL_RANK", "0") == "0"
 

@@ -25,7 +25,7 @@ from lcprune.pipeline.finish import Trained, finish
 from lcprune.pipeline.metrics import Recorder, loading_hint
 from lcprune.pipeline.stored import DataFacts
 from lcprune.pipeline.surroundings import surroundings_of
-from lcprune.pipeline.together import Together, write_division
+from lcprune.pipeline.together import Together, groups_before, processes, write_division
 from lcprune.recipe import Recipe
 from lcprune.training import averaging, checkpoint
 from lcprune.training.checkpoint import TrainingState
@@ -98,7 +98,7 @@ def run(job: Job, loader: Loader, display: Display, notice: Notice) -> Trained:
     iterations = iterations_of(recipe, loader.steps_per_epoch)
     state = _fresh_state(recipe, job.network, device)
     torch.manual_seed(recipe.train.seed)
-    surroundings = surroundings_of(recipe, device, _processes(job))
+    surroundings = surroundings_of(recipe, device, processes(job.world, job.together))
     _restore(folder, state, surroundings, notice)
     if job.world is not None and job.world.rank:  # dropout in one process is not that of another
         torch.manual_seed(
@@ -153,12 +153,6 @@ def _fresh_state(recipe: Recipe, network: Network, device: torch.device) -> Trai
     return TrainingState(network, build_optimizers(recipe, network), average=averaging.new_average(recipe, network))
 
 
-def _processes(job: Job) -> str:
-    if job.world is None or job.together is None:
-        return "1"
-    return f"{job.world.size} ({job.together.parallel}, staleness {job.together.staleness})"
-
-
 def _place(job: Job, state: TrainingState, iterations: int) -> tuple[Method, TrainingState, Ranks]:
     """What this process does, with what, and with whom."""
     if job.world is None or job.together is None:
@@ -175,7 +169,7 @@ def _place(job: Job, state: TrainingState, iterations: int) -> tuple[Method, Tra
         job.facts.image_shape,
         make_whole,
         iterations=iterations,
-        groups_per_rank=job.together.groups_per_rank,
+        groups_per_rank=job.together.groups_per_rank or groups_before(job.folder, job.world),
         staleness=job.together.staleness,
     )
     if team.ranks.is_writer:

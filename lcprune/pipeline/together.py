@@ -1,7 +1,8 @@
 """One training in several processes: how they begin, agree, and say who did what."""
 
 import os
-from collections.abc import Callable, Iterator
+import platform
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ def meeting(together: Together | None, groups: int, device: torch.device) -> Ite
         return
     world = worlds.start(together.parallel, groups, device, together.timeout_s)
     try:
-        with world.heartbeat.watched():
+        with world.heartbeat.agreeing(), world.heartbeat.watched():
             yield world
     finally:
         worlds.stop(world)
@@ -66,14 +67,41 @@ def agreed_folder(world: World | None, make: Callable[[], Path]) -> Path:
     return Path(said[0])
 
 
-def begun_before_a_restart(out: Path | None) -> Path | None:
-    """The run that these processes began before torchrun started them again; None if it had not come to that."""
-    if not worlds.restarts():
-        return None
+def begun_before_a_restart(out: Path | None, launches: Sequence[str]) -> Path | None:
+    """The run that was begun before torchrun started these processes again; None if it had not come to that.
+
+    Args:
+        out: Where it would be; None: where ``runs/latest`` is.
+        launches: What `launches_of` says of these processes.
+    """
     folder = (out or runs.LATEST).resolve()
-    if not (folder / runs.RECIPE).exists() or not (folder / runs.PARALLEL).exists():
+    if not launches or not (folder / runs.RECIPE).exists() or not (folder / runs.ENVIRONMENT).exists():
         return None
-    return folder if runs.read_json(folder / runs.PARALLEL).get("launch") == _launch() else None
+    before = runs.read_json(folder / runs.ENVIRONMENT).get("launches", [])
+    return folder if set(before) & set(launches) else None
+
+
+def launches_of(world: World | None) -> list[str]:
+    """What tells the torchruns of these processes from all others, before and after they start processes again."""
+    if world is None:
+        return []
+    own = "/".join((os.environ.get("TORCHELASTIC_RUN_ID", ""), platform.node(), str(os.getppid()), _parent_start()))
+    launches = [""] * world.size
+    dist.all_gather_object(launches, own)
+    return sorted(set(launches))
+
+
+def _parent_start() -> str:
+    """When the parent was started, because numbers of processes come again; empty where the system does not tell."""
+    stat = Path(f"/proc/{os.getppid()}/stat")
+    return stat.read_text().rpartition(")")[2].split()[19] if stat.exists() else ""
+
+
+def processes(world: World | None, together: Together | None) -> str:
+    """How many they are, and what they divide: bit-equality depends on it."""
+    if world is None or together is None:
+        return "1"
+    return f"{world.size} ({together.parallel}, staleness {together.staleness})"
 
 
 def write_division(folder: Path, world: World, together: Together, division: Division) -> None:
@@ -86,8 +114,26 @@ def write_division(folder: Path, world: World, together: Together, division: Div
         }
         for rank in range(world.size)
     ]
-    content = {"ranks": ranks, "parallel": together.parallel, "staleness": together.staleness, "launch": _launch()}
+    content = {"ranks": ranks, "parallel": together.parallel, "staleness": together.staleness}
     runs.write_json(folder / runs.PARALLEL, content)
+
+
+def groups_before(folder: Path, world: World) -> tuple[int, ...]:
+    """How many layer groups each stage had when the run was begun, with as many stages; else empty.
+
+    Late critics are where stages end: a run that goes on must divide the layers as before, and not by the clock again.
+
+    Raises:
+        RunError: If ``parallel.json`` is damaged.
+    """
+    path = folder / runs.PARALLEL
+    if not path.exists():
+        return ()
+    try:
+        held = sorted({tuple(rank["groups"]) for rank in runs.read_json(path)["ranks"]})
+    except (KeyError, TypeError) as error:
+        raise _damaged(path, error) from None
+    return tuple(map(len, held)) if len(held) == world.stages else ()
 
 
 def as_before(folder: Path, together: Together | None) -> Together | None:
@@ -103,9 +149,8 @@ def as_before(folder: Path, together: Together | None) -> Together | None:
     try:
         return Together(parallel=content["parallel"], staleness=int(content["staleness"]))
     except (KeyError, TypeError, ValueError) as error:
-        raise RunError(f"{path} is damaged ({error})", "say --parallel and --staleness") from None
+        raise _damaged(path, error) from None
 
 
-def _launch() -> str:
-    """The same before and after torchrun starts its processes again, and no other time."""
-    return f"{os.environ.get('TORCHELASTIC_RUN_ID', '')}/{os.getppid()}"
+def _damaged(path: Path, error: Exception) -> RunError:
+    return RunError(f"{path} is damaged ({error})", f"remove it, and say --parallel and --staleness: {path}")

@@ -16,7 +16,15 @@ from lcprune.pipeline.cuts import balance
 from lcprune.pipeline.finish import Trained
 from lcprune.pipeline.fitting import Display, Job, Notice, loader_of, run
 from lcprune.pipeline.surroundings import environment
-from lcprune.pipeline.together import Together, agreed_folder, as_before, begun_before_a_restart, meeting
+from lcprune.pipeline.together import (
+    Together,
+    agreed_folder,
+    as_before,
+    begun_before_a_restart,
+    launches_of,
+    meeting,
+    processes,
+)
 from lcprune.pipeline.trial import refuse_what_cannot_train
 from lcprune.recipe import Recipe
 from lcprune.report.tables import balance_line
@@ -64,10 +72,6 @@ def train(
     Raises:
         LcpruneError: For what the user can mend. Nothing is written before data and network are known to fit.
     """
-    begun = None if together is None else begun_before_a_restart(out)
-    if begun is not None:
-        notice(f"started again after a process was lost; going on with {begun}")
-        return resume(begun, [], device=device, display=display, notice=notice, together=together)
     on = choose_device(device)
     data_root = data_root.resolve()
     dataset = sources.load(recipe.data, data_root, recipe.train.seed)
@@ -82,11 +86,20 @@ def train(
         loader = loader_of(recipe, dataset, on, world)
         refuse_what_cannot_train(network, facts, recipe.data.batch_size)
 
+        launches = launches_of(world)
+
         def prepare(folder: Path) -> None:
-            runs.write_json(folder / runs.ENVIRONMENT, environment(recipe, on))
+            began = environment(recipe, on, processes(world, together))
+            runs.write_json(folder / runs.ENVIRONMENT, began | ({"launches": launches} if launches else {}))
             stored.write_facts(folder, facts)
 
-        folder = agreed_folder(world, lambda: runs.create(recipe, out, prepare, is_latest=is_latest))
+        def begin() -> Path:
+            begun = begun_before_a_restart(out, launches)
+            if begun is not None:
+                notice("started again after a process was lost")
+            return begun or runs.create(recipe, out, prepare, is_latest=is_latest)
+
+        folder = agreed_folder(world, begin)
         notice(f"run folder: {folder}")
         with _locked(folder, world):
             return run(Job(folder, recipe, dataset, facts, network, on, world, together), loader, display, notice)

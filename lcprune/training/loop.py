@@ -112,6 +112,7 @@ def fit(plan: Plan, method: Method, state: TrainingState, listener: Listener) ->
         if state.step == 0:
             _record_losses(plan, state, meter)
         while state.step < plan.iterations:
+            ranks.begin(state.step)
             freezer.set(state.step)
             lr = set_learning_rates(plan.recipe, state.optimizers, state.step, plan.iterations)
             lr = _lowered(lr, state)

@@ -21,6 +21,10 @@ class Ranks(Protocol):
         """Whether this process writes files and speaks to the user."""
         ...
 
+    def begin(self, step: int) -> None:
+        """Said before each step, numbered from 0."""
+        ...
+
     def stops(self, asked: bool) -> bool:
         """Asked once a step: whether all stop after this one, because one of them was asked to a little before."""
         ...
@@ -66,6 +70,9 @@ class Alone:
     """One process, which is all `Ranks` at once."""
 
     is_writer = True
+
+    def begin(self, step: int) -> None:
+        """See `Ranks`; layers that draw numbers go on drawing."""
 
     def stops(self, asked: bool) -> bool:
         """See `Ranks`; here at once."""

@@ -39,8 +39,10 @@ def test_published_intervals(lost: int, gained: int, n: int, confidence: float, 
     assert round(score_upper(lost, gained, n, confidence), decimals) == published
 
 
-@pytest.mark.parametrize(("lost", "gained", "n"), [(3, 0, 20), (5, 5, 40), (0, 4, 30), (12, 2, 50), (2, 9, 400)])
-@pytest.mark.parametrize("confidence", [0.8, 0.95, 0.999])
+@pytest.mark.parametrize(
+    ("lost", "gained", "n"), [(3, 0, 20), (0, 4, 20), (5, 5, 40), (0, 4, 30), (12, 2, 50), (2, 9, 400)]
+)
+@pytest.mark.parametrize("confidence", [0.8, 0.9, 0.95, 0.999])
 def test_agrees_with_a_numerically_maximised_likelihood(lost: int, gained: int, n: int, confidence: float) -> None:
     expected = by_maximised_likelihood(lost, gained, n, confidence)
     assert score_upper(lost, gained, n, confidence) == pytest.approx(expected, abs=1e-5)

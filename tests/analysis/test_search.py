@@ -150,3 +150,16 @@ def test_the_cheapest_of_a_subset_that_is_too_dear_is_still_named() -> None:
     assert (lost, setting.total_macs, setting.thresholds) == (np.inf, 4 * 15.0, (0.0,))
     lost, setting = search._of_subset_within(rows, search._rankings(rows), rows.losses(), 4 * 15.0, (0,))
     assert (lost, setting.total_macs) == (0, 60.0)
+
+
+def test_the_first_exits_alone_keep_their_classes_and_are_held_against_main() -> None:
+    confidences = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
+    classes = np.arange(12).reshape(3, 4)
+    correct = np.array([[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0]], dtype=np.bool_)
+    cost = CascadeCost((1, 2, 3), (4, 5))
+    rows = search.Rows(confidences, correct, cost, classes).ending_at(2)
+    assert rows.classes is not None
+    assert rows.classes.tolist() == classes[:2].tolist()
+    assert rows.main_correct.tolist() == [True, True, True, False]
+    assert (rows.confidences.tolist(), rows.correct.tolist()) == (confidences[:2].tolist(), correct[:2].tolist())
+    assert search.Rows(confidences, correct, cost).ending_at(2).classes is None

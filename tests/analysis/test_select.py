@@ -225,3 +225,27 @@ def test_what_was_not_measured_is_named_with_its_mend(budget: Budget, what: str)
 )
 def test_two_figures_that_differ_differ_in_their_text(drop_pct: float, most: float, text: str) -> None:
     assert refusal(replace(candidates(800, 880, 900)[0], drop_pct=drop_pct), Budget(most)) == text
+
+
+def test_a_limit_on_parameters_is_named_with_what_would_admit_the_nearest() -> None:
+    with pytest.raises(BudgetError) as error:
+        choose(candidates(900, 900, 900), Budget(2.0, max_params=400))
+    assert error.value.problem.endswith(
+        "sub-model 2 (drop 0.00 points, 2,000 MACs, 500 parameters): 500 parameters are over 400"
+    )
+    assert error.value.fix == "--max-params 500 admits sub-model 2"
+
+
+def test_the_lowest_confidence_is_the_drop_that_was_seen() -> None:
+    found = candidates(851, 880, 900, confidence=0.5)
+    assert found[0].drop_upper_pct == pytest.approx(4.9)
+    assert choose(found, Budget(2.0, confidence=0.5)).name == "sub-model 2"
+
+
+def test_without_a_split_to_decide_on_both_ways_out_are_named() -> None:
+    with pytest.raises(DataError) as error:
+        candidates_from(COSTS, None, predictions(10, 1, 2, 3))
+    assert error.value.problem == "there is no val split to decide on"
+    assert error.value.fix == (
+        "train with `data.val_size` above 0, or let the test images decide with `--use-test-split`"
+    )

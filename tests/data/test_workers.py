@@ -29,7 +29,11 @@ class Counted:
 
 def test_a_worker_leaves_the_end_to_the_trainer() -> None:
     """Ctrl-C reaches every process of a terminal; the trainer still needs batches for its last checkpoint."""
-    told = list(read_ahead(Told(), range(5), workers=2))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background a shell ignores it
+    try:
+        told = list(read_ahead(Told(), range(5), workers=2))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert [key for key, _, _ in told] == [0, 1, 2, 3, 4]
     assert {on_interrupt for _, _, on_interrupt in told} == {str(signal.SIG_IGN)}
     assert len({pid for _, pid, _ in told} - {os.getpid()}) == 2

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -34,6 +35,8 @@ class Crew:
         held: tuple[range, ...],
         replicas: Replicas,
         make_whole: Callable[[], TrainingState],
+        *,
+        seed: int,
         staleness: int = 0,
     ) -> None:
         """How the processes belong together.
@@ -43,12 +46,14 @@ class Crew:
             held: Layer groups of every stage.
             replicas: Those that hold the same layers as this one.
             make_whole: A fresh state of the whole network, for a checkpoint.
+            seed: Of the run.
             staleness: Of layer parallel training.
         """
         self._world = world
         self._held = held
         self._replicas = replicas
         self._make_whole = make_whole
+        self._seed = seed
         self._lag = VOTE_LAG + staleness
         self._votes: deque[tuple[dist.Work | None, Tensor]] = deque()
         self.method: LayerParallel | None = None
@@ -58,6 +63,11 @@ class Crew:
     def is_writer(self) -> bool:
         """See `Ranks`."""
         return self._world.rank == 0
+
+    def begin(self, step: int) -> None:
+        """See `Ranks`; a checkpoint has the random state of one process, so that all begin every step anew."""
+        drawn = np.random.SeedSequence((self._seed, step, self._world.rank)).generate_state(1, np.uint64)
+        torch.manual_seed(int(drawn[0]))
 
     def stops(self, asked: bool) -> bool:
         """See `Ranks`; a vote is counted a few steps later, so that no process waits for the slowest one."""
@@ -108,6 +118,8 @@ class Crew:
         if self._world.stages == 1:
             restore(state, content)
             return
+        if self.method is not None:
+            self.method.forget()
         whole = self._make_whole()
         restore(whole, content)
         unpack([pack(whole)], state)

@@ -1,15 +1,17 @@
 """Who of the processes is gone, told by the pulse that each gives to torchrun's store."""
 
+import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import Store
 
-from lcprune.errors import PeerError
+from lcprune.errors import Interrupted, LcpruneError, PeerError
 
 PULSE_S = 0.5
 PATIENCE_S = 2.0
@@ -37,7 +39,7 @@ class Heartbeat:
     def stop(self) -> None:
         """Ends the thread."""
         self._ended.set()
-        self._thread.join()
+        self._thread.join(PATIENCE_S)  # it may be waiting for a store that is gone
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -51,18 +53,42 @@ class Heartbeat:
         except RuntimeError as error:
             if not is_of_others(error):
                 raise
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun ends the others, but not before they spoke
+            _outlive_torchrun()
             raise self._named(error) from error
 
-    def _named(self, error: RuntimeError) -> PeerError:
-        gone = self._gone()
+    @contextmanager
+    def agreeing(self) -> Iterator[None]:
+        """Inside, of all processes that an error ends, the first one speaks: the one with the cause, if one has it.
+
+        SIGTERM is an error as well: torchrun sends it to the others when one is gone.
+        """
+        is_main = threading.current_thread() is threading.main_thread()
+        before = signal.signal(signal.SIGTERM, self._told_to_end) if is_main else None
+        try:
+            yield
+        except LcpruneError as error:
+            _outlive_torchrun()
+            error.speaks = self._is_first_to_speak()
+            raise
+        if is_main:
+            signal.signal(signal.SIGTERM, before)
+
+    def _told_to_end(self, number: int, frame: FrameType | None) -> None:
+        _outlive_torchrun()
+        raise self._named(None)
+
+    def _named(self, error: RuntimeError | None) -> LcpruneError:
         fix = "start the same torchrun command with: lcprune resume"
-        if not gone:
-            return PeerError(f"the other processes do not answer: {str(error).splitlines()[0]}", fix)
-        who = ", ".join(self.names[rank] for rank in gone)
-        alive = [rank for rank in range(self._size) if rank not in gone]
-        return PeerError(f"{who} is gone; the last checkpoint stays", fix, speaks=self._rank == alive[0])
+        reason = "" if error is None else str(error).splitlines()[0]
+        try:
+            gone = self._gone()
+        except RuntimeError:
+            return PeerError("torchrun's store does not answer; the last checkpoint stays", fix)
+        if gone:
+            return PeerError(f"{', '.join(self.names[rank] for rank in gone)} is gone; the last checkpoint stays", fix)
+        if error is None:
+            return Interrupted("told to end; the last checkpoint stays", fix)
+        return PeerError(f"the other processes do not answer: {reason}", fix)
 
     def _gone(self) -> list[int]:
         before = self._pulses()
@@ -73,12 +99,24 @@ class Heartbeat:
     def _pulses(self) -> list[int]:
         return [self._store.add(f"pulse/{rank}", 0) for rank in range(self._size)]
 
+    def _is_first_to_speak(self) -> bool:
+        try:
+            return self._store.add(f"speaks/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", 1) == 1
+        except RuntimeError:  # the store is gone, and torchrun with it
+            return os.environ.get("LOCAL_RANK", "0") == "0"
+
     def _beat(self) -> None:
         while not self._ended.wait(PULSE_S):
             try:
                 self._own_store.add(f"pulse/{self._rank}", 1)
             except RuntimeError:  # the store is gone, and torchrun with it
                 return
+
+
+def _outlive_torchrun() -> None:
+    """Torchrun ends the others as soon as one is gone, but not before they spoke."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def is_of_others(error: RuntimeError) -> bool:

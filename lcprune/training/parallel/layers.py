@@ -163,6 +163,11 @@ class LayerParallel:
             for optimizer in optimizers:
                 optimizer.step()  # of that critic alone: nothing else has a gradient
 
+    def forget(self) -> None:
+        """Drops what is known of steps that count no more, as when a run goes back to a checkpoint."""
+        self._late.clear()
+        self._learnt_early.clear()
+
     def close(self) -> None:
         """Waits until what was sent has arrived."""
         for sender in (self._links.hidden_out, self._links.losses_out):

@@ -108,7 +108,7 @@ def join(
     division = Division(held, _bytes_sent(world, recipe, network, image_shape, held, samples))
 
     world.heartbeat.names = [_name(rank, held[rank // world.replicas]) for rank in range(world.size)]
-    crew = Crew(world, held, replicas, make_whole, staleness)
+    crew = Crew(world, held, replicas, make_whole, seed=recipe.train.seed, staleness=staleness)
     wrap = replicas.wrap if shared else as_it_is
     if world.stages == 1:
         return Team(build_method(recipe, network, iterations, wrap=wrap), whole, crew, division)
@@ -189,7 +189,7 @@ def _links(
     for stage in range(len(held) - 1):
         for replica in range(world.replicas):  # every process has to hear of every group
             pair = [stage * world.replicas + replica, (stage + 1) * world.replicas + replica]
-            groups = dist.new_group(pair), dist.new_group(pair)  # forward and back
+            groups = [dist.new_group(pair, timeout=world.timeout) for _ in range(2)]  # forward and back
             if world.rank == pair[0]:
                 behind = [
                     Neighbour(pair[1], world.heartbeat.names[pair[1]], group)

@@ -85,11 +85,6 @@ def is_writer() -> bool:
     return not is_launched() or os.environ["RANK"] == "0"
 
 
-def restarts() -> int:
-    """How often torchrun has started these processes again."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-
-
 def start(parallel: Parallel, groups: int, device: torch.device, timeout_s: float = TIMEOUT_S) -> World:
     """Meets the other processes.
 
@@ -113,6 +108,8 @@ def start(parallel: Parallel, groups: int, device: torch.device, timeout_s: floa
         store, rank, _ = next(rendezvous("env://", timeout=timedelta(seconds=timeout_s)))
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout_s))
         mesh = init_device_mesh(device.type, (stages, size // stages), mesh_dim_names=(LAYERS, REPLICAS))
+        for group in mesh.get_all_groups():
+            limit_waiting(group, timedelta(seconds=timeout_s))
     except RuntimeError as error:
         raise PeerError(
             f"the {size} processes did not find each other: {str(error).splitlines()[0]}",
@@ -127,6 +124,14 @@ def stop(world: World) -> None:
     """Leaves the others."""
     world.heartbeat.stop()
     dist.destroy_process_group()
+
+
+def limit_waiting(group: ProcessGroup, timeout: timedelta) -> None:
+    """Says how long operations of a group wait; a mesh gives its groups torch's half an hour."""
+    if hasattr(dist, "set_timeout"):
+        dist.set_timeout(timeout, group)
+    else:  # before torch 2.15
+        dist.distributed_c10d._set_pg_timeout(timeout, group)
 
 
 def _stages(parallel: Parallel, size: int, groups: int) -> int:

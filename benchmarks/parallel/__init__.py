@@ -1,0 +1,1 @@
+"""What several processes gain, need and send: `python -m benchmarks.parallel`."""

@@ -1,0 +1,48 @@
+"""The networks on which several processes are measured."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, and how often a step is measured."""
+
+    name: str
+    recipe: str
+    overrides: tuple[str, ...]
+    rounds: int
+    burst: int
+    """Steps in a turn that count."""
+    groups_per_rank: tuple[int, ...] = ()
+    """Of layer parallel training; empty: divided by the time that they take."""
+
+    @property
+    def local_critic(self) -> list[str]:
+        """Overrides of the recipe for local critic training."""
+        return [*self.overrides, "train.method=local_critic", "critics.loss=cascade"]
+
+    @property
+    def backprop(self) -> list[str]:
+        """Overrides of the recipe for backpropagation through main."""
+        return [*self.overrides, "train.method=backprop"]
+
+
+QUARTER = ("model.width=0.25",)
+PAPER = Case("quarter width, the paper's critics", "vgg_cifar10", QUARTER, rounds=7, burst=4)
+SCALED = Case(
+    "quarter width, the paper's critics at a quarter of theirs",
+    "vgg_cifar10",
+    (*QUARTER, "critics.channels=32"),
+    rounds=7,
+    burst=6,
+)
+POOLED = Case("quarter width, pooled critics", "vgg_cifar10_small", ("critics.batch_norm=false",), rounds=7, burst=6)
+SPEED = (PAPER, SCALED, POOLED)
+
+MEMORY = (
+    Case("paper width, the paper's critics", "vgg_cifar10", (), 1, 1),
+    Case("paper width, pooled critics", "vgg_cifar10", ("critics.head=pooled",), 1, 1),
+    PAPER,
+    SCALED,
+    POOLED,
+)

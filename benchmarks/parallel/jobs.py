@@ -1,0 +1,203 @@
+"""What the processes of `benchmarks.parallel` do together."""
+
+import gc
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.pipelining import Schedule1F1B, ScheduleGPipe
+
+from benchmarks import memory, networks
+from benchmarks.case import Row
+from benchmarks.parallel import costs, sides
+from benchmarks.parallel.cases import Case
+from benchmarks.parallel.links import Count, far
+from benchmarks.parallel.ranks import CPU, replicas_of
+from benchmarks.timing import in_turn, ratio
+from lcprune.training.checkpoint import TrainingState
+from lcprune.training.optim import build_optimizers
+from lcprune.training.parallel.balance import balanced
+from lcprune.training.parallel.team import join
+from lcprune.training.parallel.world import World
+from lcprune.training.step import EagerStep
+
+SAMPLES = 4096
+SCHEDULES = {"GPipe": ScheduleGPipe, "1F1B": Schedule1F1B}
+
+
+@dataclass(frozen=True)
+class Distance:
+    """A case, and how slow the links are."""
+
+    case: Case
+    delay_s: float
+    folder: Path
+    staleness: tuple[int, ...] = (0, 1)
+
+
+def speed(world: World, case: Case) -> Row:
+    """Images/s of two processes over those of one, and of pipelines over backpropagation in one."""
+    local_critic, backprop = (networks.load(case.recipe, how) for how in (case.local_critic, case.backprop))
+    split = networks.noise(local_critic, SAMPLES)
+    found = costs.of_groups(local_critic)
+    agreed = [found]
+    dist.broadcast_object_list(agreed, src=0)
+    held = balanced([each.local_s for each in agreed[0]], world.stages)
+    cut = case.groups_per_rank or tuple(len(groups) for groups in held)
+    cuts = {"the same cut": cut, "its own cut": _lengths(balanced([each.main_s for each in agreed[0]], world.stages))}
+    if cuts["its own cut"] == cut:
+        del cuts["its own cut"]
+    layers, division = sides.shared(local_critic, split, world, cut)
+    stale, _ = sides.shared(local_critic, split, world, cut, staleness=1)
+    data, data_division = sides.shared(local_critic, split, replicas_of(world))
+    turns = {
+        "one process": sides.alone(local_critic, split, world),
+        "two that share nothing": sides.alone(local_critic, split, world, everywhere=True),
+        "layers": layers,
+        "layers, staleness 1": stale,
+        "data": data,
+        "backprop": sides.alone(backprop, split, world),
+        **{
+            f"{name}, {which}": sides.pipeline(local_critic, split, world, counts, schedule)
+            for which, counts in cuts.items()
+            for name, schedule in SCHEDULES.items()
+        },
+    }
+    seconds = in_turn(turns, case.rounds, case.burst)
+    cpu_s = _of_everyone({name: each.cpu_s[-case.rounds :] for name, each in turns.items()})
+    batch = local_critic.data.batch_size
+    rows = []
+    for name, taken in seconds.items():
+        reference = "backprop" if name not in _LOCAL else "one process"
+        twice = 2 if name == "two that share nothing" else 1
+        rows.append(
+            {
+                "side": name,
+                "over": reference,
+                "speedup": asdict(ratio([twice * each for each in seconds[reference]], taken)),
+                "images_per_s": twice * batch / statistics.median(taken),
+                "cpu_s": [each[name] for each in cpu_s],
+            }
+        )
+    return {
+        **_about(case, batch),
+        "groups_per_rank": list(cut),
+        "pipeline_groups_per_rank": {name: list(counts) for name, counts in cuts.items()},
+        "group_costs": [asdict(each) for each in agreed[0]],
+        "bytes_sent_per_step": {
+            "layers": list(division.bytes_sent_per_step),
+            "data": list(data_division.bytes_sent_per_step),
+        },
+        "layers_over_pipelines": {
+            name: asdict(ratio(seconds[name], seconds["layers"])) for name in seconds if "cut" in name
+        },
+        "rows": rows,
+    }
+
+
+def delayed(world: World, about: Distance) -> Row:
+    """Throughput with links that are slow over that without, for every staleness."""
+    case = about.case
+    recipe = networks.load(case.recipe, case.local_critic)
+    split = networks.noise(recipe, SAMPLES)
+    agreed = [costs.of_groups(recipe)]
+    dist.broadcast_object_list(agreed, src=0)
+    cut = case.groups_per_rank or _lengths(balanced([each.local_s for each in agreed[0]], world.stages))
+    turns = {}
+    for staleness in about.staleness:
+        for delay_s in (0.0, about.delay_s):
+            links = far(about.folder, f"{case.recipe}-{staleness}-{recipe.data.batch_size}", delay_s)
+            turns[f"{staleness} {delay_s}"], _ = sides.shared(recipe, split, world, cut, staleness, links)
+    seconds = in_turn(turns, case.rounds, case.burst)
+    rows = [
+        {
+            "staleness": staleness,
+            "delay_ms": 1000 * about.delay_s,
+            "kept": asdict(ratio(seconds[f"{staleness} 0.0"], seconds[f"{staleness} {about.delay_s}"])),
+            "step_ms": 1000 * statistics.median(seconds[f"{staleness} 0.0"]),
+            "delayed_step_ms": 1000 * statistics.median(seconds[f"{staleness} {about.delay_s}"]),
+        }
+        for staleness in about.staleness
+    ]
+    batch = recipe.data.batch_size
+    return {
+        **_about(case, batch),
+        "groups_per_rank": list(cut),
+        "group_costs": [asdict(each) for each in agreed[0]],
+        "rows": rows,
+    }
+
+
+def held_bytes(world: World, case: Case) -> Row:
+    """Most bytes alive at once in a step of each process, and those that it sends, against `backprop` in one."""
+    local_critic, backprop = (networks.load(case.recipe, how) for how in (case.local_critic, case.backprop))
+    alone = [memory.peak_bytes(each, CPU) for each in (backprop, local_critic)] if world.rank == 0 else [0, 0]
+    gc.collect()
+    split = networks.noise(local_critic, local_critic.data.batch_size)
+    count = Count()
+    network = networks.make_network(local_critic, CPU)
+    whole = TrainingState(network, build_optimizers(local_critic, network))
+    del network
+    shape = split.images.shape[1:]
+    team = join(world, local_critic, whole, shape, lambda: whole, iterations=1, groups_per_rank=(1,) * world.size)
+    del whole
+    step = EagerStep(team.method, team.state.optimizers, CPU, bf16=False)
+    images = torch.from_numpy(split.images).float().div_(255)
+    images = images.contiguous(memory_format=networks.memory_format(local_critic))
+    if world.rank:
+        images = images[:0].clone()
+    labels = torch.from_numpy(split.labels)
+    step(images, labels, 0)  # optimizers make their state
+    for optimizer in team.state.optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    gc.collect()
+    before = live_bytes()
+    with count.counting():
+        peak = before + memory.peak_of(lambda: step(images, labels, 1))
+    team.ranks.close()
+    found = _of_everyone({"peak_bytes": peak, "sent_bytes": count.sent_bytes})
+    peaks = [each["peak_bytes"] for each in found]
+    return {
+        **_about(case, local_critic.data.batch_size),
+        "groups_per_rank": [1] * world.size,
+        "backprop_bytes": alone[0],
+        "local_critic_bytes": alone[1],
+        "peak_bytes": peaks,
+        "largest_over_backprop": max(peaks) / max(1, alone[0]),
+        "sent_bytes": [each["sent_bytes"] for each in found],
+        "bytes_sent_per_step": list(team.division.bytes_sent_per_step),
+    }
+
+
+def live_bytes() -> int:
+    """Bytes of all tensors of this process that Python can reach."""
+    tensors = [each for each in gc.get_objects() if issubclass(type(each), torch.Tensor) and each.device == CPU]
+    return sum({each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}.values())
+
+
+_LOCAL = ("one process", "two that share nothing", "layers", "layers, staleness 1", "data")
+
+
+def _lengths(held: Sequence[range]) -> tuple[int, ...]:
+    return tuple(len(groups) for groups in held)
+
+
+def _of_everyone(own: dict[str, Any]) -> list[dict[str, Any]]:
+    """What every process has, by rank."""
+    found: list[dict[str, Any]] = [{}] * dist.get_world_size()
+    dist.all_gather_object(found, own)
+    return found
+
+
+def _about(case: Case, batch_size: int) -> Row:
+    return {
+        "case": case.name,
+        "recipe": case.recipe,
+        "overrides": list(case.overrides),
+        "batch_size": batch_size,
+    }
+
