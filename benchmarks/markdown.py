@@ -46,7 +46,7 @@ def speed(result: Result) -> str:
         "torchvision's transforms, two workers, plain optimizers. The bare loop has its images ready as tensors, fused "
         "optimizers, and no augmentation: being level with it (0.98 or more) means that loading and bookkeeping cost "
         "nothing. The arithmetic is what multiplications and additions (MACs x 2 x 3) would take at the rate of "
-        f"this machine's matrix product.\n\n{_table(header, rows)}"
+        f"this machine's matrix product.\n\n{table(header, rows)}"
     )
 
 
@@ -67,7 +67,7 @@ def methods(result: Result) -> str:
     return (
         "**A training step of `local_critic`** over one of `backprop`: the critics are more work, and 1.05 times that "
         "is the limit. Critics with BatchNorm (`vgg_cifar10_small` as it ships) take two backward passes.\n\n"
-        f"{_table(header, rows)}"
+        f"{table(header, rows)}"
     )
 
 
@@ -89,7 +89,7 @@ def memory(result: Result) -> str:
                 *("-" if spread is None else _ratio(spread) for spread in taken),
             )
         )
-    return f"{_memory_text(rows)}\n\n{_table(header, lines)}"
+    return f"{_memory_text(rows)}\n\n{table(header, lines)}"
 
 
 def _memory_text(rows: Rows) -> str:
@@ -123,7 +123,7 @@ def analysis(result: Result) -> str:
     header = ("logits", "evaluate", "calibrate", "select", "all three", "peak of the process", "met")
     return (
         "**Evaluation, calibration and selection** at the size of ImageNet (limits: 10 s and 4 GiB, so that seconds "
-        f"are given).\n\n{_table(header, lines)}"
+        f"are given).\n\n{table(header, lines)}"
     )
 
 
@@ -140,7 +140,7 @@ def start(result: Result) -> str:
         for row in result["start"]["rows"]
     ]
     header = ("command", "over `python -c pass`", "seconds", "limit", "met")
-    return f"**Start** of a command, that of Python included.\n\n{_table(header, lines)}"
+    return f"**Start** of a command, that of Python included.\n\n{table(header, lines)}"
 
 
 def export(result: Result) -> str:
@@ -148,7 +148,7 @@ def export(result: Result) -> str:
     lines = [(row["what"], _ratio(row["over_main"])) for row in result["export"]["rows"]]
     return (
         "**Export**: the time of writing all exits as one ONNX graph over that of exporting main alone.\n\n"
-        f"{_table(('export', 'over main alone'), lines)}"
+        f"{table(('export', 'over main alone'), lines)}"
     )
 
 
@@ -167,7 +167,7 @@ def variants(result: Result) -> str:
     header = ("method", "step", "ms", "images/s", "of the bf16 matrix rate")
     return (
         f"**A training step on {result['variants']['device']}**, `vgg_cifar10` at paper width, batch 128. The rate is "
-        f"that of a bf16 matrix product measured in the same process.\n\n{_table(header, lines)}"
+        f"that of a bf16 matrix product measured in the same process.\n\n{table(header, lines)}"
     )
 
 
@@ -180,7 +180,7 @@ def protocol(result: Result) -> str:
     header = ("how", "step", "steps measured", "minutes for 80,000 steps", "4 minutes or less")
     return (
         f"**The paper's protocol on {result['protocol']['device']}**: 80,000 steps of `vgg_cifar10` with three critics."
-        f"\n\n{_table(header, lines)}"
+        f"\n\n{table(header, lines)}"
     )
 
 
@@ -202,7 +202,7 @@ def fast(result: Result) -> str:
     header = ("iterations", "test accuracy %, by seed", "mean", "seconds of training")
     return (
         f"**`vgg_cifar10_fast` on {result['fast']['device']}**, main's accuracy, by the length of the run. Time of the "
-        f"shortest run whose mean reaches a target: {reached}.\n\n{_table(header, lines)}"
+        f"shortest run whose mean reaches a target: {reached}.\n\n{table(header, lines)}"
     )
 
 
@@ -220,7 +220,8 @@ TABLES: dict[str, Callable[[Result], str]] = {
 """By the part of the result that each needs."""
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table in Markdown."""
     lines = [header, ("---",) * len(header), *rows]
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import critic_losses, markdown
+from benchmarks import critic_losses, markdown, scaling_page
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -67,11 +67,17 @@ def own_images() -> str:
     return _own_images(_read("own_images.json"))
 
 
+def scaling() -> str:
+    """What docs/scaling.md shows."""
+    return scaling_page.page(_read(scaling_page.PARALLEL), _read(scaling_page.MODEL))
+
+
 PAGES = {
     "README.md": readme,
     "docs/speed.md": speed,
     "docs/methods.md": losses,
     "docs/own-images.md": own_images,
+    "docs/scaling.md": scaling,
 }
 
 

@@ -11,7 +11,7 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks.chaos import belong, disk_full, flip, kill, numbers, promise, same_bits, second, soak
+from benchmarks.chaos import belong, disk_full, flip, kill, numbers, promise, ranks, same_bits, second, soak
 from benchmarks.provenance import provenance
 
 RESULT = Path(__file__).parents[1] / "results" / "reliability.json"
@@ -19,6 +19,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 BEGIN, END = "<!-- table of benchmarks/results/reliability.json -->", "<!-- end of the table -->"
 ATTEMPTS = {
     "kill": (kill, 100),
+    "ranks": (ranks, 20),
     "disk_full": (disk_full, 18),
     "second": (second, 10),
     "flip": (flip, 240),

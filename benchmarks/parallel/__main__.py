@@ -37,13 +37,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--set", dest="overrides", action="append", default=[], help="of every recipe, for a trial")
     parser.add_argument("--rounds", type=int, help="of every case, for a trial")
+    parser.add_argument("--case", type=int, nargs="+", help="numbers of cases from 1, for a trial")
     options = parser.parse_args(arguments)
     os.environ["OMP_NUM_THREADS"] = "1"
     result = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
     for part in options.only:
         started = time.perf_counter()
         with tempfile.TemporaryDirectory(prefix="lcprune-parallel-") as folder:
-            run = Run(options.cores, Path(folder), tuple(options.overrides), options.rounds)
+            run = Run(options.cores, Path(folder), tuple(options.overrides), options.rounds, options.case)
             found = PARTS[part](run)
         about = provenance("benchmarks.parallel", SEED)
         result = {**result, **about, part: {"load": os.getloadavg()[0], "rows": found}}
@@ -55,11 +56,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 class Run:
     """How the cases are run."""
 
-    def __init__(self, cores: Sequence[int], folder: Path, overrides: tuple[str, ...], rounds: int | None) -> None:
+    def __init__(
+        self,
+        cores: Sequence[int],
+        folder: Path,
+        overrides: tuple[str, ...],
+        rounds: int | None,
+        numbers: Sequence[int] | None,
+    ) -> None:
         self.folder = folder
         self._cores = cores
         self._overrides = overrides
         self._rounds = rounds
+        self._numbers = numbers
 
     def two(self, job: Callable[..., Any], about: object) -> Any:
         """What two processes find."""
@@ -69,21 +78,25 @@ class Run:
         """What four processes find."""
         return together(job, about, 4, self._cores, self.folder)
 
-    def of(self, case: Case) -> Case:
-        """The case as it is measured this time."""
-        return replace(case, overrides=(*case.overrides, *self._overrides), rounds=self._rounds or case.rounds)
+    def of(self, cases: Sequence[Case]) -> list[Case]:
+        """The cases as they are measured this time."""
+        chosen = [case for number, case in enumerate(cases, start=1) if self._numbers is None or number in self._numbers]
+        return [
+            replace(case, overrides=(*case.overrides, *self._overrides), rounds=self._rounds or case.rounds)
+            for case in chosen
+        ]
 
 
 def _speed(run: Run) -> list[Any]:
-    return [run.two(jobs.speed, run.of(case)) for case in SPEED]
+    return [run.two(jobs.speed, case) for case in run.of(SPEED)]
 
 
 def _far(run: Run) -> list[Any]:
-    return [run.two(jobs.delayed, jobs.Distance(run.of(case), DELAY_S, run.folder)) for case in FAR]
+    return [run.two(jobs.delayed, jobs.Distance(case, DELAY_S, run.folder)) for case in run.of(FAR)]
 
 
 def _memory(run: Run) -> list[Any]:
-    return [run.four(jobs.held_bytes, run.of(case)) for case in MEMORY]
+    return [run.four(jobs.held_bytes, case) for case in run.of(MEMORY)]
 
 
 def _link(run: Run) -> list[Any]:

@@ -108,10 +108,12 @@ def delayed(world: World, about: Distance) -> Row:
     dist.broadcast_object_list(agreed, src=0)
     cut = case.groups_per_rank or _lengths(balanced([each.local_s for each in agreed[0]], world.stages))
     turns = {}
+    sent_bytes: tuple[int, ...] = ()
     for staleness in about.staleness:
         for delay_s in (0.0, about.delay_s):
             links = far(about.folder, f"{case.recipe}-{staleness}-{recipe.data.batch_size}", delay_s)
-            turns[f"{staleness} {delay_s}"], _ = sides.shared(recipe, split, world, cut, staleness, links)
+            turns[f"{staleness} {delay_s}"], division = sides.shared(recipe, split, world, cut, staleness, links)
+            sent_bytes = division.bytes_sent_per_step
     seconds = in_turn(turns, case.rounds, case.burst)
     rows = [
         {
@@ -128,6 +130,7 @@ def delayed(world: World, about: Distance) -> Row:
         **_about(case, batch),
         "groups_per_rank": list(cut),
         "group_costs": [asdict(each) for each in agreed[0]],
+        "bytes_sent_per_step": list(sent_bytes),
         "rows": rows,
     }
 
@@ -156,9 +159,13 @@ def held_bytes(world: World, case: Case) -> Row:
         optimizer.zero_grad(set_to_none=True)
     gc.collect()
     before = live_bytes()
+
+    def whole_step() -> None:
+        step(images, labels, 1)
+        team.ranks.close()  # a message that ends after the profiler would write into memory that is free by then
+
     with count.counting():
-        peak = before + memory.peak_of(lambda: step(images, labels, 1))
-    team.ranks.close()
+        peak = before + memory.peak_of(whole_step)
     found = _of_everyone({"peak_bytes": peak, "sent_bytes": count.sent_bytes})
     peaks = [each["peak_bytes"] for each in found]
     return {

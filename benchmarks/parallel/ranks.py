@@ -53,7 +53,8 @@ def together(job: Job, about: Any, ranks: int, cores: Sequence[int], folder: Pat
                 process.terminate()
         time.sleep(0.1)
     if any(process.exitcode for process in started):
-        raise SystemExit(f"{job.__name__} failed in a process of {ranks}")
+        codes = ", ".join(str(process.exitcode) for process in started)
+        raise SystemExit(f"{job.__name__} failed in one of {ranks} processes; exit codes by rank: {codes}")
     return json.loads(answer.read_text(encoding="utf-8"))
 
 

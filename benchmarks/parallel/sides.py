@@ -108,9 +108,10 @@ def pipeline(recipe: Recipe, split: Split, world: World, groups_per_rank: Sequen
     """
     network = networks.make_network(recipe, CPU)
     start = sum(groups_per_rank[: world.rank])
-    head: list[nn.Module] = [] if world.rank else [network.normalize]
-    own = nn.Sequential(*head, *network.groups[start : start + groups_per_rank[world.rank]])
     train = recipe.train
+    first: nn.Module = _Permuted(train.channels_last, 0, 3, 1, 2) if world.rank else network.normalize
+    last = _Permuted(train.channels_last and world.rank < world.size - 1, 0, 2, 3, 1)
+    own = nn.Sequential(first, *network.groups[start : start + groups_per_rank[world.rank]], last)
     optimizer = SGD(
         own.parameters(),
         lr=train.lr,
@@ -141,6 +142,18 @@ def pipeline(recipe: Recipe, split: Split, world: World, groups_per_rank: Sequen
         done += 1
 
     return Turns(lambda stretches: [_seconds(step, count) for count in stretches])
+
+
+class _Permuted(nn.Module):
+    """Between stages channels_last travels as what it is in memory, because only contiguous tensors can be sent."""
+
+    def __init__(self, applies: bool, *order: int) -> None:
+        super().__init__()
+        self._order = order if applies else ()
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """``(N, C, H, W)`` to ``(N, H, W, C)``, or back."""
+        return hidden.permute(self._order) if self._order else hidden
 
 
 def _state(recipe: Recipe) -> TrainingState:

@@ -2,12 +2,16 @@
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import typer
 
 from lcprune.errors import Interrupted, LcpruneError, SetupError, printable
+
+PATIENCE_S = 10.0
+"""Of a process that leaves it to another one to tell the user; if it still lives then, the error is its alone."""
 
 
 @contextmanager
@@ -40,7 +44,11 @@ def _tells(error: LcpruneError) -> bool:
     """
     if error.speaks is not None:
         return error.speaks
-    return os.environ.get("RANK" if isinstance(error, Interrupted) else "LOCAL_RANK", "0") == "0"
+    if isinstance(error, Interrupted):
+        return os.environ.get("RANK", "0") == "0"
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        time.sleep(PATIENCE_S)  # torchrun ends this process when the one that tells has told
+    return True
 
 
 @contextmanager

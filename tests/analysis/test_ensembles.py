@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy.optimize import check_grad
+from scipy.special import softmax
 
 from lcprune.analysis import criterion, ensembles
 from lcprune.analysis.ensembles import EnsembleResult, ensemble_table, fit_weights, weighted_pct
@@ -123,3 +124,28 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         fit_weights(logits, labels[:1])
     with pytest.raises(ValueError, match="not \\(K, N, C\\)"):
         ensemble_table(None, None, logits[0], labels)
+
+
+def test_summed_probabilities_are_those_of_a_plain_softmax() -> None:
+    rng = np.random.default_rng(5)
+    logits, labels = rng.normal(scale=3, size=(4, 400, 5)), rng.integers(0, 5, 400)
+    logits[:, :50] += 500  # the exponential of which is infinite
+    logits[0, 0, :2] = 3e38, -3e38  # as far apart as float32 goes, and no warning
+    plain = softmax(logits, axis=2)
+    found = {result.members: result.accuracy_pct for result in ensemble_table(None, None, logits, labels)[1::2]}
+    for members, size in (("1+2+3", 3), ("1+2+3+main", 4)):
+        assert found[members] == 100 * (plain[:size].sum(axis=0).argmax(axis=1) == labels).mean()
+        assert found[members] != 100 * (plain[size - 1].argmax(axis=1) == labels).mean()
+
+
+def test_weights_add_up_to_one_whatever_the_best_scale_is_and_are_equal_where_none_helps() -> None:
+    """An exit that is far too sure wants a weight near 0.1; one that is always wrong wants none."""
+    rng = np.random.default_rng(6)
+    labels = np.arange(200) % 2
+    right = np.where(np.arange(200) < 160, labels, 1 - labels)
+    sure = 20.0 * np.eye(2)[right]
+    noise = rng.normal(scale=20, size=(200, 2))
+    weights = fit_weights(np.stack([sure, noise]), labels)
+    assert sum(weights) == pytest.approx(1)
+    assert weights[0] > 0.8
+    assert fit_weights(np.array([[[10.0, 0.0]] * 4, [[5.0, 0.0]] * 4]), np.ones(4, dtype=np.int64)) == (0.5, 0.5)

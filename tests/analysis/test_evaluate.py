@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from lcprune.analysis import criterion
-from lcprune.analysis.criterion import predicted_classes, softmax_confidence
+from lcprune.analysis.criterion import Criterion, predicted_classes, softmax_confidence
 from lcprune.analysis.evaluate import (
     CascadeCost,
     Evaluation,
@@ -202,3 +202,32 @@ def test_a_drop_is_exact_and_an_exactly_met_budget_is_met() -> None:
     assert drop_pct(candidate, reference) == -0.3
     assert within(50.02 - 49.72, 0.3)
     assert not within(0.300001, 0.3)
+
+
+def test_the_first_exits_alone_end_with_what_was_a_critic() -> None:
+    cost = CascadeCost((1, 20, 300), (4, 50))
+    assert cost.ending_at(3) == cost
+    assert cost.ending_at(2) == CascadeCost((1, 70), (4,))
+    assert cost.ending_at(1) == CascadeCost((5,), ())
+    assert CascadeCost((0, 1), (0,)).main_macs == 1  # a group that only moves numbers costs nothing
+
+
+@pytest.mark.parametrize("of_criterion", ["softmax", "margin", "entropy"])
+def test_a_sweep_is_progressive_inference_at_each_threshold_of_its_criterion(of_criterion: Criterion) -> None:
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(4, 200, 4)), rng.integers(0, 4, 200)
+    macs, temperatures = (COST.exit_macs(), COST.main_macs), (0.5, 2.0, 1.0, 1.0)
+    swept = sweep(logits, labels, *macs, (0.3, 0.6), of_criterion, temperatures)
+    for threshold, found in zip((0.3, 0.6), swept, strict=True):
+        assert found == progressive(logits, labels, (threshold,) * 3, *macs, of_criterion, temperatures)
+    plain = sweep(logits, labels, *macs, (0.3, 0.6), of_criterion)
+    assert swept != plain
+    assert evaluate(logits, labels, COST, (0.3, 0.6), of_criterion).progressive == plain
+    assert (of_criterion == "softmax") == (evaluate(logits, labels, COST, (0.3, 0.6)).progressive == plain)
+
+
+def test_two_exits_are_swept_and_one_is_not() -> None:
+    logits, labels = np.array([[[0.0, 1.0]], [[1.0, 0.0]]]), np.array([0])
+    two = evaluate(logits, labels, CascadeCost((1, 2), (3,)), (0.5, 0.9)).progressive
+    assert [(row.accuracy_pct, row.mean_macs) for row in two] == [(0.0, 4.0), (100.0, 6.0)]
+    assert evaluate(logits[1:], labels, CascadeCost((3,), ()), (0.5,)).progressive == ()

@@ -44,3 +44,19 @@ def test_accuracy_of_every_class_at_every_exit() -> None:
     correct = np.array([[True, False, True], [True, True, True]])
     found = class_accuracies_pct(correct, np.array([0, 0, 2]), 3)
     np.testing.assert_array_equal(found, [[50, np.nan, 100], [100, np.nan, 100]])
+
+
+def test_bins_and_classes_without_rows_have_a_place_of_their_own() -> None:
+    """Also at the end, as where no row is sure, or the validation images lack the last class."""
+    found = reliability(np.array([0.05, 0.25, 0.28]), np.array([False, True, False]), bins=5)
+    assert found.counts == (1, 2, 0, 0, 0)
+    np.testing.assert_allclose(found.confidence, [0.05, 0.265, np.nan, np.nan, np.nan])
+    np.testing.assert_allclose(found.accuracy, [0.0, 0.5, np.nan, np.nan, np.nan])
+    correct = np.array([[True, False, True], [False, False, False]])
+    of_classes = class_accuracies_pct(correct, np.array([0, 0, 1]), classes=4)
+    np.testing.assert_array_equal(of_classes, [[50, 100, np.nan, np.nan], [0, 0, np.nan, np.nan]])
+
+
+def test_no_bins_are_a_slip() -> None:
+    with pytest.raises(ValueError, match="make no 0 bins"):
+        reliability(np.array([0.5]), np.array([True]), bins=0)

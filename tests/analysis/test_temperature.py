@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from lcprune.analysis import criterion
 from lcprune.analysis import temperature as module
 from lcprune.analysis.temperature import BOUNDS, temperatures
 
@@ -128,3 +129,24 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         temperatures(np.zeros((1, 3, 2), dtype=np.float32), np.zeros(2, dtype=np.int64))
     with pytest.raises(ValueError, match="not"):
         temperatures(np.zeros((1, 3, 0), dtype=np.float32), np.zeros(3, dtype=np.int64))
+
+
+def test_rows_are_looked_at_in_chunks_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    logits, labels = 3 * rng.normal(size=(2, 200, 5)), rng.integers(0, 5, 200)
+    whole = temperatures(logits, labels)
+    monkeypatch.setattr(criterion, "CHUNK_VALUES", 5 * 7)
+    assert temperatures(logits, labels) == pytest.approx(whole, rel=1e-6)
+    assert 1.5 < whole[0] < 20  # neither a bound nor where the search starts
+
+
+def test_logits_as_far_apart_as_float32_goes_have_no_say_and_no_warning() -> None:
+    rng = np.random.default_rng(2)
+    logits, labels = 3 * rng.normal(size=(1, 50, 2)), rng.integers(0, 2, 50)
+    with_one = np.concatenate([logits, [[[3e38, -3e38]]]], axis=1)
+    assert temperatures(with_one, np.append(labels, 1)) == pytest.approx(temperatures(logits, labels), rel=1e-6)
+
+
+def test_an_exit_that_is_certain_and_wrong_is_as_cool_as_it_may_be() -> None:
+    """Its probabilities are 0 and 1, so that the loss is straight: Newton's method has no curve to go by."""
+    assert temperatures(np.array([[[1e5, 0.0]] * 3]), np.array([1, 1, 1])) == pytest.approx((20.0,), rel=1e-3)

@@ -1,6 +1,7 @@
 """Checkpoints: everything comes back, one good file is always there, and nothing in them is executed."""
 
 import os
+import stat
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import nn
 from torch.optim import SGD, Adam
 from torch.optim.swa_utils import AveragedModel
 
+from lcprune import runs
 from lcprune.errors import RunError
 from lcprune.models import Network
 from lcprune.training import checkpoint
@@ -221,3 +223,31 @@ def test_a_damaged_one_never_becomes_the_good_one(tmp_path: Path) -> None:
     checkpoint.rotate(tmp_path, state, SURROUNDINGS)
     assert checkpoint.load(tmp_path / "last_good.pt")["step"] == 10
     assert checkpoint.load(tmp_path / "last.pt")["step"] == 30
+
+
+def test_bytes_are_on_the_disk_before_their_name_and_the_name_before_the_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a killed process cannot show: without these a power cut leaves a name of an empty file, or none."""
+    checkpoint.rotate(tmp_path, new_state(), SURROUNDINGS)
+    events: list[str] = []
+    flush, rename = os.fsync, Path.replace
+
+    def noted_flush(handle: int) -> None:
+        events.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
+        flush(handle)
+
+    def noted_rename(path: Path, target: Path) -> Path:
+        events.append(f"{path.name} becomes {Path(target).name}")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", noted_flush)
+    monkeypatch.setattr(Path, "replace", noted_rename)
+    checkpoint.rotate(tmp_path, new_state(), SURROUNDINGS)
+    first, second = "last.pt becomes last_good.pt", "last.pt.part becomes last.pt"
+    assert [event for event in events if event.startswith("last")] == [first, second]
+    assert "file" in events[: events.index(first)]
+    assert events[-1] == "folder"
+    events.clear()
+    runs.write_text(tmp_path / "a.json", "{}")
+    assert events == ["file", "a.json.part becomes a.json", "folder"]

@@ -101,7 +101,7 @@ class Heartbeat:
 
     def _is_first_to_speak(self) -> bool:
         try:
-            return self._store.add(f"speaks/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", 1) == 1
+            return self._store.add("speaks", 1) == 1
         except RuntimeError:  # the store is gone, and torchrun with it
             return os.environ.get("LOCAL_RANK", "0") == "0"
 

@@ -133,6 +133,7 @@ class LayerParallel:
             hidden = stage.hand_on(output.detach())
             if stage is self._cut and links.hidden_out is not None:
                 links.hidden_out.send(step, hidden)
+                hidden = hidden.new_empty(0)  # nobody here reads it: its memory is free for the backward pass
             own, weights = self._read(stage, stage.pool(output), labels, learns)
             del output
             self._tell(step, own.output, exits)

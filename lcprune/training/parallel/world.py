@@ -106,6 +106,8 @@ def start(parallel: Parallel, groups: int, device: torch.device, timeout_s: floa
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
         store, rank, _ = next(rendezvous("env://", timeout=timedelta(seconds=timeout_s)))
+        # Torchrun keeps its store when it starts processes again, with the addresses of those before in it.
+        store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout_s))
         mesh = init_device_mesh(device.type, (stages, size // stages), mesh_dim_names=(LAYERS, REPLICAS))
         for group in mesh.get_all_groups():

@@ -1,0 +1,386 @@
+"""One training in several processes, from the recipe to the run folder. Three starts of processes serve all tests."""
+
+import json
+import os
+import pickle
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+
+from lcprune import recipe as recipes
+from lcprune import runs
+from lcprune.errors import LcpruneError, RunError, SetupError
+from lcprune.pipeline import together, train
+from lcprune.pipeline.together import Together
+from lcprune.training import checkpoint
+from lcprune.training.parallel import layers, messages, world
+
+STEPS = 24
+RECIPE = """\
+name: tiny
+data: {source: digits, batch_size: 8, val_size: 101, augment: crop, pad: 1}
+model: {trunk: vgg, width: 0.0625}
+critics: {head: pooled, channels: 4, pool_to: 1}
+train: {iterations: 24, lr: 0.02, evaluate_every: 12, checkpoint_every: 4}
+logging: {every: 4}
+"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training, begun or gone on with."""
+
+    folder: str
+    parallel: str | None
+    """None: as it was begun."""
+    staleness: int = 0
+    groups_per_rank: tuple[int, ...] = ()
+    overrides: tuple[str, ...] = ()
+    goes_on: bool = False
+    stopped_at: int = 0
+    """Where all processes are to stop, because the last one was told to a little before."""
+    spoilt_at: int = -1
+    """The step at which weights of the last process are no longer numbers, once."""
+
+
+@dataclass
+class Found:
+    """What one process knows of a job."""
+
+    error: str = ""
+    speaks: bool | None = None
+    losses: list[list[float]] = field(default_factory=list)
+    test_accuracy_pct: tuple[float, ...] = ()
+    sent_bytes: int = 0
+
+
+class Listener:
+    """Tells this process to stop."""
+
+    def __init__(self, found: Found, at: int) -> None:
+        self._found = found
+        self._at = at
+
+    def stepped(self, step: int, logged: Any) -> None:
+        if logged is not None:
+            self._found.losses.append(logged.loss)
+        if step == self._at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def evaluated(self, _: Any) -> None: ...
+
+
+def done(job: Job, is_last: bool) -> Found:
+    """A job, in the process that calls."""
+    found = Found()
+    asked_at = job.stopped_at - 3 - job.staleness if job.stopped_at and is_last else -1
+    options: dict[str, Any] = {
+        "device": "cpu",
+        "display": lambda *_: nullcontext(Listener(found, asked_at)),
+        "notice": lambda _: None,
+        "together": Together(job.parallel, job.staleness, job.groups_per_rank, 60) if job.parallel else None,  # type: ignore[arg-type]
+    }
+    senders: list[messages.Sender] = []
+    made, backward, is_spoilt = messages.Sender.__init__, layers.LayerParallel.backward, False
+
+    def noted(sender: messages.Sender, *arguments: Any) -> None:
+        made(sender, *arguments)
+        senders.append(sender)
+
+    def spoilt(method: layers.LayerParallel, images: Any, labels: Any, step: int) -> Any:
+        nonlocal is_spoilt
+        if step == job.spoilt_at and is_last and not is_spoilt:
+            is_spoilt = True
+            with torch.no_grad():
+                next(next(iter(method.parts())).parameters()).fill_(float("nan"))
+        return backward(method, images, labels, step)
+
+    with (
+        mock.patch.object(messages.Sender, "__init__", noted),
+        mock.patch.object(layers.LayerParallel, "backward", spoilt),
+    ):
+        try:
+            if job.goes_on:
+                trained = train.resume(Path(job.folder), job.overrides, **options)
+            else:
+                loaded = recipes.parse(RECIPE, "tiny", job.overrides)
+                trained = train.train(loaded, out=Path(job.folder), data_root=Path(), is_latest=False, **options)
+            found.test_accuracy_pct = trained.test_accuracy_pct
+        except LcpruneError as error:
+            found.error, found.speaks = error.problem, error.speaks
+    found.sent_bytes = sum(sender.sent_bytes for sender in senders)
+    return found
+
+
+def work(rank: int, size: int, jobs: list[dict[str, Any]], ports: list[int]) -> list[Found]:
+    """All jobs, one after the other, in one of `size` processes."""
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1"}
+    found = []
+    for job, port in zip(jobs, ports, strict=True):
+        os.environ["MASTER_PORT"] = str(port)
+        found.append(done(Job(**job), is_last=rank == size - 1))
+    return found
+
+
+STARTER = """
+import importlib.util, pickle, sys
+spec = importlib.util.spec_from_file_location("work", sys.argv[1])
+work = importlib.util.module_from_spec(spec)
+sys.modules["work"] = work
+spec.loader.exec_module(work)
+rank, size, jobs, ports = pickle.load(sys.stdin.buffer)
+sys.stdout.buffer.write(pickle.dumps([vars(found) for found in work.work(rank, size, jobs, ports)]))
+"""
+
+
+def started(size: int, folder: Path, *jobs: Job) -> dict[str, list[Found]]:
+    """What each of `size` processes knows of each job, by the name of its folder."""
+    sockets = [socket.socket() for _ in jobs]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    environment = {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin", "HOME": str(folder)}
+    line = [sys.executable, "-c", STARTER, __file__]
+    pipe = subprocess.PIPE
+    processes = [
+        subprocess.Popen(line, stdin=pipe, stdout=pipe, stderr=pipe, cwd=folder, env=environment) for _ in range(size)
+    ]
+    for rank, process in enumerate(processes):
+        assert process.stdin is not None
+        process.stdin.write(pickle.dumps((rank, size, [asdict(job) for job in jobs], ports)))
+        process.stdin.flush()
+    outputs = [process.communicate(timeout=240) for process in processes]
+    assert [process.returncode for process in processes] == [0] * size, b"\n".join(o[1] for o in outputs).decode()
+    everyone = [[Found(**found) for found in pickle.loads(output[0])] for output in outputs]
+    return {job.folder: [found[number] for found in everyone] for number, job in enumerate(jobs)}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("together")
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> Callable[..., Path]:
+    """``alone("train.lr=0.1")``: the run folder of one process."""
+    made: dict[tuple[str, ...], Path] = {}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+
+    def run(*overrides: str) -> Path:
+        if overrides not in made:
+            path = folder / f"alone-{len(made)}"
+            assert done(Job(str(path), None, overrides=overrides), is_last=False).error == ""
+            made[overrides] = path
+        return made[overrides]
+
+    run()
+    torch.set_num_threads(threads)
+    return run
+
+
+SPOILT = ("train.on_nonfinite=retry",)
+
+
+@pytest.fixture(scope="module")
+def three(folder: Path) -> dict[str, list[Found]]:
+    (folder / "taken").mkdir()
+    (folder / "taken" / "file").touch()
+    return started(
+        3,
+        folder,
+        Job("layers-3", "layers"),
+        Job("stopped-3", "layers", stopped_at=12),
+        Job("taken", "layers"),
+        Job("spoilt", "layers", spoilt_at=9),
+        Job("spoilt-retry", "layers", staleness=1, overrides=SPOILT, spoilt_at=9),
+    )
+
+
+@pytest.fixture(scope="module")
+def two(folder: Path, three: dict[str, list[Found]]) -> dict[str, list[Found]]:
+    shutil.copytree(folder / "stopped-3", folder / "stopped-2")
+    return started(
+        2,
+        folder,
+        Job("layers-2", "layers", groups_per_rank=(3, 1), overrides=("critics.update_every=2",)),
+        Job("late", "layers", staleness=2),
+        Job("late-again", "layers", staleness=2),
+        Job("late-stopped", "layers", staleness=2, stopped_at=12),
+        Job("data", "data"),
+        Job("stopped-2", None, goes_on=True),
+        Job("distilling", "layers", overrides=("critics.distill=0.5",)),
+    )
+
+
+@pytest.fixture(scope="module")
+def four(folder: Path, two: dict[str, list[Found]]) -> dict[str, list[Found]]:
+    return started(
+        4,
+        folder,
+        Job("layers-4", "layers"),
+        Job("both", "both"),
+        Job("both-late", "both", staleness=1),
+        Job("stopped-3", None, goes_on=True),
+    )
+
+
+def content(run: Path, name: str = checkpoint.LAST) -> dict[str, Any]:
+    return checkpoint.load(run / runs.CHECKPOINTS / name)
+
+
+def same_bits(one: Path, other: Path) -> bool:
+    return all(runs.sha256(one / name) == runs.sha256(other / name) for name in (runs.WEIGHTS, runs.PREDICTIONS))
+
+
+def flat(value: Any) -> list[Any]:
+    """Tensors and numbers, in order."""
+    if isinstance(value, dict):
+        return [leaf for key in sorted(value, key=str) for leaf in flat(value[key])]
+    return [leaf for each in value for leaf in flat(each)] if isinstance(value, list | tuple) else [value]
+
+
+def gap(one: Path, other: Path) -> float:
+    """Between weights, statistics and the states of optimizers."""
+    left, right = ([*flat(content(run)["network"]), *flat(content(run)["optimizers"])] for run in (one, other))
+    assert len(left) == len(right)
+    pairs = zip(left, right, strict=True)
+    return max(float((a.double() - b.double()).abs().max()) for a, b in pairs if isinstance(a, torch.Tensor))
+
+
+def ranks_of(run: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((run / runs.PARALLEL).read_text())["ranks"]
+    return found
+
+
+def test_layers_on_three_processes_are_one(folder: Path, three: dict[str, list[Found]], alone: Any) -> None:
+    assert {found.error for found in three["layers-3"]} == {""}
+    assert same_bits(folder / "layers-3", alone())
+    assert gap(folder / "layers-3", alone()) == 0
+    assert {found.test_accuracy_pct for found in three["layers-3"]} == {three["layers-3"][0].test_accuracy_pct}
+    assert all(found.losses == three["layers-3"][0].losses for found in three["layers-3"])
+    assert np.array(three["layers-3"][0].losses).shape == (STEPS // 4, 4)
+    lines = [(run / runs.METRICS).read_text().count("\n") for run in (folder / "layers-3", alone())]
+    assert lines[0] == lines[1]
+
+
+def test_layers_on_two_and_four(folder: Path, two: dict[str, Any], four: dict[str, Any], alone: Any) -> None:
+    assert same_bits(folder / "layers-2", alone("critics.update_every=2"))
+    assert [rank["groups"] for rank in ranks_of(folder / "layers-2")] == [[1, 2, 3], [4]]
+    assert same_bits(folder / "layers-4", alone())
+    assert [rank["groups"] for rank in ranks_of(folder / "layers-4")] == [[1], [2], [3], [4]]
+
+
+def test_bytes_are_counted_as_they_are_foretold(
+    folder: Path, three: dict[str, list[Found]], two: dict[str, list[Found]], four: dict[str, list[Found]]
+) -> None:
+    for name, everyone in (("layers-3", three), ("layers-2", two), ("late", two), ("layers-4", four)):
+        foretold = [STEPS * rank["bytes_sent_per_step"] for rank in ranks_of(folder / name)]
+        assert [found.sent_bytes for found in everyone[name]] == foretold
+    first, *_, last = ranks_of(folder / "layers-4")
+    assert last["bytes_sent_per_step"] == 8 + 4 * 8  # a header, and the losses of 8 samples
+    assert (
+        first["bytes_sent_per_step"]
+        == 8 + 4 * 8 * content(folder / "layers-4")["network"]["groups.1.1.weight"].shape[1] * 8 * 8 // 4
+    )
+
+
+def test_late_critics_give_the_same_bits_again(folder: Path, two: dict[str, list[Found]], alone: Any) -> None:
+    assert same_bits(folder / "late", folder / "late-again")
+    assert gap(folder / "late", alone()) > 1e-6
+
+
+def test_told_to_stop_all_stop_at_the_same_step(folder: Path, three: Any, two: Any) -> None:
+    assert {found.error for found in three["stopped-3"]} == {"interrupted at step 12: saved"}
+    assert {found.error for found in two["late-stopped"]} == {"interrupted at step 12: saved"}
+    assert [found.speaks for found in three["stopped-3"]].count(True) == 1
+    assert content(folder / "late-stopped")["step"] == 12
+
+
+def test_others_go_on_to_the_same_bits(folder: Path, four: dict[str, list[Found]], alone: Any) -> None:
+    assert same_bits(folder / "stopped-2", alone())
+    assert same_bits(folder / "stopped-3", alone())
+    assert len(ranks_of(folder / "stopped-3")) == 4
+
+
+def test_batches_are_shared(
+    folder: Path, two: dict[str, list[Found]], four: dict[str, list[Found]], alone: Any
+) -> None:
+    for name in ("data", "both"):
+        ours, theirs = content(folder / name)["network"], content(alone())["network"]
+        # Normalised over 8 samples at one place, the last group makes much of a rounded digit
+        for key, value in ours.items():
+            assert float((value.double() - theirs[key].double()).abs().max()) < close["groups.3" in key], key
+    assert gap(folder / "data", folder / "both") < 1e-4
+    assert gap(folder / "both-late", folder / "both") > 1e-6
+    assert [rank["groups"] for rank in ranks_of(folder / "both")][::2] == [
+        rank["groups"] for rank in ranks_of(folder / "both")
+    ][1::2]
+    assert {found.error for name in ("data", "both", "both-late") for found in (two | four)[name]} == {""}
+
+
+def test_one_process_tells(folder: Path, three: dict[str, list[Found]], two: dict[str, list[Found]]) -> None:
+    for found in (three["taken"], three["spoilt"]):
+        assert len({each.error for each in found}) == 1
+        assert sorted(each.speaks for each in found if each.speaks is not None) == [False, False, True]
+    assert three["taken"][0].error == "taken is there already and holds something"
+    assert "critics.distill does not go with layers on several processes" in two["distilling"][0].error
+
+
+def test_numbers_that_are_not_finite_are_everybodys(folder: Path, three: dict[str, list[Found]]) -> None:
+    assert three["spoilt"][0].error.endswith("is no longer a finite number at step 12")
+    assert "layer group" in three["spoilt"][0].error
+    assert content(folder / "spoilt")["step"] == 8
+    assert {found.error for found in three["spoilt-retry"]} == {""}
+    last = content(folder / "spoilt-retry")
+    assert (last["step"], last["retries"]) == (STEPS, 1)
+    assert all(value.isfinite().all() for value in last["network"].values())
+
+
+def test_the_run_that_torchrun_began_before(tmp_path: Path) -> None:
+    assert together.begun_before_a_restart(tmp_path, ["a"]) is None
+    (tmp_path / runs.RECIPE).touch()
+    runs.write_json(tmp_path / runs.ENVIRONMENT, {"launches": ["a", "b"]})
+    assert together.begun_before_a_restart(tmp_path, ["b", "c"]) == tmp_path
+    assert together.begun_before_a_restart(tmp_path, ["c"]) is None
+    assert together.begun_before_a_restart(tmp_path, []) is None
+
+
+def test_who_goes_on_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert together.as_before(tmp_path, None) == Together()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    assert together.as_before(tmp_path, None) == Together()
+    runs.write_json(tmp_path / runs.PARALLEL, {"parallel": "layers", "staleness": 2, "ranks": []})
+    assert together.as_before(tmp_path, None) == Together("layers", 2)
+    assert together.as_before(tmp_path, Together("data")) == Together("data")
+    runs.write_json(tmp_path / runs.PARALLEL, {"parallel": "layers"})
+    with pytest.raises(RunError, match=r"parallel.json is damaged"):
+        together.as_before(tmp_path, None)
+
+
+def test_too_many_processes_and_no_grid(monkeypatch: pytest.MonkeyPatch) -> None:
+    for parallel, size, problem in (
+        ("layers", 5, "5 processes cannot share 4"),
+        ("both", 3, "3 processes are no grid"),
+    ):
+        monkeypatch.setenv("WORLD_SIZE", str(size))
+        with pytest.raises(SetupError, match=problem):
+            world.start(parallel, 4, torch.device("cpu"))  # type: ignore[arg-type]
+    assert [world._stages("both", size, 4) for size in (4, 6, 8, 16)] == [2, 3, 4, 4]
+    assert [world._stages("data", 7, 4), world._stages("layers", 3, 4)] == [1, 3]
