@@ -158,13 +158,18 @@ def _speedups(case: dict[str, Any], link: Link) -> dict[str, float]:
     found = {
         "layers": one_s / layers_s(parts, sent_bytes["layers"], link, 0),
         "layers, staleness 1": one_s / layers_s(parts, sent_bytes["layers"], link, 1),
-        "data": one_s / (one_s / 2 + link.seconds(sent_bytes["data"][0])),
+        "data": one_s / (one_s / 2 + link.seconds(sent_bytes["data"][0]) + _statistics_s(case, link)),
     }
     for name, counts in case["pipeline_groups_per_rank"].items():
         stages = [sum(cost["main_s"] for cost in each) for each in _divided(costs, counts)]
         for schedule in ("GPipe", "1F1B"):
             found[f"{schedule}, {name}"] = main_s / pipeline_s(stages)
     return found
+
+
+def _statistics_s(case: dict[str, Any], link: Link) -> float:
+    """Of BatchNorm, which two processes share: three all-reduces of a few numbers, each there and back."""
+    return case["batch_norms"] * 3 * 2 * link.latency_s
 
 
 def parts_of(costs: Sequence[dict[str, float]], counts: Sequence[int]) -> list[Part]:
@@ -208,30 +213,40 @@ def predicted(groups: Sequence[Group], machine: Machine, gpus: int, batch: int) 
         held = [groups] if stages == 1 else [[group] for group in groups]
         replicas = gpus // stages
         share = batch / replicas
-        step_s = max(stage_s(part, machine, replicas, share, is_last=part is held[-1]) for part in held)
+        step_s = max(stage_s(held, index, machine, replicas, share) for index in range(len(held)))
         alone_s = batch * _seconds_of_an_image(groups, machine)
         row = {"machine": machine.name, "gpus": gpus, "stages": stages, "replicas": replicas}
         rows.append({**row, "images_per_s": batch / step_s, "efficiency_pct": 100 * alone_s / gpus / step_s})
     return rows
 
 
-def stage_s(groups: Sequence[Group], machine: Machine, replicas: int, images: float, is_last: bool) -> float:
-    """A step of one process with some layer groups, of which `replicas` share the batch."""
+def stage_s(held: Sequence[Sequence[Group]], index: int, machine: Machine, replicas: int, images: float) -> float:
+    """A step of one process.
+
+    Args:
+        held: Layer groups of every stage.
+        index: The stage of this process; its replicas are neighbours, and fill nodes stage by stage.
+        machine: What they run on.
+        replicas: Processes that share a stage.
+        images: Of this process, in a step.
+    """
+    groups = held[index]
     compute_s = images * _seconds_of_an_image(groups, machine)
     gradients = sum(group.gradient_bytes for group in groups)
-    crosses = replicas > machine.gpus_per_node
-    link = machine.outside if crosses else machine.inside
+    link = machine.outside if replicas > machine.gpus_per_node else machine.inside
     reduce_s = 0.0
     if replicas > 1:
         hops = 2 * math.ceil(math.log2(replicas))
         reduce_s = 2 * (replicas - 1) / replicas * gradients / link.bytes_per_s + hops * link.latency_s
     step_s = compute_s / 3 + max(2 * compute_s / 3, reduce_s)  # all-reduces run beside the backward pass
-    if is_last:
+    if index == len(held) - 1:
         return step_s
     sent = images * groups[-1].sent_bytes
-    same_node = replicas < machine.gpus_per_node
-    send_s = machine.inside.seconds(sent) if same_node else machine.outside.seconds(sent * machine.gpus_per_node)
-    return max(step_s, send_s)  # with a staleness nothing waits, but the link is as slow as it is
+    own_node, next_node = (stage * replicas // machine.gpus_per_node for stage in (index, index + 1))
+    if own_node == next_node:
+        return max(step_s, machine.inside.seconds(sent))
+    senders = min(replicas, machine.gpus_per_node)  # through the one link of a node
+    return max(step_s, machine.outside.seconds(sent * senders))
 
 
 def resnet50_groups() -> list[Group]:

@@ -78,7 +78,7 @@ def _memory(cases: Sequence[dict[str, Any]]) -> str:
     title = (
         "**Memory and messages of four processes with one layer group each**: most bytes of tensors alive at once in a "
         f"step (weights, gradients, optimizer state, activations, messages, scratch; batch {cases[0]['batch_size']}) "
-        "over those of `backprop` in one process, rank by rank, and the bytes that each rank was seen to send in a step."
+        "over those of `backprop` in one process, rank by rank, and the bytes that each was seen to send in a step."
     )
     heads = ["network", "`backprop`", "of it, by rank", "largest", "bytes sent, by rank", "as `parallel.json` says"]
     return _titled(title, heads, rows)

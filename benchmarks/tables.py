@@ -68,8 +68,11 @@ def own_images() -> str:
 
 
 def scaling() -> str:
-    """What docs/scaling.md shows."""
-    return scaling_page.page(_read(scaling_page.PARALLEL), _read(scaling_page.MODEL))
+    """What docs/scaling.md shows, once it was measured."""
+    files = (scaling_page.PARALLEL, scaling_page.MODEL)
+    if not all((RESULTS / name).exists() for name in files):
+        return ""
+    return scaling_page.page(*map(_read, files))
 
 
 PAGES = {

@@ -89,7 +89,18 @@ def _start(scratch: Path, run: Path, options: Sequence[str], launch: Sequence[st
     started = []
     for number, (node, address) in enumerate(zip(NODES, ADDRESSES, strict=True)):
         line = ["ip", "netns", "exec", node, sys.executable, "-m", "torch.distributed.run", *meeting, *launch]
-        line += [f"--local-addr={address}", "-m", "lcprune", "train", "ranks.yaml", "--out", str(run), *options]
+        # Both have the name of the one machine, by which torchrun would find out which of them is the host.
+        line += [
+            f"--rdzv-conf=is_host={number == 0}",
+            f"--local-addr={address}",
+            "-m",
+            "lcprune",
+            "train",
+            "ranks.yaml",
+            "--out",
+            str(run),
+            *options,
+        ]
         output = scratch / f"{run.name}-{number}.txt"
         with output.open("wb") as file:
             process = subprocess.Popen(

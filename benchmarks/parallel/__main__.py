@@ -1,4 +1,4 @@
-"""Several processes against one: speed, memory, bytes sent, and slow links. About 6 minutes on two idle cores.
+"""Several processes against one: speed, memory, bytes sent, and slow links. About 7 minutes on two idle cores.
 
     python -m benchmarks.parallel [--cores 0 1] [--only PART ...] [--out FILE]
 
@@ -25,7 +25,7 @@ from benchmarks.provenance import provenance
 RESULT = Path(__file__).parents[1] / "results" / "parallel.json"
 DELAY_S = 0.02
 SMALL_BATCH = ("data.batch_size=32",)
-FAR = (PAPER, replace(POOLED, overrides=(*POOLED.overrides, *SMALL_BATCH), burst=20))
+FAR = (PAPER, replace(POOLED, overrides=(*POOLED.overrides, *SMALL_BATCH), burst=15))
 """Cases with slow links: the one that is wanted, and a step that is hardly longer than the way there and back."""
 
 
@@ -80,7 +80,9 @@ class Run:
 
     def of(self, cases: Sequence[Case]) -> list[Case]:
         """The cases as they are measured this time."""
-        chosen = [case for number, case in enumerate(cases, start=1) if self._numbers is None or number in self._numbers]
+        chosen = [
+            case for number, case in enumerate(cases, start=1) if self._numbers is None or number in self._numbers
+        ]
         return [
             replace(case, overrides=(*case.overrides, *self._overrides), rounds=self._rounds or case.rounds)
             for case in chosen

@@ -2,7 +2,7 @@
 
 import gc
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,14 @@ from benchmarks.parallel.cases import Case
 from benchmarks.parallel.links import Count, far
 from benchmarks.parallel.ranks import CPU, replicas_of
 from benchmarks.timing import in_turn, ratio
-from lcprune.training.checkpoint import TrainingState
-from lcprune.training.optim import build_optimizers
+from lcprune.recipe import Recipe
 from lcprune.training.parallel.balance import balanced
 from lcprune.training.parallel.team import join
 from lcprune.training.parallel.world import World
 from lcprune.training.step import EagerStep
 
 SAMPLES = 4096
+ALONE, APART = "one process", "two that share nothing"
 SCHEDULES = {"GPipe": ScheduleGPipe, "1F1B": Schedule1F1B}
 
 
@@ -41,61 +41,71 @@ class Distance:
 
 def speed(world: World, case: Case) -> Row:
     """Images/s of two processes over those of one, and of pipelines over backpropagation in one."""
-    local_critic, backprop = (networks.load(case.recipe, how) for how in (case.local_critic, case.backprop))
-    split = networks.noise(local_critic, SAMPLES)
-    found = costs.of_groups(local_critic)
-    agreed = [found]
-    dist.broadcast_object_list(agreed, src=0)
-    held = balanced([each.local_s for each in agreed[0]], world.stages)
-    cut = case.groups_per_rank or tuple(len(groups) for groups in held)
-    cuts = {"the same cut": cut, "its own cut": _lengths(balanced([each.main_s for each in agreed[0]], world.stages))}
+    recipe = networks.load(case.recipe, case.local_critic)
+    group_costs = _agreed_costs(recipe)
+    cut = _cut(case, group_costs, world.stages)
+    cuts = {"the same cut": cut, "its own cut": _lengths(balanced([each.main_s for each in group_costs], world.stages))}
     if cuts["its own cut"] == cut:
         del cuts["its own cut"]
-    layers, division = sides.shared(local_critic, split, world, cut)
-    stale, _ = sides.shared(local_critic, split, world, cut, staleness=1)
-    data, data_division = sides.shared(local_critic, split, replicas_of(world))
+    turns, sent_bytes = _turns(world, case, cut, cuts)
+    seconds = in_turn(turns, case.rounds, case.burst)
+    cpu_s = _of_everyone({name: each.cpu_s[-case.rounds :] for name, each in turns.items()})
+    batch = recipe.data.batch_size
+    return {
+        **_about(case, batch),
+        "groups_per_rank": list(cut),
+        "pipeline_groups_per_rank": {name: list(counts) for name, counts in cuts.items()},
+        "group_costs": [asdict(each) for each in group_costs],
+        "batch_norms": sum(
+            isinstance(part, torch.nn.BatchNorm2d) for part in networks.make_network(recipe, CPU).modules()
+        ),
+        "bytes_sent_per_step": sent_bytes,
+        "layers_over_pipelines": {
+            name: asdict(ratio(seconds[name], seconds["layers"])) for name in seconds if name.endswith(" cut")
+        },
+        "rows": [
+            _compared(name, seconds, batch) | {"cpu_s": [statistics.median(each[name] or [0.0]) for each in cpu_s]}
+            for name in seconds
+        ],
+    }
+
+
+def _turns(
+    world: World, case: Case, cut: Sequence[int], cuts: Mapping[str, Sequence[int]]
+) -> tuple[dict[str, sides.Turns], dict[str, list[int]]]:
+    """All sides of a case, and the bytes that divided trainings send in a step."""
+    recipe, backprop = (networks.load(case.recipe, how) for how in (case.local_critic, case.backprop))
+    split = networks.noise(recipe, SAMPLES)
+    layers, division = sides.shared(recipe, split, world, cut)
+    stale, _ = sides.shared(recipe, split, world, cut, staleness=1)
+    data, data_division = sides.shared(recipe, split, replicas_of(world))
     turns = {
-        "one process": sides.alone(local_critic, split, world),
-        "two that share nothing": sides.alone(local_critic, split, world, everywhere=True),
+        ALONE: sides.alone(recipe, split, world),
+        APART: sides.alone(recipe, split, world, everywhere=True),
         "layers": layers,
         "layers, staleness 1": stale,
         "data": data,
         "backprop": sides.alone(backprop, split, world),
         **{
-            f"{name}, {which}": sides.pipeline(local_critic, split, world, counts, schedule)
+            f"{name}, {which}": sides.pipeline(recipe, split, world, counts, schedule)
             for which, counts in cuts.items()
             for name, schedule in SCHEDULES.items()
         },
     }
-    seconds = in_turn(turns, case.rounds, case.burst)
-    cpu_s = _of_everyone({name: each.cpu_s[-case.rounds :] for name, each in turns.items()})
-    batch = local_critic.data.batch_size
-    rows = []
-    for name, taken in seconds.items():
-        reference = "backprop" if name not in _LOCAL else "one process"
-        twice = 2 if name == "two that share nothing" else 1
-        rows.append(
-            {
-                "side": name,
-                "over": reference,
-                "speedup": asdict(ratio([twice * each for each in seconds[reference]], taken)),
-                "images_per_s": twice * batch / statistics.median(taken),
-                "cpu_s": [each[name] for each in cpu_s],
-            }
-        )
+    sent = {"layers": list(division.bytes_sent_per_step), "data": list(data_division.bytes_sent_per_step)}
+    return turns, sent
+
+
+def _compared(side: str, seconds: Mapping[str, list[float]], batch: int) -> Row:
+    """A side over one process that trains with the same method."""
+    reference = "backprop" if side == "backprop" or side.endswith(" cut") else ALONE
+    images = batch * (2 if side == APART else 1)
+    alone_s = [each * images / batch for each in seconds[reference]]
     return {
-        **_about(case, batch),
-        "groups_per_rank": list(cut),
-        "pipeline_groups_per_rank": {name: list(counts) for name, counts in cuts.items()},
-        "group_costs": [asdict(each) for each in agreed[0]],
-        "bytes_sent_per_step": {
-            "layers": list(division.bytes_sent_per_step),
-            "data": list(data_division.bytes_sent_per_step),
-        },
-        "layers_over_pipelines": {
-            name: asdict(ratio(seconds[name], seconds["layers"])) for name in seconds if "cut" in name
-        },
-        "rows": rows,
+        "side": side,
+        "over": reference,
+        "speedup": asdict(ratio(alone_s, seconds[side])),
+        "images_per_s": images / statistics.median(seconds[side]),
     }
 
 
@@ -104,9 +114,8 @@ def delayed(world: World, about: Distance) -> Row:
     case = about.case
     recipe = networks.load(case.recipe, case.local_critic)
     split = networks.noise(recipe, SAMPLES)
-    agreed = [costs.of_groups(recipe)]
-    dist.broadcast_object_list(agreed, src=0)
-    cut = case.groups_per_rank or _lengths(balanced([each.local_s for each in agreed[0]], world.stages))
+    group_costs = _agreed_costs(recipe)
+    cut = _cut(case, group_costs, world.stages)
     turns = {}
     sent_bytes: tuple[int, ...] = ()
     for staleness in about.staleness:
@@ -129,7 +138,7 @@ def delayed(world: World, about: Distance) -> Row:
     return {
         **_about(case, batch),
         "groups_per_rank": list(cut),
-        "group_costs": [asdict(each) for each in agreed[0]],
+        "group_costs": [asdict(each) for each in group_costs],
         "bytes_sent_per_step": list(sent_bytes),
         "rows": rows,
     }
@@ -142,12 +151,17 @@ def held_bytes(world: World, case: Case) -> Row:
     gc.collect()
     split = networks.noise(local_critic, local_critic.data.batch_size)
     count = Count()
-    network = networks.make_network(local_critic, CPU)
-    whole = TrainingState(network, build_optimizers(local_critic, network))
-    del network
     shape = split.images.shape[1:]
-    team = join(world, local_critic, whole, shape, lambda: whole, iterations=1, groups_per_rank=(1,) * world.size)
-    del whole
+    one_each = (1,) * world.size
+    team = join(
+        world,
+        local_critic,
+        sides.fresh_state(local_critic),
+        shape,
+        lambda: sides.fresh_state(local_critic),
+        iterations=1,
+        groups_per_rank=one_each,
+    )
     step = EagerStep(team.method, team.state.optimizers, CPU, bf16=False)
     images = torch.from_numpy(split.images).float().div_(255)
     images = images.contiguous(memory_format=networks.memory_format(local_critic))
@@ -170,7 +184,7 @@ def held_bytes(world: World, case: Case) -> Row:
     peaks = [each["peak_bytes"] for each in found]
     return {
         **_about(case, local_critic.data.batch_size),
-        "groups_per_rank": [1] * world.size,
+        "groups_per_rank": list(one_each),
         "backprop_bytes": alone[0],
         "local_critic_bytes": alone[1],
         "peak_bytes": peaks,
@@ -186,7 +200,16 @@ def live_bytes() -> int:
     return sum({each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}.values())
 
 
-_LOCAL = ("one process", "two that share nothing", "layers", "layers, staleness 1", "data")
+def _agreed_costs(recipe: Recipe) -> list[costs.GroupCost]:
+    """By the clock of the first process."""
+    agreed = [costs.of_groups(recipe)]
+    dist.broadcast_object_list(agreed, src=0)
+    return agreed[0]
+
+
+def _cut(case: Case, group_costs: Sequence[costs.GroupCost], stages: int) -> tuple[int, ...]:
+    """Layer groups of each process."""
+    return case.groups_per_rank or _lengths(balanced([each.local_s for each in group_costs], stages))
 
 
 def _lengths(held: Sequence[range]) -> tuple[int, ...]:
@@ -207,4 +230,3 @@ def _about(case: Case, batch_size: int) -> Row:
         "overrides": list(case.overrides),
         "batch_size": batch_size,
     }
-

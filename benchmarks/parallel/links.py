@@ -71,9 +71,7 @@ class FarSender:
 class FarReceiver:
     """A `Receiver` that hands a message over late."""
 
-    def __init__(
-        self, board: Board, delay_s: float, world: World, origin: Neighbour, form: Form, depth: int
-    ) -> None:
+    def __init__(self, board: Board, delay_s: float, world: World, origin: Neighbour, form: Form, depth: int) -> None:
         self._inner = Receiver(world, origin, form, depth)
         self._board = board
         self._delay_s = delay_s
@@ -104,9 +102,7 @@ def far(folder: Path, name: str, delay_s: float) -> Iterator[None]:
         yield
         return
     board = Board(folder / f"{name}.board")
-    with mock.patch.multiple(
-        team, Sender=partial(FarSender, board), Receiver=partial(FarReceiver, board, delay_s)
-    ):
+    with mock.patch.multiple(team, Sender=partial(FarSender, board), Receiver=partial(FarReceiver, board, delay_s)):
         yield
 
 

@@ -79,7 +79,7 @@ def shared(
         links: Inside, the processes are connected.
     """
     rows = Replicas(world.replica_group, CPU).rows(recipe.data.batch_size)
-    whole = _state(recipe)
+    whole = fresh_state(recipe)
     loader: Loader = steps.loader_of(recipe, split, CPU, rows)
     with links or nullcontext():
         team = join(
@@ -87,7 +87,7 @@ def shared(
             recipe,
             whole,
             split.images.shape[1:],
-            lambda: _state(recipe),
+            lambda: fresh_state(recipe),
             iterations=recipe.train.iterations or 0,
             groups_per_rank=groups_per_rank,
             staleness=staleness,
@@ -156,7 +156,8 @@ class _Permuted(nn.Module):
         return hidden.permute(self._order) if self._order else hidden
 
 
-def _state(recipe: Recipe) -> TrainingState:
+def fresh_state(recipe: Recipe) -> TrainingState:
+    """A whole network that has learnt nothing."""
     network = networks.make_network(recipe, CPU)
     return TrainingState(network, build_optimizers(recipe, network))
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -155,6 +156,7 @@ def started(size: int, folder: Path, *jobs: Job) -> dict[str, list[Found]]:
     for each in sockets:
         each.close()
     environment = {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin", "HOME": str(folder)}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
     line = [sys.executable, "-c", STARTER, __file__]
     pipe = subprocess.PIPE
     processes = [
@@ -195,6 +197,7 @@ def alone(folder: Path) -> Callable[..., Path]:
 
 
 SPOILT = ("train.on_nonfinite=retry",)
+DROPOUT = ("model.trunk=benchmarks.chaos.tiny:build", "model.groups=2", "model.width=1")
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +217,8 @@ def three(folder: Path) -> dict[str, list[Found]]:
 
 @pytest.fixture(scope="module")
 def two(folder: Path, three: dict[str, list[Found]]) -> dict[str, list[Found]]:
-    shutil.copytree(folder / "stopped-3", folder / "stopped-2")
+    for name in ("stopped-2", "stopped-1"):
+        shutil.copytree(folder / "stopped-3", folder / name)
     return started(
         2,
         folder,
@@ -222,8 +226,12 @@ def two(folder: Path, three: dict[str, list[Found]]) -> dict[str, list[Found]]:
         Job("late", "layers", staleness=2),
         Job("late-again", "layers", staleness=2),
         Job("late-stopped", "layers", staleness=2, stopped_at=12),
+        Job("./late-stopped", None, staleness=2, goes_on=True),
         Job("data", "data"),
         Job("stopped-2", None, goes_on=True),
+        Job("dropout", "layers", overrides=DROPOUT),
+        Job("dropout-stopped", "layers", overrides=DROPOUT, stopped_at=12),
+        Job("./dropout-stopped", None, goes_on=True),
         Job("distilling", "layers", overrides=("critics.distill=0.5",)),
     )
 
@@ -309,11 +317,14 @@ def test_told_to_stop_all_stop_at_the_same_step(folder: Path, three: Any, two: A
     assert {found.error for found in three["stopped-3"]} == {"interrupted at step 12: saved"}
     assert {found.error for found in two["late-stopped"]} == {"interrupted at step 12: saved"}
     assert [found.speaks for found in three["stopped-3"]].count(True) == 1
-    assert content(folder / "late-stopped")["step"] == 12
 
 
 def test_others_go_on_to_the_same_bits(folder: Path, four: dict[str, list[Found]], alone: Any) -> None:
+    assert same_bits(folder / "late-stopped", folder / "late")
+    assert same_bits(folder / "dropout-stopped", folder / "dropout")
     assert same_bits(folder / "stopped-2", alone())
+    assert done(Job(str(folder / "stopped-1"), None, goes_on=True), is_last=False).error == ""
+    assert same_bits(folder / "stopped-1", alone())
     assert same_bits(folder / "stopped-3", alone())
     assert len(ranks_of(folder / "stopped-3")) == 4
 
@@ -323,9 +334,10 @@ def test_batches_are_shared(
 ) -> None:
     for name in ("data", "both"):
         ours, theirs = content(folder / name)["network"], content(alone())["network"]
-        # Normalised over 8 samples at one place, the last group makes much of a rounded digit
         for key, value in ours.items():
-            assert float((value.double() - theirs[key].double()).abs().max()) < close["groups.3" in key], key
+            # Normalised over 8 samples at one place, the last group makes much of a rounded digit.
+            limit = 2e-2 if "groups.3" in key else 1e-3
+            assert float((value.double() - theirs[key].double()).abs().max()) < limit, key
     assert gap(folder / "data", folder / "both") < 1e-4
     assert gap(folder / "both-late", folder / "both") > 1e-6
     assert [rank["groups"] for rank in ranks_of(folder / "both")][::2] == [
@@ -359,6 +371,20 @@ def test_the_run_that_torchrun_began_before(tmp_path: Path) -> None:
     assert together.begun_before_a_restart(tmp_path, ["b", "c"]) == tmp_path
     assert together.begun_before_a_restart(tmp_path, ["c"]) is None
     assert together.begun_before_a_restart(tmp_path, []) is None
+
+
+def test_layers_are_divided_as_before(tmp_path: Path) -> None:
+    def before(stages: int) -> tuple[int, ...]:
+        return together.groups_before(tmp_path, SimpleNamespace(stages=stages))  # type: ignore[arg-type]
+
+    assert before(2) == ()
+    ranks = [{"rank": rank, "groups": groups} for rank, groups in enumerate(([1], [1], [2, 3, 4], [2, 3, 4]))]
+    runs.write_json(tmp_path / runs.PARALLEL, {"ranks": ranks})
+    assert before(2) == (1, 3)
+    assert before(3) == ()
+    runs.write_json(tmp_path / runs.PARALLEL, {"ranks": [{"rank": 0}]})
+    with pytest.raises(RunError, match=r"parallel.json is damaged"):
+        before(2)
 
 
 def test_who_goes_on_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

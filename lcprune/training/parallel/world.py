@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from lcprune.errors import PeerError, SetupError
@@ -107,7 +108,7 @@ def start(parallel: Parallel, groups: int, device: torch.device, timeout_s: floa
     try:
         store, rank, _ = next(rendezvous("env://", timeout=timedelta(seconds=timeout_s)))
         # Torchrun keeps its store when it starts processes again, with the addresses of those before in it.
-        store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        store = PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout_s))
         mesh = init_device_mesh(device.type, (stages, size // stages), mesh_dim_names=(LAYERS, REPLICAS))
         for group in mesh.get_all_groups():
