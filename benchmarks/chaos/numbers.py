@@ -17,7 +17,7 @@ import torch
 from benchmarks.chaos import promise, tiny
 from lcprune import runs
 from lcprune.errors import NotFiniteError
-from lcprune.pipeline import train
+from lcprune.pipeline import fitting, train
 from lcprune.training import checkpoint, loop
 from lcprune.training.checkpoint import TrainingState
 
@@ -88,7 +88,7 @@ def _spoilt(where: str, value: float, at: int, *, always: bool) -> Iterator[None
         finally:
             method.backward = backward
 
-    with mock.patch.object(train, "fit", spoiling):
+    with mock.patch.object(fitting, "fit", spoiling):
         yield
 
 
