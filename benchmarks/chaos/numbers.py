@@ -51,7 +51,7 @@ def _one(run: Path, where: str, how: str, value: float, at: int) -> str:
         except NotFiniteError as error:
             problem = error.problem
     retries = sum("going back to step" in line for line in told)
-    expected = {"stop": 0, "retry and it is mended": 1, "retry in vain": train.MAX_RETRIES}[how]
+    expected = {"stop": 0, "retry and it is mended": 1, "retry in vain": fitting.MAX_RETRIES}[how]
     if retries != expected:
         return f"{retries} retries, not {expected}"
     if (problem == "") != (how == "retry and it is mended"):
