@@ -20,10 +20,11 @@ from lcprune.data import images as images_module
 from lcprune.errors import DataError, Interrupted
 from lcprune.export.metadata import InputInfo, read_info
 from lcprune.export.session import ProgressiveSession
+from lcprune.pipeline import metrics, stored
 from lcprune.pipeline import predict as prediction
-from lcprune.pipeline import stored
 from lcprune.pipeline import train as pipeline
-from lcprune.pipeline.train import Trained, loading_hint
+from lcprune.pipeline.metrics import loading_hint
+from lcprune.pipeline.train import Trained
 from lcprune.training.loop import Evaluation, LoggedStep
 
 RECIPE = """\
@@ -162,7 +163,7 @@ def test_damaged_images_stop_the_command_or_are_counted(photos: Path, tmp_path: 
 
 
 def test_where_loading_takes_the_time_it_says_so(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "MUCH_WAITING", 0.0)
+    monkeypatch.setattr(metrics, "MUCH_WAITING", 0.0)
     notices: list[str] = []
     train(photos, tmp_path / "run", *STREAM, "train.iterations=6", notices=notices)
     (hint,) = [line for line in notices if "training waits for images" in line]
