@@ -17,11 +17,12 @@ define run
 echo; echo "\$$ $(1)"; $(subst lcprune ,$(LCPRUNE) ,$(1))
 endef
 
-.PHONY: help demo install test coverage chaos fuzz mutation bench bench-gpu format clean
+.PHONY: help demo install test slow coverage chaos fuzz mutation bench bench-gpu format clean
 
 help:
 	@echo "make demo       install into .venv, train on handwritten digits, export a model that stops early, use it"
-	@echo "make test       install into .venv, then check format, lint and types, and run the tests"
+	@echo "make test       install into .venv, then check format, lint and types, and run the tests; under 10 minutes"
+	@echo "make slow       the tests that take longer than about ten seconds each"
 	@echo "make chaos      kill trainings, fill disks, flip bits: every promise of docs/reliability.md; under 30 minutes"
 	@echo "make coverage   the tests, and which lines and branches of lcprune they reach"
 	@echo "make fuzz       look for inputs that break the readers, the choices and the stitching; about 15 minutes"
@@ -49,7 +50,7 @@ $(INSTALLED): pyproject.toml
 	@echo "Installed."
 
 # Images of 8x8 pixels are too little work for two threads, which would only wait for each other on a busy machine.
-demo test coverage: export OMP_NUM_THREADS ?= 1
+demo test slow coverage: export OMP_NUM_THREADS ?= 1
 
 demo: $(INSTALLED)
 	@rm -rf demo/runs demo/images && mkdir -p demo
@@ -78,8 +79,11 @@ test: $(INSTALLED)
 	@"$(BIN)/ruff" check .
 	@echo "Types: mypy"
 	@"$(BIN)/mypy"
-	@echo "Tests: pytest"
-	@"$(BIN)/python" -m pytest -q -n auto --dist loadfile --durations=15
+	@echo "Tests: pytest, without those marked slow"
+	@"$(BIN)/python" -m pytest -q -n auto --dist loadfile --durations=15 -m "not slow"
+
+slow: $(INSTALLED)
+	@"$(BIN)/python" -m pytest -q -n auto --dist loadfile --durations=15 -m slow
 
 coverage: $(INSTALLED)
 	@"$(BIN)/python" -m pytest -q -n auto --dist loadfile --cov --cov-report=term
