@@ -17,7 +17,7 @@ import torch
 from benchmarks.chaos import promise, tiny
 from lcprune import runs
 from lcprune.errors import NotFiniteError
-from lcprune.pipeline import fitting, train
+from lcprune.pipeline import fitting
 from lcprune.training import checkpoint, loop
 from lcprune.training.checkpoint import TrainingState
 
