@@ -196,7 +196,8 @@ def held_bytes(world: World, case: Case) -> Row:
 
 def live_bytes() -> int:
     """Bytes of all tensors of this process that Python can reach."""
-    tensors = [each for each in gc.get_objects() if issubclass(type(each), torch.Tensor) and each.device == CPU]
+    plain = (torch.Tensor, torch.nn.Parameter)  # others, such as those that an export leaves behind, have no bytes
+    tensors = [each for each in gc.get_objects() if type(each) in plain and each.device == CPU]
     return sum({each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}.values())
 
 
