@@ -206,18 +206,22 @@ def test_a_run_that_has_not_begun_says_what_to_run(run: Path) -> None:
 
 
 MEASURE = """
-import resource, numpy as np
+import numpy as np
+from pathlib import Path
 from lcprune import models, recipe as recipes
 from lcprune.data.sources import Split
 from lcprune.pipeline import inside
 network = models.build(recipes.load("vgg_cifar10"), 10, (3, 32, 32), (0.5,) * 3, (0.25,) * 3)
 images = np.random.default_rng(0).integers(0, 256, (400, 3, 32, 32), dtype=np.uint8)
 inside.of_network(network, Split(images, np.arange(400) // 40), "test")
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+# not ru_maxrss, in which the process counts that this one was forked from
+peak_kib = next(line.split()[1] for line in Path("/proc/self/status").open() if line.startswith("VmHWM"))
+print(int(peak_kib) / 2**20)
 """
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell the peak of memory")
 def test_400_samples_at_the_papers_width_stay_under_2_gib() -> None:
     done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 2
