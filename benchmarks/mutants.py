@@ -190,7 +190,7 @@ class Judge:
 def run(items: Sequence[Any], session: pytest.Session) -> Iterable[pytest.TestReport]:
     """Runs tests one after the other; what only some of them share is taken down after the last."""
     for item, following in zip(items, [*items[1:], Top(session)], strict=True):
-        yield from runtestprotocol(item, log=False, nextitem=following)  # type: ignore[arg-type]
+        yield from runtestprotocol(item, log=False, nextitem=following)
 
 
 def passes(items: Sequence[Any], session: pytest.Session) -> bool:

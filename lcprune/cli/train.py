@@ -83,7 +83,7 @@ def train(
             device=device.value,
             display=display(is_silent(quiet)),
             notice=notice(is_silent(quiet)),
-            together=_together(parallel, staleness, groups_per_rank, timeout) or Together(),
+            together=Together(**_shared(parallel, staleness, groups_per_rank, timeout)),
         )
         _print_trained(result, as_json, quiet)
 
@@ -109,34 +109,32 @@ def resume(
             device=device.value,
             display=display(is_silent(quiet)),
             notice=notice(is_silent(quiet)),
-            together=_together(parallel, staleness, groups_per_rank, timeout),
+            together=_shared(parallel, staleness, groups_per_rank, timeout),
         )
         _print_trained(result, as_json, quiet)
 
 
-def _together(
+def _shared(
     parallel: Parallel | None, staleness: int | None, groups_per_rank: str | None, timeout: float | None
-) -> Any:
-    """How processes share the work, as far as the user says; None: not at all.
+) -> dict[str, Any]:
+    """What the user says of how processes share the work: fields of `lcprune.pipeline.together.Together`.
 
     Raises:
         SetupError: If they are to share it and there is one alone.
     """
-    from lcprune.pipeline.together import Together
-
-    said: dict[str, Any] = {
+    fields = {
         "parallel": None if parallel is None else parallel.value,
         "staleness": staleness,
         "groups_per_rank": None if groups_per_rank is None else whole_numbers("--groups-per-rank", groups_per_rank),
         "timeout_s": timeout,
     }
-    said = {key: value for key, value in said.items() if value is not None}
+    said = {name: value for name, value in fields.items() if value is not None}
     if said and int(os.environ.get("WORLD_SIZE", "1")) < 2:
         raise SetupError(
             "there is one process alone, which has nobody to share the work with",
             "start several: torchrun --nproc-per-node 2 -m lcprune train RECIPE --parallel layers",
         )
-    return Together(**said) if said else None
+    return said
 
 
 def _print_trained(result: Any, as_json: bool, quiet: bool) -> None:

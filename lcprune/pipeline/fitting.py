@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch.optim.swa_utils import AveragedModel
 
@@ -100,10 +99,6 @@ def run(job: Job, loader: Loader, display: Display, notice: Notice) -> Trained:
     torch.manual_seed(recipe.train.seed)
     surroundings = surroundings_of(recipe, device, processes(job.world, job.together))
     _restore(folder, state, surroundings, notice)
-    if job.world is not None and job.world.rank:  # dropout in one process is not that of another
-        torch.manual_seed(
-            int(np.random.SeedSequence([recipe.train.seed, state.step, job.world.rank]).generate_state(1)[0])
-        )
     if state.step == 0:
         _whiten(job.network, dataset)
     if state.step > iterations:

@@ -2,10 +2,11 @@
 
 import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -136,20 +137,25 @@ def groups_before(folder: Path, world: World) -> tuple[int, ...]:
     return tuple(map(len, held)) if len(held) == world.stages else ()
 
 
-def as_before(folder: Path, together: Together | None) -> Together | None:
-    """What the user says now, or else what the run says of the processes that it was begun with.
+def as_before(folder: Path, said: Mapping[str, Any]) -> Together:
+    """What the user says now, and of the rest what the run says of the processes that it was begun with.
+
+    Args:
+        folder: Of the run.
+        said: Fields of `Together`.
 
     Raises:
         RunError: If ``parallel.json`` is damaged.
     """
     path = folder / runs.PARALLEL
-    if together is not None or not worlds.is_launched() or not path.exists():
-        return together or Together()
+    if not worlds.is_launched() or not path.exists():
+        return Together(**said)
     content = runs.read_json(path)
     try:
-        return Together(parallel=content["parallel"], staleness=int(content["staleness"]))
+        before = {"parallel": content["parallel"], "staleness": int(content["staleness"])}
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(path, error) from None
+    return Together(**(before | dict(said)))
 
 
 def _damaged(path: Path, error: Exception) -> RunError:

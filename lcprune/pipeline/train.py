@@ -1,8 +1,9 @@
 """Training a recipe into a run folder, and going on with one that was stopped."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -112,11 +113,20 @@ def resume(
     device: str,
     display: Display,
     notice: Notice,
-    together: Together | None = None,
+    together: Mapping[str, Any] | None = None,
 ) -> Trained:
     """Goes on with a run from its newest checkpoint, or from the start where none was written yet.
 
     No other training may go on in the folder meanwhile. Another number of processes may go on than began.
+
+    Args:
+        folder: Of the run.
+        overrides: ``KEY=VALUE`` of the keys that may change.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        display: Shows the progress.
+        notice: Is told what a person should know.
+        together: Fields of `Together`, for processes that torchrun started; those left out are as the run was begun
+            with. None: each process is alone.
 
     Raises:
         LcpruneError: If there is no such run, its checkpoints are damaged, or `overrides` change more than the length
@@ -128,13 +138,13 @@ def resume(
     on = choose_device(device)
     dataset, facts = stored.load_dataset(folder, recipe)
     network = stored.build_network(recipe, facts)
-    together = as_before(folder, together)
-    with meeting(together, len(network.groups), on) as world, _locked(folder, world):
+    shared = None if together is None else as_before(folder, together)
+    with meeting(shared, len(network.groups), on) as world, _locked(folder, world):
         if not checkpoint.exists(folder / runs.CHECKPOINTS):
             load_pretrained(network, recipe.model)
         on = on if world is None else world.device
         loader = loader_of(recipe, dataset, on, world)
-        return run(Job(folder, recipe, dataset, facts, network, on, world, together), loader, display, notice)
+        return run(Job(folder, recipe, dataset, facts, network, on, world, shared), loader, display, notice)
 
 
 def choose_device(name: str) -> torch.device:

@@ -87,11 +87,12 @@ def done(job: Job, is_last: bool) -> Found:
     """A job, in the process that calls."""
     found = Found()
     asked_at = job.stopped_at - 3 - job.staleness if job.stopped_at and is_last else -1
+    shared = Together(job.parallel, job.staleness, job.groups_per_rank, 60) if job.parallel else None
     options: dict[str, Any] = {
         "device": "cpu",
         "display": lambda *_: nullcontext(Listener(found, asked_at)),
         "notice": lambda _: None,
-        "together": Together(job.parallel, job.staleness, job.groups_per_rank, 60) if job.parallel else None,  # type: ignore[arg-type]
+        "together": shared,
     }
     senders: list[messages.Sender] = []
     made, backward, is_spoilt = messages.Sender.__init__, layers.LayerParallel.backward, False
@@ -114,7 +115,8 @@ def done(job: Job, is_last: bool) -> Found:
     ):
         try:
             if job.goes_on:
-                trained = train.resume(Path(job.folder), job.overrides, **options)
+                said = asdict(shared) if shared else {}
+                trained = train.resume(Path(job.folder), job.overrides, **(options | {"together": said}))
             else:
                 loaded = recipes.parse(RECIPE, "tiny", job.overrides)
                 trained = train.train(loaded, out=Path(job.folder), data_root=Path(), is_latest=False, **options)
@@ -375,7 +377,7 @@ def test_the_run_that_torchrun_began_before(tmp_path: Path) -> None:
 
 def test_layers_are_divided_as_before(tmp_path: Path) -> None:
     def before(stages: int) -> tuple[int, ...]:
-        return together.groups_before(tmp_path, SimpleNamespace(stages=stages))  # type: ignore[arg-type]
+        return together.groups_before(tmp_path, SimpleNamespace(stages=stages))
 
     assert before(2) == ()
     ranks = [{"rank": rank, "groups": groups} for rank, groups in enumerate(([1], [1], [2, 3, 4], [2, 3, 4]))]
@@ -388,16 +390,26 @@ def test_layers_are_divided_as_before(tmp_path: Path) -> None:
 
 
 def test_who_goes_on_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert together.as_before(tmp_path, None) == Together()
+    assert together.as_before(tmp_path, {}) == Together()
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
-    assert together.as_before(tmp_path, None) == Together()
+    assert together.as_before(tmp_path, {}) == Together()
     runs.write_json(tmp_path / runs.PARALLEL, {"parallel": "layers", "staleness": 2, "ranks": []})
-    assert together.as_before(tmp_path, None) == Together("layers", 2)
-    assert together.as_before(tmp_path, Together("data")) == Together("data")
+    assert together.as_before(tmp_path, {}) == Together("layers", 2)
+    assert together.as_before(tmp_path, {"timeout_s": 7.0}) == Together("layers", 2, timeout_s=7.0)
+    assert together.as_before(tmp_path, {"staleness": 0}) == Together("layers", 0)
     runs.write_json(tmp_path / runs.PARALLEL, {"parallel": "layers"})
     with pytest.raises(RunError, match=r"parallel.json is damaged"):
-        together.as_before(tmp_path, None)
+        together.as_before(tmp_path, {})
+
+
+def test_a_resume_that_asks_for_no_others_is_alone(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of a cell of a table, of which each process has its own."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(world, "start", lambda *_: pytest.fail("it waited for others"))
+    shown = {"display": lambda *_: nullcontext(Listener(Found(), -1)), "notice": lambda _: None}
+    assert train.resume(run, (), device="cpu", **shown).run == run.resolve()
 
 
 def test_too_many_processes_and_no_grid(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -407,6 +419,6 @@ def test_too_many_processes_and_no_grid(monkeypatch: pytest.MonkeyPatch) -> None
     ):
         monkeypatch.setenv("WORLD_SIZE", str(size))
         with pytest.raises(SetupError, match=problem):
-            world.start(parallel, 4, torch.device("cpu"))  # type: ignore[arg-type]
+            world.start(parallel, 4, torch.device("cpu"))
     assert [world._stages("both", size, 4) for size in (4, 6, 8, 16)] == [2, 3, 4, 4]
     assert [world._stages("data", 7, 4), world._stages("layers", 3, 4)] == [1, 3]

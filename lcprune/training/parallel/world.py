@@ -81,11 +81,6 @@ def is_launched() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
 
 
-def is_writer() -> bool:
-    """Whether this process writes files and speaks to the user."""
-    return not is_launched() or os.environ["RANK"] == "0"
-
-
 def start(parallel: Parallel, groups: int, device: torch.device, timeout_s: float = TIMEOUT_S) -> World:
     """Meets the other processes.
 

@@ -118,10 +118,10 @@ def in_threads(
 
     def work(stage: int) -> tuple[dict[str, Tensor], list[Any]]:
         links = Links(
-            hidden_in=forward[stage - 1] if stage else None,  # type: ignore[arg-type]
-            hidden_out=forward[stage] if stage < len(held) - 1 else None,  # type: ignore[arg-type]
-            losses_in=back[stage] if stage < len(held) - 1 and loss.waits else None,  # type: ignore[arg-type]
-            losses_out=back[stage - 1] if stage and loss.waits else None,  # type: ignore[arg-type]
+            hidden_in=forward[stage - 1] if stage else None,
+            hidden_out=forward[stage] if stage < len(held) - 1 else None,
+            losses_in=back[stage] if stage < len(held) - 1 and loss.waits else None,
+            losses_out=back[stage - 1] if stage and loss.waits else None,
         )
         with LOCK:
             full = whole(loaded)  # draws from the generator that all threads share
