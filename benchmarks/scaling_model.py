@@ -168,8 +168,8 @@ def _speedups(case: dict[str, Any], link: Link) -> dict[str, float]:
 
 
 def _statistics_s(case: dict[str, Any], link: Link) -> float:
-    """Of BatchNorm, which two processes share: three all-reduces of a few numbers, each there and back."""
-    return case["batch_norms"] * 3 * 2 * link.latency_s
+    """Of BatchNorm, which two processes share: a few numbers go to the other in each pass."""
+    return case["batch_norms"] * 2 * link.latency_s
 
 
 def parts_of(costs: Sequence[dict[str, float]], counts: Sequence[int]) -> list[Part]:

@@ -28,7 +28,7 @@ class Case:
 
 
 QUARTER = ("model.width=0.25",)
-PAPER = Case("quarter width, the paper's critics", "vgg_cifar10", QUARTER, rounds=5, burst=3)
+PAPER = Case("quarter width, the paper's critics", "vgg_cifar10", QUARTER, rounds=5, burst=6)
 POOLED = Case("quarter width, pooled critics", "vgg_cifar10_small", ("critics.batch_norm=false",), rounds=5, burst=5)
 SPEED = (PAPER, POOLED)
 

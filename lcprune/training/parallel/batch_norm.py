@@ -1,7 +1,8 @@
 """BatchNorm whose statistics are those of the whole batch, of which each process has a share.
 
-torch's SyncBatchNorm does the same on GPUs alone. Here the mean of all processes comes first, and then the mean of the
-squared deviations from it: the difference of E[x^2] and E[x]^2 would lose digits.
+torch's SyncBatchNorm does the same on GPUs alone. Here every process hears of the means and variances of all; the whole
+variance is the mean of theirs and of the squared deviations of their means. The difference of E[x^2] and E[x]^2 would
+lose digits.
 
 With x_hat = (x - mean) / std, M values per channel over all processes, and g the gradient by y = w * x_hat + b, the
 gradient by x is w / std * (g - sum(g) / M - x_hat * sum(g * x_hat) / M), sums over all processes. (Ioffe and Szegedy
@@ -29,10 +30,11 @@ class _Ranks:
     def __deepcopy__(self, _: Any) -> "_Ranks":
         return self
 
-    def mean(self, values: Tensor) -> Tensor:
-        """Over the processes; in place."""
-        dist.all_reduce(values, group=self.group)
-        return values.div_(self.size)
+    def gather(self, values: Tensor) -> Tensor:
+        """What every process has, first by process: ``(size, *shape)``; one message, which is what takes the time."""
+        everyone = values.new_empty(self.size * values.numel())
+        dist.all_gather_into_tensor(everyone, values.reshape(-1), group=self.group)
+        return everyone.view(self.size, *values.shape)
 
 
 class ReducedBatchNorm(_BatchNorm):
@@ -67,12 +69,10 @@ class ReducedBatchNorm(_BatchNorm):
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         self.num_batches_tracked.add_(1)
-        share: float | Tensor = self.num_batches_tracked.to(mean.dtype).reciprocal()
-        if self.momentum is not None:
-            share = self.momentum
+        share = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
         unbiased = variance * (count / max(1, count - 1))
         for kept, now in ((self.running_mean, mean), (self.running_var, unbiased)):
-            kept.add_((now.to(kept.dtype) - kept) * share)
+            kept.lerp_(now.to(kept.dtype), share)
 
 
 def reduce_statistics(network: nn.Module, group: ProcessGroup) -> None:
@@ -92,9 +92,10 @@ def reduce_statistics(network: nn.Module, group: ProcessGroup) -> None:
 def _statistics(input: Tensor, ranks: _Ranks) -> tuple[Tensor, Tensor]:
     """Mean and variance of every channel over the whole batch, ``(C,)`` each, in float32 or wider."""
     wide = input.float() if input.itemsize < 4 else input
-    own_mean, own_variance = torch.batch_norm_update_stats(wide, None, None, 0.0)
-    mean = ranks.mean(own_mean.clone())
-    return mean, ranks.mean(own_variance + (own_mean - mean).square())
+    own = torch.stack(torch.batch_norm_update_stats(wide, None, None, 0.0))
+    means, variances = ranks.gather(own).unbind(1)
+    between, mean = torch.var_mean(means, 0, correction=0)
+    return mean, variances.mean(0) + between
 
 
 class _Normalize(torch.autograd.Function):
@@ -153,7 +154,7 @@ def _finish(
         ranks: The processes.
     """
     count = input.numel() // input.shape[1]
-    means = ranks.mean(torch.stack([of_weight, of_bias]).to(mean.dtype)) / count
+    means = ranks.gather(torch.stack([of_weight, of_bias]).to(mean.dtype)).mean(0) / count
     scale = inverse_std if weight is None else inverse_std * weight
     slope = -scale * inverse_std * means[0]
     shape = (1, -1, *(1 for _ in input.shape[2:]))
@@ -184,7 +185,7 @@ class _MeanOfAll(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, ranks: _Ranks) -> Tensor:
         ctx.ranks = ranks
-        return ranks.mean(values.clone())
+        return ranks.gather(values).mean(0)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:

@@ -1,15 +1,20 @@
 """Data parallel: replicas of the same layers share every batch, and average their gradients part by part.
 
 Each part that a method calls is wrapped by itself. As soon as the backward pass of one is done, its gradients are on
-their way, while the next one computes.
+their way, while the next one computes; optimizers wait for them.
 """
+
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed import ProcessGroup
+from torch._C._distributed_c10d import GradBucket  # torch.distributed has it, and does not declare it
+from torch.distributed import ProcessGroup, Work
+from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
 from lcprune.data.sources import Split
 from lcprune.errors import RecipeError
@@ -28,19 +33,27 @@ class Replicas:
         self.size = dist.get_world_size(group)
         self._group = group
         self._device = device
+        self._under_way: list[Work] = []
 
     def wrap(self, part: nn.Module) -> nn.Module:
-        """The part with gradients that are the replicas' means, after the one backward pass that gives its weights any.
+        """The part, the one backward pass of which sends its weights' gradients to be averaged over the replicas.
 
-        Weights are made alike, those of the first replica. What has none that learn is left as it is. A part that was
-        called must not be called again before that backward pass, unless the latter never comes.
+        They are means as soon as an optimizer of `hold` asks. Weights are made alike, those of the first replica. What
+        has none that learn is left as it is. A part that was called must not be called again before that backward
+        pass, unless the latter never comes.
         """
         if not any(weight.requires_grad for weight in part.parameters()):
             return part
         wrapped = DistributedDataParallel(part, process_group=self._group, gradient_as_bucket_view=True)
         # Statistics of BatchNorm are alike already: see `batch_norm`. The argument has another name in newer torch.
         wrapped.broadcast_buffers = False
+        wrapped.register_comm_hook(None, self._send)
         return wrapped
+
+    def hold(self, optimizers: Iterable[Optimizer]) -> None:
+        """Lets optimizers wait, before a step, until all gradients are means."""
+        for optimizer in optimizers:
+            optimizer.register_step_pre_hook(lambda *_: self._settle())
 
     def rows(self, batch_size: int) -> slice:
         """This replica's rows of every batch.
@@ -86,6 +99,22 @@ class Replicas:
         summed = values.detach().clone()
         dist.all_reduce(summed, group=self._group)
         return summed.div_(self.size)
+
+    def _send(self, _: None, bucket: GradBucket) -> Future[Tensor]:
+        """Averages a bucket where it lies, which is where the gradients are.
+
+        Plain DistributedDataParallel would wait for it at the end of the backward pass of its part, and so the next
+        part would not begin before.
+        """
+        gradients = bucket.buffer()
+        self._under_way.append(dist.all_reduce(gradients.div_(self.size), group=self._group, async_op=True))
+        done: Future[Tensor] = Future(devices=[self._device] if self._device.type == "cuda" else None)
+        done.set_result(gradients)
+        return done
+
+    def _settle(self) -> None:
+        while self._under_way:
+            self._under_way.pop().wait()
 
     def _share(self, rank: int, count: int) -> tuple[int, int]:
         """The first of `count` rows that a replica has, and the one after its last."""

@@ -111,6 +111,7 @@ def join(
     crew = Crew(world, held, replicas, make_whole, seed=recipe.train.seed, staleness=staleness)
     wrap = replicas.wrap if shared else as_it_is
     if world.stages == 1:
+        replicas.hold(whole.optimizers)
         return Team(build_method(recipe, network, iterations, wrap=wrap), whole, crew, division)
     loss = critic_loss(recipe.critics)
     method = LayerParallel(
@@ -126,6 +127,7 @@ def join(
         mean=replicas.mean if shared else None,
     )
     state = part_of(whole, recipe, held[world.stage])
+    replicas.hold(state.optimizers)
     crew.method = method
     return Team(method, state, crew, division)
 

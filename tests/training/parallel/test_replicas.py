@@ -17,7 +17,7 @@ from lcprune.errors import RecipeError
 from lcprune.models import Network, build
 from lcprune.training import averaging
 from lcprune.training.freezing import Freezer
-from lcprune.training.methods import Wrap, as_it_is, build_method
+from lcprune.training.methods import as_it_is, build_method
 from lcprune.training.optim import build_optimizers
 from lcprune.training.parallel.batch_norm import reduce_statistics
 from lcprune.training.parallel.replicas import Replicas, refuse_what_cannot_be_shared
@@ -87,7 +87,7 @@ def trained(
     *,
     has_batch_norm: bool,
     rows: slice = slice(None),
-    wrap: Wrap = as_it_is,
+    replicas: Replicas | None = None,
     before: Callable[[Network], None] = lambda _: None,
 ) -> tuple[dict[str, Tensor], list[Tensor]]:
     """Weights and statistics after `STEPS` steps in float64, and the losses of each step."""
@@ -97,8 +97,11 @@ def trained(
     if not has_batch_norm:
         without_batch_norm(network)
     before(network)
-    method = build_method(loaded, network, STEPS, wrap)
-    step = EagerStep(method, build_optimizers(loaded, network), torch.device("cpu"), bf16=False)
+    method = build_method(loaded, network, STEPS, as_it_is if replicas is None else replicas.wrap)
+    optimizers = build_optimizers(loaded, network)
+    if replicas is not None:
+        replicas.hold(optimizers)
+    step = EagerStep(method, optimizers, torch.device("cpu"), bf16=False)
     freezer = Freezer(loaded, network)
     losses = []
     for number in range(STEPS):
@@ -118,7 +121,7 @@ def one_and_several(overrides: tuple[str, ...], *, has_batch_norm: bool, shares_
         overrides,
         has_batch_norm=has_batch_norm,
         rows=replicas.rows(BATCH),
-        wrap=replicas.wrap if shares_gradients else as_it_is,
+        replicas=replicas if shares_gradients else None,
         before=lambda network: reduce_statistics(network, group) if has_batch_norm else None,
     )
     assert list(whole) == list(shared)
