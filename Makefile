@@ -72,6 +72,7 @@ demo: $(INSTALLED)
 	@echo
 	@echo "Done. Everything is in demo/; README.md says how to train on CIFAR-10 or on images of your own."
 
+# COVER: options for what lines the tests reach, as .ci/run has them
 test: $(INSTALLED)
 	@echo "Format: ruff format --check"
 	@"$(BIN)/ruff" format --check .
@@ -80,10 +81,10 @@ test: $(INSTALLED)
 	@echo "Types: mypy"
 	@"$(BIN)/mypy"
 	@echo "Tests: pytest, without those marked slow"
-	@"$(BIN)/python" -m pytest -q -n auto --dist loadfile --durations=15 -m "not slow"
+	@"$(BIN)/python" -m pytest -q -n auto --dist loadfile --durations=15 -m "not slow" $(COVER)
 
 slow: $(INSTALLED)
-	@"$(BIN)/python" -m pytest -q -n auto --dist loadfile --durations=15 -m slow
+	@"$(BIN)/python" -m pytest -q -n auto --dist loadfile --durations=15 -m slow $(COVER)
 
 coverage: $(INSTALLED)
 	@"$(BIN)/python" -m pytest -q -n auto --dist loadfile --cov --cov-report=term

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lcprune import recipe
-from lcprune.analysis.profile import ExitCost, count_macs, count_params, profile
+from lcprune.analysis.profile import ExitCost, NetworkCost, count_macs, count_params, profile
 from lcprune.errors import ProfileError
 from lcprune.models import Network, build
 
@@ -147,6 +147,14 @@ def test_macs_are_half_of_torchs_flops(overrides: list[str], classes: int, image
         assert exit_cost.params == count_params(submodel) == sum(p.numel() for p in submodel.parameters())
     assert cost.cascade_macs == half_of_torchs_count(network, image_shape)
     assert len(cost.critic_macs) == len(cost.group_macs) - 1
+
+
+def test_the_cost_of_the_first_exits_alone() -> None:
+    """What was the second critic is now the end of the second group."""
+    exits = tuple(ExitCost(f"exit {k}", k, macs, 1) for k, macs in enumerate((101, 212, 600)))
+    whole = NetworkCost(exits, (100, 110, 390), (1, 2), 603)
+    assert whole.ending_at(2) == NetworkCost(exits[:2], (100, 112), (1,), 213)
+    assert whole.ending_at(3) == whole
 
 
 def test_a_group_pays_for_weights_that_it_borrows() -> None:

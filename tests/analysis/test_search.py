@@ -163,3 +163,69 @@ def test_the_first_exits_alone_keep_their_classes_and_are_held_against_main() ->
     assert rows.main_correct.tolist() == [True, True, True, False]
     assert (rows.confidences.tolist(), rows.correct.tolist()) == (confidences[:2].tolist(), correct[:2].tolist())
     assert search.Rows(confidences, correct, cost).ending_at(2).classes is None
+
+
+def test_a_spread_has_both_ends_and_is_even_between_them() -> None:
+    cuts = np.arange(10, 21)
+    assert search._spread(cuts, 1).tolist() == search._spread(cuts, 2).tolist() == [10, 20]
+    assert search._spread(cuts, 3).tolist() == [10, 15, 20]
+    assert search._spread(cuts, 100).tolist() == cuts.tolist()
+    assert search._spread(cuts[:1], 5).tolist() == [10]
+
+
+@pytest.mark.parametrize("at", [0, 3, 5000, 9999])
+def test_around_a_cut_are_its_neighbours_on_both_sides_and_a_spread(at: int) -> None:
+    cuts = 10 * np.arange(10_000)
+    neighbours = range(max(0, at - search.NEAR), min(len(cuts), at + search.NEAR + 1))
+    expected = {10 * k for k in neighbours} | set(search._spread(cuts, search.FAR).tolist())
+    assert search._around(cuts, 10 * at).tolist() == sorted(expected)
+
+
+def test_pairs_are_moved_until_no_pair_improves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "MAX_ROUNDS", 100)
+    needed = []
+    for seed in range(6):
+        parts = cascade_of(300, seed)
+        cuts, frontier = search._worthwhile_cuts(parts), search._Frontier(4, 20)
+        tried: set[tuple[int, ...]] = set()
+        search._move_pairs(frontier, parts, cuts, 20, tried)
+        saved = frontier.best(20)[0]
+        search._move_pairs(frontier, parts, cuts, 20, set())
+        assert frontier.best(20)[0] == saved
+        needed.append(len(tried))
+    assert max(needed) > 6
+
+
+@pytest.mark.parametrize("exits", [None, ()])
+def test_main_alone_loses_nothing_where_it_is_just_affordable(exits: tuple[int, ...] | None) -> None:
+    """The one row is lost at the early exit, which saves 85 MACs."""
+    correct = np.array([[False], [True]])
+    rows = search.Rows(np.full((2, 1), 0.5, dtype=np.float32), correct, CascadeCost((10, 90), (5,)))
+    assert search.most_accurate_setting(rows, rows.losses(), 100.0, exits) == search.Setting((), (), 100.0)
+
+
+@pytest.mark.parametrize(
+    ("exits", "expected"),
+    [
+        (None, search.Setting((1,), (0.0,), 2 * 25.0)),
+        ((0, 1), search.Setting((0, 1), (search.NEVER, 0.0), 2 * 30.0)),
+        ((0,), search.Setting((0,), (0.0,), 2 * 15.0)),
+    ],
+)
+def test_where_accuracy_is_sought_every_gain_counts(exits: tuple[int, ...] | None, expected: search.Setting) -> None:
+    """Exit 1 gains both rows, exit 0, which is cheaper, gains none and loses none."""
+    correct = np.array([[False, False], [True, True], [False, False]])
+    rows = search.Rows(np.full((3, 2), 0.5, dtype=np.float32), correct, CascadeCost((10, 10, 80), (5, 5)))
+    assert search.most_accurate_setting(rows, rows.losses(), 1000.0, exits) == expected
+
+
+def test_a_smaller_budget_keeps_what_was_best_before_an_exit_was_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit 1, one right and one wrong of what exit 0 leaves it, pays only where a row may be lost."""
+    monkeypatch.setattr(search, "MAX_SUBSETS_OF", 1)
+    confidences = np.array([[0.75, 0.75, 0.25, 0.25], [0.5] * 4, [0.5] * 4], dtype=np.float32)
+    correct = np.array([[1, 1, 0, 0], [1, 0, 0, 1], [1, 1, 1, 1]], dtype=np.bool_)
+    rows = search.Rows(confidences, correct, CascadeCost((10, 10, 80), (5, 5)))
+    assert search.cheapest_settings(rows, rows.losses(), 1, None) == [
+        search.Setting((0,), (0.5,), 2 * 15.0 + 2 * 105.0),
+        search.Setting((0, 1), (0.5, 0.0), 2 * 15.0 + 2 * 30.0),
+    ]

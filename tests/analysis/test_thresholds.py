@@ -274,6 +274,7 @@ def test_where_nothing_can_be_shown_main_stays_alone(n: int) -> None:
         (7, 100.0, 7),
         (500, 0.0, 0),
         (5, 19.9, 0),
+        (10_000, 50.0, 5000),
     ],
 )
 def test_rows_that_may_be_lost(n: int, max_drop_pct: float, allowed: int) -> None:
@@ -557,4 +558,88 @@ def test_with_confidence_a_last_exit_before_main_has_a_bound_of_its_own() -> Non
     chosen = calibrate_rows(rows, alone + 5, confidence=0.9)
     assert chosen.drop_upper_pct is not None
     assert chosen.drop_upper_pct <= alone + 5
-    assert calibrate_rows(rows, max(0.0, alone - 1), confidence=0.9).exits == ()
+    hopeless = calibrate_rows(rows, max(0.0, alone - 1), confidence=0.9)
+    assert (hopeless.exits, hopeless.drop_upper_pct) == ((), alone)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_many_exits_are_grown_as_by_brute_force(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """The exit that saves most at the limit is kept next; a smaller budget has the best of all that were kept."""
+    monkeypatch.setattr(search, "MAX_SUBSETS_OF", 2)
+    rows = small_rows("softmax", seed)
+    tried = every_setting(rows)
+
+    def cheapest(exits: tuple[int, ...], allowed: int) -> int:
+        return min(paid for of, lost, paid, _ in tried if of == exits and lost <= allowed)
+
+    for limit in range(4):
+        path: list[tuple[int, ...]] = [()]
+        while larger := [tuple(sorted((*path[-1], k))) for k in range(3) if k not in path[-1]]:
+            best = min(larger, key=lambda exits: cheapest(exits, limit))
+            if cheapest(best, limit) >= cheapest(path[-1], limit):
+                break
+            path.append(best)
+        found = search.cheapest_settings(rows, rows.losses(), limit, None)
+        expected = [min(cheapest(exits, step) for exits in path) for step in range(limit + 1)]
+        assert [setting.total_macs for setting in found] == expected
+        assert found[-1].exits == path[-1]
+
+
+def test_a_confidence_is_at_least_one_half_and_below_one() -> None:
+    alone = Rows(np.zeros((1, 20), dtype=np.float32), np.ones((1, 20), dtype=np.bool_), CascadeCost((10,), ()))
+    for confidence in (0.49, 1.0, 1.5, 2.0):
+        with pytest.raises(ValueError, match="confidence"):
+            calibrate_rows(alone, 1.0, confidence=confidence)
+    assert calibrate_rows(alone, 1.0, confidence=0.5).mean_macs == 10.0
+
+
+def test_at_one_half_the_bound_is_the_drop_itself() -> None:
+    rows = Rows(np.full((2, 20), 0.5, dtype=np.float32), np.ones((2, 20), dtype=np.bool_), CascadeCost((10, 90), (5,)))
+    found = calibrate_rows(rows, 0.0, confidence=0.5)
+    assert (found.exits, found.drop_upper_pct, found.mean_macs) == ((0,), pytest.approx(0.0, abs=1e-6), 15.0)
+
+
+def test_the_halves_are_those_of_seed_0_unless_told() -> None:
+    found = predictions(4, 600)
+    rows = module.rows_of(*found, CHEAP)
+    told = [calibrate_rows(rows, 4.0, confidence=0.9, seed=seed) for seed in range(2)]
+    assert told[0] != told[1]
+    assert calibrate_rows(rows, 4.0, confidence=0.9) == calibrate(*found, CHEAP, 4.0, confidence=0.9) == told[0]
+
+
+def test_with_confidence_chosen_exits_are_kept() -> None:
+    rows = module.rows_of(*predictions(4, 1500), CHEAP)
+    for exits in ((1,), (0, 2)):
+        assert calibrate_rows(rows, 3.0, exits, confidence=0.9).exits == exits
+        assert {setting.exits for setting in module._safest_first(rows, 3.0, exits, 0.9)} == {exits}
+
+
+def test_without_a_row_to_search_nothing_is_chosen() -> None:
+    found = calibrate_rows(small_rows("softmax", 0).take(np.array([0])), 100.0, (0,), confidence=0.9)
+    assert (found.exits, found.drop_upper_pct) == ((), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "leaving"),
+    [
+        ("=====-+=====-+=====-", [5, 12, 19]),  # what loses nothing, one against one gain, two against two
+        ("==========-=========", [10]),  # one lost, with nothing gained for it, is over the budget
+    ],
+)
+def test_the_walk_by_hand(outcomes: str, leaving: list[int]) -> None:
+    """Rows of falling confidence, lost (-) or gained (+) at exit 0; exit 1 is always wrong."""
+    right = [[outcome != "-" for outcome in outcomes], [False] * 20, [outcome != "+" for outcome in outcomes]]
+    confidences = np.array([np.linspace(0.9, 0.1, 20), np.full(20, 0.5), np.full(20, 0.5)], dtype=np.float32)
+    rows = Rows(confidences, np.array(right), CascadeCost((10, 10, 80), (5, 5)))
+    walk = module._safest_first(rows, 0.0, None, 0.9)
+    assert {setting.exits for setting in walk} == {(0,)}
+    assert [setting.total_macs for setting in walk] == [15 * left + 105 * (20 - left) for left in leaving]
+
+
+def test_a_less_safe_setting_that_saves_no_more_is_left_out() -> None:
+    """Exit 1 costs as much as exit 0, which loses the one row that may be lost."""
+    right = np.ones((3, 10), dtype=np.bool_)
+    right[0, 0] = False
+    rows = Rows(np.full((3, 10), 0.5, dtype=np.float32), right, CascadeCost((10, 0, 90), (5, 5)))
+    assert search.cheapest_settings(rows, rows.losses(), 1, None)[-1].exits == (0,)
+    assert module._safest_first(rows, 10.0, None, 0.9) == [search.Setting((1,), (0.0,), 150.0)]

@@ -157,7 +157,7 @@ def started(size: int, folder: Path, *jobs: Job) -> dict[str, list[Found]]:
     ports = [each.getsockname()[1] for each in sockets]
     for each in sockets:
         each.close()
-    environment = {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin", "HOME": str(folder)}
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "HOME": str(folder)}
     environment["PYTHONPATH"] = str(Path(__file__).parents[2])
     line = [sys.executable, "-c", STARTER, __file__]
     pipe = subprocess.PIPE
