@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lcprune.training.parallel.waiting import wait
+
 
 class _Ranks:
     """The processes that share a batch. A copy of a layer has the same ones."""
@@ -33,7 +35,7 @@ class _Ranks:
     def gather(self, values: Tensor) -> Tensor:
         """What every process has, first by process: ``(size, *shape)``; one message, which is what takes the time."""
         everyone = values.new_empty(self.size * values.numel())
-        dist.all_gather_into_tensor(everyone, values.reshape(-1), group=self.group)
+        wait(dist.all_gather_into_tensor(everyone, values.reshape(-1), group=self.group, async_op=True), values.device)
         return everyone.view(self.size, *values.shape)
 
 

@@ -20,6 +20,7 @@ from lcprune.data.sources import Split
 from lcprune.errors import RecipeError
 from lcprune.models import Network
 from lcprune.recipe import Recipe
+from lcprune.training.parallel.waiting import wait
 from lcprune.training.predicting import predict_logits
 
 
@@ -114,7 +115,7 @@ class Replicas:
 
     def _settle(self) -> None:
         while self._under_way:
-            self._under_way.pop().wait()
+            wait(self._under_way.pop(), self._device)
 
     def _share(self, rank: int, count: int) -> tuple[int, int]:
         """The first of `count` rows that a replica has, and the one after its last."""
