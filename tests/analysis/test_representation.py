@@ -33,6 +33,13 @@ def test_it_is_the_correlation_of_numpy_in_any_number_of_chunks(monkeypatch: pyt
         np.testing.assert_array_equal(found, found.T)
 
 
+def test_samples_of_any_scale_are_never_closer_than_the_same() -> None:
+    one = np.random.default_rng(1).normal(size=40)
+    found = dissimilarity(np.stack([scale * one for scale in (1e-3, 0.1, 0.3, 0.7, 1.1, 3.0, 7.0, 1e3)]))
+    assert found.min() == 0
+    assert found.max() < 1e-6
+
+
 @pytest.mark.filterwarnings("error")
 def test_a_sample_without_variance_is_like_itself_alone() -> None:
     activations = np.array([[0, 0, 0], [0.1, 0.1, 0.1], [1, 2, 4]], dtype=np.float32)
