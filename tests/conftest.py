@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -26,6 +27,8 @@ from lcprune.export import progressive
 from lcprune.pipeline import train as training
 from lcprune.pipeline.export import ExportRequest, export
 from lcprune.pipeline.profile import profile_run
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background, where tests may run, ignores it
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
