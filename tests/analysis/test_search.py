@@ -229,3 +229,11 @@ def test_a_smaller_budget_keeps_what_was_best_before_an_exit_was_added(monkeypat
         search.Setting((0,), (0.5,), 2 * 15.0 + 2 * 105.0),
         search.Setting((0, 1), (0.5, 0.0), 2 * 15.0 + 2 * 30.0),
     ]
+
+
+def test_where_nobody_leaves_nothing_is_lost_and_nothing_saved() -> None:
+    frontier = search._Frontier(2, 1, -1)
+    assert frontier.saved.tolist() == [-np.inf, 0, 0]
+    assert frontier.fewest_lost(0.0) == 0
+    saved, cuts = frontier.best(1)
+    assert (saved, cuts.tolist()) == (0, [0, 0])
