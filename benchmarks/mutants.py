@@ -26,7 +26,11 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 ROOT = Path(__file__).parents[1]
-TARGETS = {"lcprune/analysis": "tests/analysis", "lcprune/export/progressive.py": "tests/export/test_progressive.py"}
+OF_FILES = ("test_progressive", "test_reduced_files", "test_forms", "test_ort")
+TARGETS = {
+    "lcprune/analysis": ("tests/analysis",),
+    "lcprune/export/progressive.py": tuple(f"tests/export/{name}.py" for name in OF_FILES),
+}
 """What is changed, and the tests that are to notice."""
 COPIED = ("lcprune", "tests", "recipes", "benchmarks", "pyproject.toml", "README.md", "LICENSE")
 PYTEST = ("-q", "-p", "no:randomly", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:cov")
@@ -50,7 +54,8 @@ def main() -> int:
         prepare(folder)
     found = sorted((folder / "mutants").rglob("*.py.meta"))
     metas = [path for word in given.only for path in found if word in str(path)]
-    tests = [test for target, test in TARGETS.items() if any(f"/{target}" in str(path) for path in metas)]
+    used = [own for target, own in TARGETS.items() if any(f"/{target}" in str(path) for path in metas)]
+    tests = [test for own in used for test in own]
     os.chdir(folder / "mutants")
     sys.path.insert(0, str(folder / "mutants"))
     for name in [name for name in sys.modules if name.partition(".")[0] == "lcprune"]:

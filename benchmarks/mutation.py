@@ -8,9 +8,11 @@ stand in benchmarks/mutants_judged.json: a function, a pattern of the change, an
 """
 
 import argparse
+import ast
+import difflib
 import fnmatch
+import functools
 import json
-import os
 import re
 import sys
 from collections import Counter
@@ -96,16 +98,21 @@ def judges(rule: Mapping[str, str], place: str, change: str) -> bool:
 
 
 def diff_in(folder: Path) -> Diff:
-    """Diffs of the mutants in a folder."""
-    from mutmut.mutation.diff_apply import get_diff_for_mutant
+    """Diffs of the mutants in a folder; mutmut's own parses the module again for each."""
+
+    @functools.cache
+    def functions(module: str) -> dict[str, list[str]]:
+        source = (folder / "mutants" / module).read_text(encoding="utf-8")
+        found = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+        lines = source.splitlines()
+        return {node.name: lines[node.lineno - 1 : node.end_lineno] for node in found}
 
     def diff(name: str, module: str) -> str:
-        before = Path.cwd()
-        os.chdir(folder)  # mutmut knows no other way
-        try:
-            return str(get_diff_for_mutant(name, path=module))
-        finally:
-            os.chdir(before)
+        mutant = name.rpartition(".")[-1]
+        of_module = functions(module)
+        original = re.sub(r"\d+$", "orig", mutant)
+        plain = [line.replace(original, mutant) for line in of_module[original]]
+        return "\n".join(difflib.unified_diff(plain, of_module[mutant], lineterm=""))
 
     return diff
 

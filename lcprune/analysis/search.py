@@ -459,7 +459,7 @@ def _rankings(rows: Rows) -> _Rankings:
 
 def _ranking(confidences: npt.NDArray[np.float32]) -> _Ranking:
     """Rank of every row ``(N,)``, and the threshold of every cut."""
-    order = np.argsort(-confidences, kind="stable")  # NaN comes last
+    order = np.argsort(-confidences)  # NaN comes last
     n_ranked = int(np.count_nonzero(~np.isnan(confidences)))
     descending = confidences[order[:n_ranked]].astype(np.float64)
     firsts = np.flatnonzero(descending[:-1] - descending[1:] >= MIN_GAP) + 1  # of every rank but 0

@@ -31,7 +31,7 @@ from lcprune.export.flat import flat_exits
 from lcprune.export.metadata import PREFIX, Form, ModelInfo, attach, refuse_unreadable
 from lcprune.export.nested import nested_exits
 from lcprune.export.ort import SUFFIX, to_ort
-from lcprune.export.parts import Part, Plan, constant, inline, node, taint
+from lcprune.export.parts import Part, Plan, constant, taint
 from lcprune.export.quantize import Quantization, Reduced, check_int8
 from lcprune.export.segments import cpu_copy, export_module, export_stages
 from lcprune.export.session import Floats
@@ -73,7 +73,7 @@ def write_submodel(network: Network, k: int, path: Path, info: ModelInfo, images
     """
     submodel = cpu_copy(network.submodel(k))
     model = export_module(submodel, images.shape[1:], ("logits",))
-    info = _complete(info, "submodel", 1, ())
+    info = _complete(info, 1, ())
     expected = _torch_logits(submodel, images)
     versions = _formatted(_versions([model], (), info, "none"), path)
     with _rounding_named(submodel, images):
@@ -106,7 +106,7 @@ def write_progressive(
     """
     _check_counts(len(kept), len(thresholds))
     network = cpu_copy(network)
-    info = _complete(info, "progressive", len(kept) + 1, thresholds)
+    info = _complete(info, len(kept) + 1, thresholds)
     stages = export_stages(network, kept, images.shape[1:])
     versions = _formatted(_versions(stages, thresholds, info, threshold_input), path)
     expected = _torch_logits(network, images)[[*kept, len(network.groups) - 1]]
@@ -160,7 +160,7 @@ def write_reduced(
             cannot be written.
     """
     stages, quantization = reduced.stages, reduced.quantization
-    info = _complete(info, "progressive" if len(stages) > 1 else "submodel", len(stages), thresholds)
+    info = _complete(info, len(stages), thresholds)
     expected, allowed = stage_logits(stages, images), STAGES_DIFF[quantization.precision]
     versions = _versions(stages, thresholds, info, threshold_input, quantization)
     if quantization.precision == "int8":
@@ -175,7 +175,7 @@ def write_reduced(
 
 def file_size(stages: Sequence[ModelProto], thresholds: Sequence[float], info: ModelInfo) -> int:
     """Bytes of the file that `stages` would make; one stage is a sub-model, more are a progressive model."""
-    info = _complete(info, "progressive" if len(stages) > 1 else "submodel", len(stages), thresholds)
+    info = _complete(info, len(stages), thresholds)
     return len(_versions(stages, thresholds, info, "optional")[-1])
 
 
@@ -230,27 +230,6 @@ def stitch(
     return helper.make_model(graph, opset_imports=opsets, ir_version=ir_version, producer_name="lcprune")
 
 
-def join_exits(stages: Sequence[ModelProto]) -> ModelProto:
-    """All `stages` as one model that computes every exit for every row: its output ``logits`` ``(exits, N, classes)``.
-
-    What `stitch` does can be held against it: the same stages, and no branches.
-    """
-    nodes, initializers, hidden = [], [constant("first_axis", np.array([0]))], stages[0].graph.input[0].name
-    for k, stage in enumerate(stages):
-        outputs = [f"exit{k}.hidden", f"exit{k}.logits"] if k < len(stages) - 1 else [f"exit{k}.logits"]
-        of_stage, weights = inline(stage, f"stage{k}.", hidden, outputs)
-        nodes += [*of_stage, node("Unsqueeze", [f"exit{k}.logits", "first_axis"], f"exit{k}.row")]
-        initializers += weights
-        hidden = outputs[0]
-    nodes.append(node("Concat", [f"exit{k}.row" for k in range(len(stages))], "logits", axis=0))
-    last = stages[-1].graph.output[0].type.tensor_type.shape.dim
-    shape = [len(stages), *(dim.dim_param or dim.dim_value for dim in last)]
-    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)
-    graph = helper.make_graph(nodes, "lcprune", [stages[0].graph.input[0]], [logits], initializers)
-    opsets, ir_version = stages[0].opset_import, stages[0].ir_version
-    return helper.make_model(graph, opset_imports=opsets, ir_version=ir_version, producer_name="lcprune")
-
-
 def _preamble(image: str, thresholds: Sequence[float], threshold_input: ThresholdInput) -> Part:
     """What is computed once: the taint of each row, and the threshold of each exit, ``threshold.0`` and on."""
     names = [f"threshold.{k}" for k in range(len(thresholds))]
@@ -271,13 +250,15 @@ def _check_counts(early_exits: int, thresholds: int) -> None:
         raise ValueError(f"{early_exits} early exits need as many thresholds, not {thresholds}")
 
 
-def _complete(
-    info: ModelInfo, kind: Literal["submodel", "progressive"], exits: int, thresholds: Sequence[float]
-) -> ModelInfo:
+def _complete(info: ModelInfo, exits: int, thresholds: Sequence[float]) -> ModelInfo:
     if len(info.exits) != exits or len(info.exit_macs) != exits:
         raise ValueError(f"the metadata describes {len(info.exits)} exits, the file has {exits}")
-    temperatures = info.temperatures or (1.0,) * exits
-    return dataclasses.replace(info, kind=kind, thresholds=tuple(map(float, thresholds)), temperatures=temperatures)
+    return dataclasses.replace(
+        info,
+        kind="progressive" if exits > 1 else "submodel",
+        thresholds=tuple(map(float, thresholds)),
+        temperatures=info.temperatures or (1.0,) * exits,
+    )
 
 
 def _versions(

@@ -125,7 +125,7 @@ def test_thresholds_lie_strictly_between_confidences_that_are_apart() -> None:
     for max_drop_pct in (0.0, 0.4, 1.0, 3.0):
         result = calibrate(*found, CHEAP, max_drop_pct)
         for exit_index, threshold in zip(result.exits, result.thresholds, strict=True):
-            assert np.float32(threshold) == threshold  # what is exported is what was calibrated
+            assert float(np.float32(threshold)) == threshold  # what is exported is what was calibrated
             assert threshold == 0 or np.abs(confidences[exit_index].astype(np.float64) - threshold).min() > 9e-7
 
 

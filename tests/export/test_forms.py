@@ -77,6 +77,9 @@ def test_flat_is_nested_at_any_batch_size(
     assert "If" in operators(nested)
     assert "If" not in operators(flat)
     onnx.checker.check_model(flat, full_check=True)
+    assert [value.type.tensor_type.shape.dim[0].dim_param for value in (*flat.graph.input[:1], *flat.graph.output)] == (
+        ["batch"] * 3
+    )
     rng, seen = np.random.default_rng(7), set()
     for batch in (0, 1, 1, 1, 7, 33, 33):
         images = rng.random((batch, 3, 8, 8), dtype=np.float32)

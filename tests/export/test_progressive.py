@@ -11,9 +11,17 @@ import torch
 from lcprune.errors import ExportError, ParityError
 from lcprune.export import progressive
 from lcprune.export.metadata import ModelInfo, read_info
-from lcprune.export.progressive import stitch, write_progressive, write_submodel
+from lcprune.export.progressive import (
+    cascade_stages,
+    file_size,
+    stitch,
+    submodel_stages,
+    write_progressive,
+    write_submodel,
+)
 from lcprune.export.segments import cpu_copy, export_stages
 from lcprune.export.session import ProgressiveSession
+from lcprune.export.verify import stage_logits
 from lcprune.models.network import Network
 
 MakeInfo = Callable[..., ModelInfo]
@@ -141,6 +149,9 @@ def test_weights_lie_inside_the_branches_and_dropped_critics_are_gone(stages_of:
     assert (outer.count("Conv"), inner.count("Conv")) == (3, 2)  # groups 1, 2 and critic 2; groups 3 and 4
     assert sum(tensor.name.endswith("weight") for tensor in then.initializer) == 3  # and the linear layer
     assert not {"BatchNormalization", "Reshape"} & {*outer, *inner}
+    stage = stages_of(1)[0]
+    assert (model.producer_name, model.graph.name, model.ir_version) == ("lcprune", "lcprune", stage.ir_version)
+    assert list(model.opset_import) == list(stage.opset_import)
 
 
 def test_the_same_weights_give_the_same_bytes(
@@ -202,6 +213,14 @@ def test_the_network_is_left_as_it_was(
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
+def with_a_wrong_bias(stages: list[onnx.ModelProto]) -> list[onnx.ModelProto]:
+    """A copy in which main's last bias is off."""
+    wrong = copy.deepcopy(stages)
+    tensor = next(tensor for tensor in wrong[-1].graph.initializer if list(tensor.dims) == [5])
+    tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) + np.float32(0.01), tensor.name))
+    return wrong
+
+
 def test_a_wrong_weight_leaves_no_file_and_the_older_one_as_it_was(
     network4: Network,
     stages_of: StagesOf,
@@ -210,10 +229,7 @@ def test_a_wrong_weight_leaves_no_file_and_the_older_one_as_it_was(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    stages = copy.deepcopy(stages_of(0, 2))
-    tensor = next(tensor for tensor in stages[-1].graph.initializer if list(tensor.dims) == [5])  # main's last bias
-    values = onnx.numpy_helper.to_array(tensor) + np.float32(0.01)
-    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    stages = with_a_wrong_bias(stages_of(0, 2))
     monkeypatch.setattr(progressive, "export_stages", lambda *arguments: stages)
     older = tmp_path / "older.onnx"
     older.write_bytes(b"older")
@@ -223,6 +239,44 @@ def test_a_wrong_weight_leaves_no_file_and_the_older_one_as_it_was(
                 write_progressive(network4, [0, 2], [0.0, 0.0], path, make_info(0, 2, 3), images, kind)
     assert [entry.name for entry in tmp_path.iterdir()] == ["older.onnx"]
     assert older.read_bytes() == b"older"
+
+
+def test_stages_are_held_against_torch_before_anything_is_made_of_them(
+    make_network: Callable[[int], Network],
+    images: np.ndarray,
+    make_info: MakeInfo,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network = make_network(3)
+    expected = torch_all(network, images.astype(np.float32) / 255)
+    stages, [alone] = cascade_stages(network, [0], images), submodel_stages(network, 2, images)
+    assert network.training  # left as it was
+    np.testing.assert_allclose(stage_logits(stages, images), expected[[0, 2]], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(stage_logits([alone], images), expected[[1]], rtol=1e-4, atol=1e-5)
+    assert [value.name for value in alone.graph.output] == ["logits"]
+
+    monkeypatch.setattr(progressive, "export_stages", lambda *arguments: with_a_wrong_bias(stages))
+    monkeypatch.setattr(progressive, "export_module", lambda *arguments: with_a_wrong_bias([alone])[0])
+    for export in (
+        lambda: cascade_stages(network, [0], images),
+        lambda: submodel_stages(network, 2, images),
+        lambda: write_submodel(network, 2, tmp_path / "wrong.onnx", make_info(1), images),
+    ):
+        with pytest.raises(ParityError, match="differs? from torch"):
+            export()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("quick_export")
+def test_the_size_of_a_file_that_is_not_written(
+    network4: Network, stages_of: StagesOf, images: np.ndarray, make_info: MakeInfo, tmp_path: Path
+) -> None:
+    written = tmp_path / "model.onnx"
+    write_progressive(network4, [0, 2], [0.6, 0.75], written, make_info(0, 2, 3), images)
+    assert file_size(stages_of(0, 2), [0.6, 0.75], make_info(0, 2, 3)) == written.stat().st_size
+    write_submodel(network4, 1, written, make_info(0), images)
+    assert file_size(submodel_stages(network4, 1, images), (), make_info(0)) == written.stat().st_size
 
 
 def test_a_place_that_cannot_be_written(

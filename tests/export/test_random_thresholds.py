@@ -1,6 +1,6 @@
 """Ten thousand random thresholds: every row leaves where numpy says, from the graph's own logits at every exit.
 
-The logits come from `join_exits`, which has the same stages and no branches. Of a convolutional network they may
+The logits come from `stage_logits`, which runs the same stages without branches. Of a convolutional network they may
 differ in the last digit from batch to batch, and exponentials do from runtime to runtime: a score this near to a
 threshold may fall on either side, and all others may not. The second network has scores without rounding; there, a
 score that is its threshold leaves, and no row is excused.
@@ -14,8 +14,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lcprune.export.criterion import CRITERIA, Criterion, exit_scores
-from lcprune.export.progressive import join_exits, stitch
+from lcprune.export.progressive import stitch
 from lcprune.export.session import open_session
+from lcprune.export.verify import stage_logits
 
 StagesOf = Callable[..., list[onnx.ModelProto]]
 FORMS = ("nested", "flat")
@@ -28,16 +29,10 @@ SPOILT = 11
 """The row that has a pixel which is not finite."""
 
 
-def joined_logits(stages: list[onnx.ModelProto], images: np.ndarray) -> np.ndarray:
-    """``(exits, N, classes)``."""
-    session = open_session(join_exits(stages).SerializeToString(), "all exits", threads=1)
-    return np.asarray(session.run(["logits"], {"image": images})[0])
-
-
 def sure_images(stages: list[onnx.ModelProto], rng: np.random.Generator) -> np.ndarray:
     """Images that are of one class, not nearly of two, at every exit; one of them has no number as a pixel."""
     images = rng.random((2 * ROWS, 3, 8, 8), dtype=np.float32)
-    second, first = np.moveaxis(np.sort(joined_logits(stages, images), axis=-1)[..., -2:], -1, 0)
+    second, first = np.moveaxis(np.sort(stage_logits(stages, images), axis=-1)[..., -2:], -1, 0)
     images = images[(first - second > 1e-3).all(axis=0)][:ROWS]
     images[SPOILT, 1, 2, 3] = np.inf
     return images
@@ -92,7 +87,7 @@ def test_every_row_leaves_where_numpy_says(stages_of: StagesOf, criterion: Crite
     stages = stages_of(0, 1, 2)
     rng = np.random.default_rng([CRITERIA.index(criterion), FORMS.index(form)])
     images = sure_images(stages, rng)
-    logits = joined_logits(stages, images)
+    logits = stage_logits(stages, images)
     scores = exit_scores(logits[:-1], criterion, TEMPERATURES[:-1])
     scores[:, SPOILT] = np.nan
     unsure = np.where(scores == 0, 0, np.float32(UNSURE))  # where classes disagree, nothing is rounded
@@ -151,7 +146,7 @@ def test_a_score_that_is_its_threshold_leaves_and_no_row_is_excused(criterion: C
     stages, rng = exact_stages(4), np.random.default_rng(0)
     images = exact_pixels(4, rng)
     temperatures = (0.5, 1.0, 2.0, 4.0)
-    scores = exit_scores(joined_logits(stages, images)[:-1], criterion, temperatures[:-1])
+    scores = exit_scores(stage_logits(stages, images)[:-1], criterion, temperatures[:-1])
     assert set(np.unique(scores)) <= {np.float32(level) for level in (0, 1 / 4, 1 / 3, 1 / 2, 1)}
     scores[:, SPOILT] = np.nan
     graph = stitch(stages, [0.5] * 3, "required", criterion, temperatures, form)
