@@ -94,7 +94,7 @@ fuzz: export OMP_NUM_THREADS ?= 1
 fuzz: export FUZZ_EXAMPLES ?= 500
 fuzz: FUZZ_SECONDS ?= 200
 fuzz: $(INSTALLED)
-	@"$(BIN)/python" -m pip install --disable-pip-version-check -q -e '.[fuzz]'
+	@PYTHONWARNINGS=ignore "$(BIN)/python" -m pip install --disable-pip-version-check -q -e '.[fuzz]'
 	@for target in yaml metadata onnx; do \
 		echo "Fuzzing: $$target, $(FUZZ_SECONDS) s"; \
 		"$(BIN)/python" fuzz/readers.py $$target --seconds $(FUZZ_SECONDS) > .fuzz.log 2>&1 \
@@ -107,7 +107,7 @@ fuzz: $(INSTALLED)
 # Stopped, it goes on where it was; remove build/mutation to begin anew. Options: make mutation ARGS="--only analysis/select"
 mutation: export OMP_NUM_THREADS ?= 1
 mutation: $(INSTALLED)
-	@"$(BIN)/python" -m pip install --disable-pip-version-check -q -e '.[mutation]'
+	@PYTHONWARNINGS=ignore "$(BIN)/python" -m pip install --disable-pip-version-check -q -e '.[mutation]'
 	@"$(BIN)/python" -m benchmarks.mutants build/mutation $(ARGS)
 	@"$(BIN)/python" -m benchmarks.mutation build/mutation
 

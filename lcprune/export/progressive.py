@@ -291,11 +291,12 @@ def _finish(model: ModelProto, info: ModelInfo, quantization: Quantization | Non
     attach(model, info)
     refuse_unreadable(model)
     if quantization is not None:
-        model.metadata_props.add(key=f"{PREFIX}quantization", value=json.dumps(quantization.as_json(), sort_keys=True))
+        model.metadata_props.add(key=f"{PREFIX}quantization", value=json.dumps(quantization.as_json()))
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(f"the exported graph is not valid ONNX: {error}", "report this, with the recipe") from error
+        problem = f"the exported graph is not valid ONNX: {str(error).strip()}"
+        raise ExportError(problem, "report this, with the recipe") from error
     content: bytes = model.SerializeToString(deterministic=True)
     return content
 

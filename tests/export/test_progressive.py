@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -138,6 +139,20 @@ def test_threshold_inputs(network4: Network, images: np.ndarray, make_info: Make
         np.testing.assert_array_equal(results[kind].logits, results["optional"].logits)
 
 
+@pytest.mark.usefixtures("quick_export")
+def test_criterion_and_temperatures_are_those_of_the_metadata(
+    network4: Network, images: np.ndarray, make_info: MakeInfo, tmp_path: Path
+) -> None:
+    path, given = tmp_path / "model.onnx", {"criterion": "margin", "temperatures": (0.5, 3.0, 1.0)}
+    write_progressive(network4, [0, 2], [0.5, 0.5], path, dataclasses.replace(make_info(0, 2, 3), **given), images)
+    session = ProgressiveSession(path)
+    assert (session.info.criterion, session.info.temperatures) == ("margin", (0.5, 3.0, 1.0))
+    logits = torch_all(network4, images.astype(np.float32) / 255)[[0, 2]] / np.array([0.5, 3.0])[:, None, None]
+    probabilities = np.sort(np.exp(logits) / np.exp(logits).sum(-1, keepdims=True), axis=-1)
+    leaves = probabilities[..., -1] - probabilities[..., -2] >= 0.5
+    assert session(images).exit_indices.tolist() == np.argmax([*leaves, np.ones(len(images))], axis=0).tolist()
+
+
 def test_weights_lie_inside_the_branches_and_dropped_critics_are_gone(stages_of: StagesOf) -> None:
     model = stitch(stages_of(1), [0.5], "optional")
     onnx.checker.check_model(model, full_check=True)
@@ -187,8 +202,8 @@ def test_a_submodel(
     network4: Network, images: np.ndarray, make_info: MakeInfo, torch_logits: np.ndarray, tmp_path: Path, k: int
 ) -> None:
     path = tmp_path / "sub.onnx"
-    parity = write_submodel(network4, k, path, make_info(k - 1), images)
-    assert (parity.samples, parity.exits_agree, parity.near_threshold) == (33, True, 0)
+    parity = write_submodel(network4, k, path, make_info(k - 1), np.tile(images, (3, 1, 1, 1)))
+    assert (parity.samples, parity.exits_agree, parity.near_threshold) == (99, True, 0)
     session = ProgressiveSession(path)
     assert [output.name for output in session.runtime.get_outputs()] == ["logits"]
     prediction = session(images.astype(np.float32) / 255)
@@ -292,7 +307,7 @@ def test_a_place_that_cannot_be_written(
 
 def test_slips_of_the_caller(network4: Network, images: np.ndarray, make_info: MakeInfo, tmp_path: Path) -> None:
     path = tmp_path / "x.onnx"
-    with pytest.raises(ValueError, match="needs an early exit"):
+    with pytest.raises(ValueError, match="^a progressive model needs an early exit"):
         write_progressive(network4, [], [], path, make_info(3), images)
     with pytest.raises(ValueError, match="as many thresholds"):
         write_progressive(network4, [0], [0.5, 0.5], path, make_info(0, 3), images)
@@ -302,7 +317,48 @@ def test_slips_of_the_caller(network4: Network, images: np.ndarray, make_info: M
         write_progressive(network4, [3], [0.5], path, make_info(0, 3), images)
     with pytest.raises(ValueError, match="describes 4 exits"):
         write_progressive(network4, [0], [0.5], path, make_info(0, 1, 2, 3), images)
+    with pytest.raises(ValueError, match="describes 2 exits"):
+        write_progressive(network4, [0], [0.5], path, dataclasses.replace(make_info(0, 3), exit_macs=(1,)), images)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_graph_that_is_no_valid_onnx_is_refused(
+    make_network: Callable[[int], Network],
+    images: np.ndarray,
+    make_info: MakeInfo,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where only its shapes contradict one another, which the quick check does not see."""
+    network = make_network(2)
+    [model] = submodel_stages(network, 1, images)
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 4  # of 5 classes
+    monkeypatch.setattr(progressive, "export_module", lambda *arguments: model)
+    with pytest.raises(
+        ExportError, match="^the exported graph is not valid ONNX: .*\n  fix: report this, with the recipe$"
+    ) as told:
+        write_submodel(network, 1, tmp_path / "model.onnx", make_info(0), images)
+    assert "Inferred shape and existing shape differ" in str(told.value)
+    assert not list(tmp_path.iterdir())
+
+
+class OnlyFloat32(torch.nn.Module):
+    """As code is that casts to float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(64, 3)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.linear(image.flatten(1).float())
+
+
+def test_where_nobody_knows_how_exact_torch_is_the_difference_is_all_that_is_said() -> None:
+    error = ParityError("it differs", "report this")
+    images = np.zeros((2, 1, 8, 8), np.float32)
+    with pytest.raises(ParityError) as told, progressive._rounding_named(OnlyFloat32(), images):
+        raise error
+    assert told.value is error
 
 
 def test_a_network_that_float32_cannot_say_is_named() -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -36,6 +37,12 @@ def in_w8(stages_of: StagesOf, images: np.ndarray) -> Reduced:
     return reduce(stages_of(0, 2), "w8", images, images)
 
 
+def quantization_in(path: Path) -> Any:
+    """What the file says was done to its numbers."""
+    said = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+    return json.loads(said["lcprune.quantization"])
+
+
 @pytest.mark.parametrize("threshold_input", [None, "required", "none"])
 def test_a_progressive_file(
     int8: Reduced, images: np.ndarray, make_info: MakeInfo, tmp_path: Path, threshold_input: str | None
@@ -47,8 +54,7 @@ def test_a_progressive_file(
     assert (session.info.kind, session.info.thresholds) == ("progressive", (0.5, 0.4))
     assert len(session.runtime.get_inputs()) == (2 if threshold_input == "required" else 1)
     assert len(session.runtime.get_overridable_initializers()) == (threshold_input is None)
-    said = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
-    assert json.loads(said["lcprune.quantization"]) == int8.quantization.as_json()
+    assert quantization_in(path) == int8.quantization.as_json()
 
 
 def test_one_stage_is_a_submodel(in_w8: Reduced, images: np.ndarray, make_info: MakeInfo, tmp_path: Path) -> None:
@@ -59,6 +65,7 @@ def test_one_stage_is_a_submodel(in_w8: Reduced, images: np.ndarray, make_info: 
     write_reduced(dataclasses.replace(in_w8, stages=(exit_only,)), (), path, make_info(0), images)
     session = ProgressiveSession(path)
     assert session.info.kind == "submodel"
+    assert quantization_in(path) == in_w8.quantization.as_json()
     np.testing.assert_allclose(session(images).logits, stage_logits(in_w8.stages, images)[0], rtol=1e-5, atol=1e-5)
 
 
