@@ -135,6 +135,7 @@ def test_in_a_flat_graph_a_pixel_that_is_not_finite_keeps_its_row(
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_no_dimension_is_left_open_at_batch_1(in_precision: Callable[[str], list[Any]], precision: str) -> None:
     model = stitch(list(map(fixed_batch, in_precision(precision))), [0.5] * 3, "optional")
+    assert [value.type.tensor_type.shape.dim[0].dim_value for value in model.graph.output] == [1, 1]
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
     conditions = []
     for graph in graphs(inferred.graph):
@@ -150,7 +151,7 @@ def test_no_dimension_is_left_open_at_batch_1(in_precision: Callable[[str], list
 
 
 def test_fewer_rows_have_no_fixed_batch(stages_of: StagesOf) -> None:
-    with pytest.raises(ValueError, match="batch cannot be fixed"):
+    with pytest.raises(ValueError, match="^the rows of a flat model get fewer, so the batch cannot be fixed"):
         stitch(list(map(fixed_batch, stages_of(1))), [0.5], "none", form="flat")
 
 
