@@ -107,7 +107,6 @@ fuzz: $(INSTALLED)
 # Stopped, it goes on where it was; remove build/mutation to begin anew. Options: make mutation ARGS="--only analysis/select"
 mutation: export OMP_NUM_THREADS ?= 1
 mutation: $(INSTALLED)
-	@PYTHONWARNINGS=ignore "$(BIN)/python" -m pip install --disable-pip-version-check -q -e '.[mutation]'
 	@"$(BIN)/python" -m benchmarks.mutants build/mutation $(ARGS)
 	@"$(BIN)/python" -m benchmarks.mutation build/mutation
 

@@ -83,14 +83,13 @@ from pathlib import Path
 from benchmarks import mutants
 mutants.ROOT = Path(sys.argv[1])
 mutants.COPIED = ("lcprune", "tests", "pyproject.toml")
-mutants.TARGETS = {"lcprune/analysis": "tests/analysis"}
+mutants.TARGETS = {"lcprune/analysis": ("tests/analysis",)}
 sys.argv = ["", sys.argv[2]]
 sys.exit(mutants.main())
 """
 
 
 def test_a_change_that_no_test_notices_survives(tmp_path: Path) -> None:
-    pytest.importorskip("mutmut")
     tree, folder = tmp_path / "tree", tmp_path / "out"
     files = {"lcprune/analysis/a.py": SOURCE, "tests/analysis/test_a.py": TEST, "pyproject.toml": SETTINGS}
     files |= {"lcprune/__init__.py": "", "lcprune/analysis/__init__.py": ""}
