@@ -89,7 +89,7 @@ slow: $(INSTALLED)
 coverage: $(INSTALLED)
 	@"$(BIN)/python" -m pytest -q -n auto --dist loadfile --cov --cov-report=term
 
-# Options: make fuzz FUZZ_SECONDS=60 FUZZ_EXAMPLES=500
+# Without PYTHONWARNINGS, setuptools warns of every editable install. Options: make fuzz FUZZ_SECONDS=60 FUZZ_EXAMPLES=500
 fuzz: export OMP_NUM_THREADS ?= 1
 fuzz: export FUZZ_EXAMPLES ?= 500
 fuzz: FUZZ_SECONDS ?= 200

@@ -26,10 +26,14 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 ROOT = Path(__file__).parents[1]
-OF_FILES = ("test_progressive", "test_reduced_files", "test_forms", "test_ort")
 TARGETS = {
     "lcprune/analysis": ("tests/analysis",),
-    "lcprune/export/progressive.py": tuple(f"tests/export/{name}.py" for name in OF_FILES),
+    "lcprune/export/progressive.py": (
+        "tests/export/test_progressive.py",
+        "tests/export/test_reduced_files.py",
+        "tests/export/test_forms.py",
+        "tests/export/test_ort.py",
+    ),
 }
 """What is changed, and the tests that are to notice."""
 COPIED = ("lcprune", "tests", "recipes", "benchmarks", "pyproject.toml", "README.md", "LICENSE")
@@ -54,8 +58,9 @@ def main() -> int:
         prepare(folder)
     found = sorted((folder / "mutants").rglob("*.py.meta"))
     metas = [path for word in given.only for path in found if word in str(path)]
-    used = [own for target, own in TARGETS.items() if any(f"/{target}" in str(path) for path in metas)]
-    tests = [test for own in used for test in own]
+    tests = [
+        test for target, own in TARGETS.items() if any(f"/{target}" in str(path) for path in metas) for test in own
+    ]
     os.chdir(folder / "mutants")
     sys.path.insert(0, str(folder / "mutants"))
     for name in [name for name in sys.modules if name.partition(".")[0] == "lcprune"]:
