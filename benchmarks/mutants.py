@@ -130,6 +130,7 @@ class Judge:
         gc.freeze()  # what is never looked at is never copied into the forks
         for meta in self.metas:
             self.judge_module(meta, session)
+        gc.unfreeze()
         return True
 
     def learn(self, session: pytest.Session) -> None:

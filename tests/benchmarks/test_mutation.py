@@ -57,12 +57,28 @@ def test_a_survivor_is_judged_by_its_function_and_its_change(name: str, place: s
 
 
 def test_the_tables() -> None:
-    row = {"module": "lcprune/a.py", "made": 1200, "killed": 1100, "timeout": 2, "survived": 3, "no_test": 1}
+    row = {"module": "lcprune/a.py", "made": 1106, "killed": 1100, "timeout": 2, "survived": 3, "no_test": 1}
     survivors = [{"place": "a:f", "judged": "1 never comes"}] * 3 + [{"place": "a:g", "judged": None}]
-    text = mutation.tables({"modules": [{**row, "not_run": 94}], "survivors": survivors})
-    assert "| `lcprune/a.py` | 1,200 | 1,102 | 4 | 94 |" in text
+    text = mutation.tables({"modules": [row], "survivors": survivors})
+    assert "| `lcprune/a.py` | 1,106 | 1,102 | 4 |" in text
     assert "| 1 never comes | 3 | `a:f` |" in text
     assert "| not judged yet | 1 | `a:g` |" in text
+
+
+def test_a_part_leaves_the_tables_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, page = tmp_path / "mutants" / "lcprune" / "a.py.meta", tmp_path / "page.md"
+    path.parent.mkdir(parents=True)
+    page.write_text(f"{mutation.BEGIN}\n{mutation.END}\n")
+    monkeypatch.setattr(mutation, "RESULT", tmp_path / "mutation.json")
+    monkeypatch.setattr(mutation, "PAGE", page)
+    monkeypatch.setattr(sys, "argv", ["mutation", str(tmp_path)])
+    for code, written in ((None, False), (1, True)):
+        path.write_text(json.dumps({"exit_code_by_key": {"a": 1, "b": code}}))
+        assert mutation.main() == 0
+        assert (mutation.RESULT.exists(), "| `lcprune/a.py` | 2 | 2 | 0 |" in page.read_text()) == (written, written)
+        assert ("1 changes were not tried yet" in capsys.readouterr().out) is not written
 
 
 def test_the_tables_are_those_of_the_results() -> None:
