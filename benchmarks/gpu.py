@@ -1,6 +1,6 @@
 """What a CUDA device makes of a training step, of the paper's whole run, and of the fast recipe.
 
-    python -m benchmarks.gpu [--only PART ...] [--data-root data] [--full] [--budget-s 540]
+    python -m benchmarks.gpu [--only PART ...] [--variants NAME ...] [--data-root data] [--full] [--budget-s 540]
 
 Writes ``benchmarks/results/<device>.json`` and ``.md`` after every case; cases that are in the file are skipped, and
 none is started after ``--budget-s`` seconds, so that the same command, given again, goes on. Times are absolute, and
@@ -86,6 +86,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=(__doc__ or "").split("\n")[0])
     parts = ("variants", "protocol", "fast", "speed", "memory")
     parser.add_argument("--only", nargs="+", choices=parts, default=parts, metavar="PART", help=", ".join(parts))
+    names = ", ".join(VARIANTS)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS, metavar="NAME", help=names)
     parser.add_argument("--data-root", type=Path, default=Path("data"), help="folder with CIFAR-10")
     parser.add_argument("--runs", type=Path, default=Path("runs/bench-gpu"), help="folder for the runs")
     parser.add_argument("--budget-s", type=float, default=540, help="seconds after which nothing new is started")
@@ -108,9 +110,9 @@ class Suite:
         self._end = time.monotonic() + options.budget_s
 
     def variants(self) -> None:
-        """The step in every variant and with both methods."""
+        """The step in every variant that was asked for and with both methods."""
         for method in throughput.METHODS:
-            for variant in VARIANTS:
+            for variant in self._options.variants:
                 self._case("variants", f"{method}, {variant}")
 
     def protocol(self) -> None:

@@ -10,9 +10,10 @@ from lcprune import runs
 from lcprune.analysis import evaluate as analysis
 from lcprune.analysis.balanced import balanced_accuracies_pct
 from lcprune.analysis.ensembles import ensemble_table
+from lcprune.analysis.evaluate import CascadeCost
 from lcprune.errors import RunError
 from lcprune.pipeline import stored
-from lcprune.pipeline.profile import costs_of
+from lcprune.pipeline.profile import counted_costs
 from lcprune.pipeline.rows import progressive_rows
 from lcprune.pipeline.train import choose_device
 from lcprune.recipe import Recipe
@@ -43,9 +44,9 @@ def evaluate(folder: Path, *, flip: bool = False) -> dict[str, Any]:
         logits, labels = _flipped(folder, recipe, split)
     # Weights that were found on the rows that they are judged by would look better than they are.
     val_logits, val_labels = (arrays["val_logits"], arrays["val_labels"]) if split == "test" else (None, None)
-    costs = costs_of(folder, recipe)
+    costs = counted_costs(folder, recipe)
     names = [cost.name for cost in costs.exits]
-    found = analysis.evaluate(logits, labels, costs.cascade)
+    found = analysis.evaluate(logits, labels, CascadeCost(costs.group_macs, costs.critic_macs))
     kinds = ensemble_table(val_logits, val_labels, logits, labels)
     result = {
         "split": split,

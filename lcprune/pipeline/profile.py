@@ -96,6 +96,17 @@ def costs_of(folder: Path, recipe: Recipe) -> Costs:
         raise RunError(f"{folder / runs.PROFILE} is damaged ({error})", f"run this: lcprune profile {folder}") from None
 
 
+def counted_costs(folder: Path, recipe: Recipe) -> NetworkCost:
+    """MACs and parameters of a run's network, counted now; nothing is exported or timed.
+
+    Raises:
+        RunError: If the run is not finished.
+        ProfileError: If the network's cost cannot be counted.
+    """
+    network, facts = stored.load_network(folder, recipe)
+    return profile(network, facts.image_shape)
+
+
 def _measure(folder: Path, recipe: Recipe) -> dict[str, Any]:
     network, facts = stored.load_network(folder, recipe)
     cost = profile(network, facts.image_shape)
