@@ -73,6 +73,33 @@ def test_a_case_that_is_in_the_file_is_not_measured_again(suite: gpu.Suite, monk
     assert "`local_critic` | cuda_graph, overlap | 2.000" in suite.path.with_suffix(".md").read_text()
 
 
+def test_the_whole_protocol_is_trained_in_the_fastest_variant(
+    suite: gpu.Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite._options.full = True
+    for variant, median in (("cuda_graph", 1.0), ("eager, fp32", 3.0)):
+        row = {"method": "local_critic", "variant": variant, "step_ms": {**STEP, "median": median}, **ROW}
+        suite._add("variants", f"local_critic, {variant}", [row])
+    trained: list[tuple[str, list[str]]] = []
+
+    def lcprune(words: list[str], seconds: float) -> str:
+        if "--case" in words:
+            return json.dumps(
+                [{"how": "from a sample", "variant": "cuda_graph", "measured_steps": 4000, "minutes": 2.0, "met": True}]
+            )
+        trained.append((words[4], [words[i + 1] for i, word in enumerate(words) if word == "--set"]))
+        return json.dumps({"iterations": 80_000, "seconds": 120.0, "test_accuracy_pct": [80.0, 92.0]})
+
+    monkeypatch.setattr(gpu, "run_for", lcprune)
+    suite.protocol()
+    assert [recipe for recipe, _ in trained] == ["vgg_cifar10", "vgg_cifar10", "vgg_cifar100", "vgg_cifar100"]
+    assert all("train.cuda_graph=true" in keys for _, keys in trained)
+    assert ["train.method=backprop" in keys for _, keys in trained] == [False, True, False, True]
+    rows = json.loads(suite.path.read_text())["protocol"]["rows"]
+    assert [row["minutes"] for row in rows] == [2.0] * 5
+    assert rows[1]["test_accuracy_pct"] == [80.0, 92.0]
+
+
 STEP = {"median": 2.0, "low": 1.0, "high": 3.0}
 ROW = {"images_per_s": 1.0, "share_of_bf16_rate": STEP}
 
