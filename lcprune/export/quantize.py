@@ -42,7 +42,7 @@ CALIBRATORS: dict[str, tuple[Any, dict[str, float]]] = {
     "entropy": (tool.CalibrationMethod.Entropy, {"num_bins": 256, "num_quantized_bins": 128}),
 }
 QUANTIZED_OPS = (
-    *("Conv", "Gemm", "MatMul", "Add", "Concat", "Relu"),
+    *("Conv", "Gemm", "MatMul", "Add", "Concat", "Relu", "Clip"),
     *("MaxPool", "AveragePool", "GlobalAveragePool", "Flatten", "Reshape", "Transpose"),
 )
 _OPTIONS = {"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]}  # logits of 256 levels would tie
