@@ -84,6 +84,13 @@ class Precision(StrEnum):
     W8 = "w8"
 
 
+class Int8Range(StrEnum):
+    """Of the integers that stand for weights."""
+
+    SAFE = "safe"
+    FULL = "full"
+
+
 class PaperDataset(StrEnum):
     """What the paper trains on."""
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lcprune.cli.choices import Criterion, Form, Format, Precision, Spent, ThresholdInput
+from lcprune.cli.choices import Criterion, Form, Format, Int8Range, Precision, Spent, ThresholdInput
 from lcprune.cli.failing import torch_needed, user_errors
 from lcprune.cli.options import LATEST, Json, Quiet, Run, UseTestSplit, exit_numbers, finite
 from lcprune.cli.output import notice, show
@@ -55,6 +55,10 @@ def export(
         Precision,
         typer.Option(help="Numbers of weights and arithmetic; w8 stores weights in 8 bits, and computes fp32."),
     ] = Precision.FP32,
+    int8_range: Annotated[
+        Int8Range,
+        typer.Option(help="safe: weights of 7 bits, the same results on every processor; full: 8 bits."),
+    ] = Int8Range.SAFE,
     exits: Annotated[
         str | None, typer.Option(metavar="1,3", help="Keep only these early exits; drop the other critics.")
     ] = None,
@@ -97,6 +101,7 @@ def export(
             use_test_split=use_test_split,
             output=output,
             precision=precision.value,
+            int8_range=int8_range.value,
             form=form.value,
             batch=None if batch is None else 1,
             segments=segments,

@@ -34,6 +34,9 @@ from lcprune.export.verify import as_float, stage_logits
 Stages = Sequence[ModelProto]
 Reduction = Literal["int8", "fp16", "w8"]
 """``w8``: weights of 8 bits in the file, float32 in memory and in every computation."""
+Int8Range = Literal["safe", "full"]
+"""``safe``: weights of 7 bits. Processors of x86 without VNNI add two products of 8 bits in 16, where 8-bit weights
+overflow; 255 x 64 x 2 fits, so the file gives the same results on every processor."""
 
 CALIBRATORS: dict[str, tuple[Any, dict[str, float]]] = {
     "min-max": (tool.CalibrationMethod.MinMax, {}),
@@ -41,6 +44,8 @@ CALIBRATORS: dict[str, tuple[Any, dict[str, float]]] = {
     # With onnxruntime's own 128 bins there is but one range to choose from: all of it.
     "entropy": (tool.CalibrationMethod.Entropy, {"num_bins": 256, "num_quantized_bins": 128}),
 }
+LARGEST_WEIGHT: dict[Int8Range, int] = {"safe": 64, "full": 127}
+"""Largest integer that stands for a weight."""
 QUANTIZED_OPS = (
     *("Conv", "Gemm", "MatMul", "Add", "Concat", "Relu", "Clip"),
     *("MaxPool", "AveragePool", "GlobalAveragePool", "Flatten", "Reshape", "Transpose"),
@@ -63,6 +68,7 @@ class Quantization:
     """Training images that the ranges were found on."""
     int8_convolutions: int = 0
     """Convolutions that onnxruntime computes in integers: all of the file's, average pools among them, or none."""
+    int8_range: Int8Range | None = None
     agreement_pct: dict[str, float] | None = None
     """For each method that was tried, rows with the class that float32 gives, over all exits."""
 
@@ -80,7 +86,11 @@ class Reduced:
 
 
 def reduce(
-    stages: Stages, precision: Reduction, calibration: NDArray[np.generic], held_out: NDArray[np.generic]
+    stages: Stages,
+    precision: Reduction,
+    calibration: NDArray[np.generic],
+    held_out: NDArray[np.generic],
+    int8_range: Int8Range = "safe",
 ) -> Reduced:
     """`stages` in another precision; inputs and outputs of the first and the last stay float32.
 
@@ -90,6 +100,7 @@ def reduce(
         calibration: Training images for the ranges of int8 activations, ``(N, C, H, W)``.
         held_out: Images on which the calibrator is chosen that changes fewest classes, and whose numbers have to fit
             into fp16.
+        int8_range: Of int8 weights.
 
     Raises:
         ExportError: If a convolution is not computed in integers though int8 was asked for, or `held_out` makes
@@ -97,7 +108,7 @@ def reduce(
         ValueError: If int8 is asked for without images.
     """
     if precision == "int8":
-        return _to_int8(stages, calibration, held_out)
+        return _to_int8(stages, calibration, held_out, int8_range)
     if precision == "fp16":
         _refuse_overflow(stages, held_out[:_CHUNK])
     convert = _to_fp16 if precision == "fp16" else _to_w8
@@ -146,7 +157,9 @@ def _refuse_what_kills_onnxruntime(content: bytes) -> None:
         )
 
 
-def _to_int8(stages: Stages, calibration: NDArray[np.generic], held_out: NDArray[np.generic]) -> Reduced:
+def _to_int8(
+    stages: Stages, calibration: NDArray[np.generic], held_out: NDArray[np.generic], int8_range: Int8Range
+) -> Reduced:
     if not len(calibration) or not len(held_out):
         raise ValueError("int8 needs images to calibrate on, and others to choose the calibrator")
     expected = stage_logits(stages, held_out)
@@ -154,8 +167,8 @@ def _to_int8(stages: Stages, calibration: NDArray[np.generic], held_out: NDArray
     for stage in stages:
         rewrite.pools_as_convolutions(stage)
         rewrite.flatten_channels_last(stage)
-    levels = rewrite.fold_normalization(stages[0])
-    tried = {method: _quantize_stages(stages, calibration, method, levels) for method in CALIBRATORS}
+    levels = rewrite.fold_normalization(stages[0], LARGEST_WEIGHT[int8_range])
+    tried = {method: _quantize_stages(stages, calibration, method, levels, int8_range) for method in CALIBRATORS}
     logits = {method: stage_logits(quantized, held_out) for method, quantized in tried.items()}
     agreement_pct = {
         method: 100 * float((of_method.argmax(axis=2) == expected.argmax(axis=2)).mean())
@@ -169,10 +182,12 @@ def _to_int8(stages: Stages, calibration: NDArray[np.generic], held_out: NDArray
         raise ExportError(
             f"{counted} of {convolutions} convolutions are int8", "export with --precision fp32 or w8, and report this"
         )
-    return Reduced(tuple(tried[best]), Quantization("int8", best, len(calibration), counted, agreement_pct))
+    return Reduced(tuple(tried[best]), Quantization("int8", best, len(calibration), counted, int8_range, agreement_pct))
 
 
-def _quantize_stages(stages: Stages, images: NDArray[np.generic], method: str, levels: bool) -> list[ModelProto]:
+def _quantize_stages(
+    stages: Stages, images: NDArray[np.generic], method: str, levels: bool, int8_range: Int8Range
+) -> list[ModelProto]:
     """All stages, each calibrated on what the quantised one before it hands over.
 
     Args:
@@ -180,6 +195,7 @@ def _quantize_stages(stages: Stages, images: NDArray[np.generic], method: str, l
         images: ``(N, C, H, W)``.
         method: A key of `CALIBRATORS`.
         levels: Whether the first stage reads pixels and ones; see `rewrite.fold_normalization`.
+        int8_range: Of the weights.
     """
     quantized: list[ModelProto] = []
     hidden: NDArray[Any] = as_float(images)
@@ -188,7 +204,7 @@ def _quantize_stages(stages: Stages, images: NDArray[np.generic], method: str, l
         taken, hidden = _LEVELS, np.round(rewrite.with_ones(hidden) * 255).clip(0, 255).astype(np.uint8)
     for stage in stages:
         ranges = _ranges(stage, hidden if taken is None else taken.to_float(hidden), method)
-        model = _quantize_stage(stage, ranges, taken)
+        model = _quantize_stage(stage, ranges, taken, int8_range)
         if taken is not None:
             _take_integers(model.graph, taken)
         taken = _hand_over_integers(model.graph)
@@ -251,13 +267,13 @@ class _Batch:
         return self._rest.pop() if self._rest else None
 
 
-def _quantize_stage(stage: ModelProto, ranges: Any, taken: _Integers | None) -> ModelProto:
+def _quantize_stage(stage: ModelProto, ranges: Any, taken: _Integers | None, int8_range: Int8Range) -> ModelProto:
     """QDQ: uint8 activations and int8 weights per channel, which is what the kernels for CPUs are made for."""
     options = dict(_OPTIONS) if taken is None else {**_OPTIONS, "TensorQuantOverrides": {"image": [taken.override()]}}
     quantizer = tool.QDQQuantizer(
         save_and_reload_model_with_shape_infer(stage),
         per_channel=True,
-        reduce_range=False,
+        reduce_range=int8_range == "safe",
         weight_qType=tool.QuantType.QInt8,
         activation_qType=tool.QuantType.QUInt8,
         tensors_range=ranges,

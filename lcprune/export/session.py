@@ -223,6 +223,7 @@ def open_session(
             f"take one of {', '.join(available)}, or install an onnxruntime that has it",
         )
     options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")  # see `quantize.Int8Range`; for files of others
     options.log_severity_level = 4  # only what ends the process; the rest comes back as an exception
     if threads is not None:
         options.intra_op_num_threads = threads

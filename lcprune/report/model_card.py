@@ -185,6 +185,13 @@ def _training(info: ModelInfo, recipe: Recipe) -> str:
     return "\n".join([*lines, f"- Classes: {shown}{', ...' if len(info.classes) > 20 else ''}"])
 
 
+_INT8_RANGE = {
+    "safe": "Weights have 7 bits, so that the results are the same on every processor.",
+    "full": "Weights have 8 bits: x86 processors without VNNI (before Ice Lake and Zen 4) overflow and may give other "
+    "results, unless onnxruntime's session option `session.x64quantprecision` is `1`.",
+}
+
+
 def _numbers(result: Mapping[str, Any]) -> str:
     lines = [_PRECISION[result["precision"]]]
     quantization, agreement = result.get("quantization"), result.get("agreement")
@@ -193,6 +200,7 @@ def _numbers(result: Mapping[str, Any]) -> str:
             f"{quantization['int8_convolutions']} convolutions are computed in int8, all there are. Their ranges were "
             f"found by {quantization['method']} on {quantization['samples']} training images."
         )
+        lines.append(_INT8_RANGE[quantization["int8_range"]])
     if agreement:
         same = ", ".join(f"{value:.1f}" for value in agreement["same_class_pct"])
         lines.append(f"Images with the class that float32 gives, by exit: {same} % ({agreement['split']} split).")

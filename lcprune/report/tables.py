@@ -165,9 +165,10 @@ def _precision_lines(result: Mapping[str, Any]) -> list[RenderableType]:
     parts: list[RenderableType] = []
     quantization, agreement = result["quantization"], result["agreement"]
     if quantization["method"]:
+        bits = "7 bits: the same on every processor" if quantization["int8_range"] == "safe" else "8 bits"
         parts.append(
             f"{quantization['int8_convolutions']} convolutions in int8, all there are; ranges: "
-            f"{escape(quantization['method'])}, on {quantization['samples']} training images"
+            f"{escape(quantization['method'])}, on {quantization['samples']} training images; weights of {bits}"
         )
     if agreement:
         same = ", ".join(f"{value:.1f}" for value in agreement["same_class_pct"])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -16,7 +17,7 @@ from lcprune.errors import ExportError
 from lcprune.export import quantize
 from lcprune.export.metadata import ModelInfo
 from lcprune.export.progressive import cascade_stages, file_size, stitch, write_reduced
-from lcprune.export.quantize import Quantization, Reduced, check_int8, int8_convolutions, reduce
+from lcprune.export.quantize import Int8Range, Quantization, Reduced, check_int8, int8_convolutions, reduce
 from lcprune.export.segments import export_module
 from lcprune.export.session import ProgressiveSession, open_session
 from lcprune.export.verify import check_stages, stage_logits
@@ -412,6 +413,32 @@ def test_relu6_is_part_of_the_integer_convolution(calibration: np.ndarray, image
     assert (operators.count("QuantizeLinear"), operators.count("DequantizeLinear")) == (2, 1)
 
 
+@pytest.mark.parametrize(("int8_range", "largest"), [("safe", 64), ("full", 127)])
+def test_the_safe_range_has_weights_of_7_bits(
+    stages_of: StagesOf, calibration: np.ndarray, images: np.ndarray, int8_range: Int8Range, largest: int
+) -> None:
+    reduced = reduce(stages_of(1), "int8", calibration, images, int8_range)
+    assert reduced.quantization.int8_range == int8_range
+    tensors = [tensor for stage in reduced.stages for tensor in stage.graph.initializer]
+    weights = [numpy_helper.to_array(t) for t in tensors if t.data_type == TensorProto.INT8 and len(t.dims) > 1]
+    assert {int(np.abs(weight.astype(int)).max()) for weight in weights} == {largest}
+
+
+def test_the_safe_range_is_the_same_whether_or_not_the_processor_would_overflow() -> None:
+    """255 x 64 twice is the largest sum of two products; the session option makes x86 without VNNI exact."""
+    model = nn.Sequential(nn.Conv2d(4, 4, 1, bias=False), nn.Flatten(), nn.Linear(16, 2)).eval()
+    nn.init.constant_(model[0].weight, 1.0)
+    white = np.full((8, 4, 2, 2), 255, np.uint8)
+    (stage,) = reduce([export_module(model, (4, 2, 2), ("logits",))], "int8", white, white).stages
+    logits = []
+    for exact in ("0", "1"):
+        options = onnxruntime.SessionOptions()
+        options.add_session_config_entry("session.x64quantprecision", exact)
+        session = onnxruntime.InferenceSession(stage.SerializeToString(), options)
+        logits.append(session.run(None, {"image": white / np.float32(255)})[0])
+    np.testing.assert_array_equal(*logits)
+
+
 def test_stages_are_held_against_torch(stages_of: StagesOf, images: np.ndarray, torch_logits: np.ndarray) -> None:
     check_stages(stages_of(0, 1, 2), images, torch_logits)
     with pytest.raises(ExportError, match="the network in ONNX differs from torch by 1.0e-02"):
@@ -428,6 +455,7 @@ def test_what_is_known_of_a_quantization() -> None:
         "method": None,
         "samples": 0,
         "int8_convolutions": 0,
+        "int8_range": None,
         "agreement_pct": None,
     }
     assert open_session is not None

@@ -73,7 +73,7 @@ def test_the_normalisation_goes_into_the_weights(channels: int) -> None:
     stage = exported(normalize, nn.Conv2d(channels, 16, 3, padding=1), channels=channels)
     pixels = np.random.default_rng(0).random((5, channels, 8, 8), dtype=np.float32)
     before = outputs(stage, pixels)[0]
-    assert rewrite.fold_normalization(stage)
+    assert rewrite.fold_normalization(stage, 127)
     assert operators(stage) == ["Conv"]
     gap = outputs(stage, rewrite.with_ones(pixels))[0] - before
     inside = gap[:, :, 1:-1, 1:-1].mean(axis=(0, 2, 3))  # the bias knows what rounding will take
@@ -86,7 +86,7 @@ def test_the_bias_makes_up_for_the_rounding() -> None:
     stage = exported(Normalize([0.5, 0.4, 0.3], [0.2, 0.25, 0.3]), nn.Conv2d(3, 16, 3))
     mean = np.broadcast_to(np.array([0.5, 0.4, 0.3], np.float32)[:, None, None], (1, 3, 8, 8))
     before = outputs(stage, np.ascontiguousarray(mean))[0]
-    assert rewrite.fold_normalization(stage)
+    assert rewrite.fold_normalization(stage, 127)
     weight = next(tensor for tensor in stage.graph.initializer if len(tensor.dims) == 4)
     values = numpy_helper.to_array(weight)
     steps = np.abs(values).max(axis=(1, 2, 3), keepdims=True) / 127
@@ -100,7 +100,7 @@ def test_a_stage_that_does_not_begin_with_a_normalisation_stays() -> None:
     for layers in ([nn.Conv2d(3, 4, 3)], [Normalize([0.5] * 3, [0.2] * 3), nn.ReLU(), nn.Conv2d(3, 4, 3)]):
         stage = exported(*layers)
         before = stage.SerializeToString(deterministic=True)
-        assert not rewrite.fold_normalization(stage)
+        assert not rewrite.fold_normalization(stage, 127)
         assert stage.SerializeToString(deterministic=True) == before
 
 

@@ -59,7 +59,7 @@ def reduce_network(
     """
     order = np.random.default_rng(seed).permutation(len(dataset.train))
     held_out = dataset.val.images if len(dataset.val) else dataset.train.images[order[SAMPLES : SAMPLES + HELD_OUT]]
-    reduced = reduce(stages, precision, dataset.train.images[order[:SAMPLES]], held_out[:HELD_OUT])
+    reduced = reduce(stages, precision, dataset.train.images[order[:SAMPLES]], held_out[:HELD_OUT], request.int8_range)
     splits = {"val": dataset.val, "test": dataset.test}
     logits = {name: stage_logits(reduced.stages, split.images) for name, split in splits.items()}
     agreement = None

@@ -7,6 +7,7 @@ from typing import Literal
 from lcprune.errors import ExportError
 from lcprune.export.criterion import Criterion
 from lcprune.export.metadata import Form, ModelInfo
+from lcprune.export.quantize import Int8Range
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class ExportRequest:
     temperature: bool = True
     """Whether `auto` thresholds are held against probabilities that a temperature has made true."""
     precision: Literal["fp32", "int8", "fp16", "w8"] = "fp32"
+    int8_range: Int8Range = "safe"
     form: Form = "nested"
     batch: Literal[1] | None = None
     """How many images the file shall take at once; None for any number."""
@@ -72,6 +74,8 @@ def refuse_contradictions(request: ExportRequest) -> None:
     }
     if not request.progressive and (given := [name for name, asked in asks.items() if asked]):
         raise ExportError(f"{given[0]} is about progressive graphs", "add --progressive, or leave it out")
+    if request.int8_range != "safe" and request.precision != "int8":
+        raise ExportError("--int8-range is about int8 files", "add --precision int8, or leave it out")
     budgets = [name for name in ("--max-drop", "--max-macs", "--max-latency-ms") if asks[name]]
     if len(budgets) > 1:
         raise ExportError(f"{' and '.join(budgets)} are budgets of different things", "give one of them")
