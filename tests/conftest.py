@@ -30,6 +30,21 @@ from lcprune.pipeline.profile import profile_run
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background, where tests may run, ignores it
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--fail-on-deprecation", action="store_true", help="fail if the summary lists what a dependency deprecates"
+    )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Only deprecations get into the summary of warnings: all others are errors (pyproject.toml)."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")  # the workers of xdist have none
+    if session.config.getoption("fail_on_deprecation") and reporter and reporter.stats.get("warnings"):
+        session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
+
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 TINY = (
