@@ -28,7 +28,7 @@ spec = importlib.util.spec_from_file_location("work", file)
 work = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(work)
 store = dist.FileStore(str(folder / "store"), size)
-dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=90))
+dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timedelta(minutes=5))
 result = getattr(work, name)()
 (folder / f"{rank}.pickle").write_bytes(pickle.dumps((result, deprecations)))
 dist.barrier()
@@ -54,7 +54,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
             )
             for rank in range(size)
         ]
-        errors = [process.communicate(timeout=240)[1] for process in started]
+        errors = [process.communicate(timeout=600)[1] for process in started]
         assert [process.returncode for process in started] == [0] * size, "\n".join(errors)
         ended = [pickle.loads((folder / f"{rank}.pickle").read_bytes()) for rank in range(size)]
         for _, deprecations in ended:

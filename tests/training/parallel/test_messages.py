@@ -44,7 +44,7 @@ def test_a_message_is_a_header_and_the_tensor() -> None:
 def work() -> dict[str, Any]:
     """Rank 0 sends and rank 1 receives."""
     rank = dist.get_rank()
-    world: Any = SimpleNamespace(device=torch.device("cpu"), timeout=timedelta(seconds=20))
+    world: Any = SimpleNamespace(device=torch.device("cpu"), timeout=timedelta(minutes=2))
     found: dict[str, Any] = {"arrived": []}
     for form in FORMS:
         other = neighbour(rank)
