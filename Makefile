@@ -9,6 +9,8 @@ PYTHON ?= python3
 VENV := $(CURDIR)/.venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+CONSTRAINTS := tests/constraints.txt
+TESTS := -q -n auto --dist loadfile -m "not slow"
 LCPRUNE := "$(BIN)/lcprune"
 DEMO_IMAGES := 12
 
@@ -17,12 +19,15 @@ define run
 echo; echo "\$$ $(1)"; $(subst lcprune ,$(LCPRUNE) ,$(1))
 endef
 
-.PHONY: help demo install test slow coverage chaos fuzz mutation bench bench-gpu format clean
+.PHONY: help demo install test slow constraints newest matrix coverage chaos fuzz mutation bench bench-gpu format clean
 
 help:
 	@echo "make demo       install into .venv, train on handwritten digits, export a model that stops early, use it"
 	@echo "make test       install into .venv, then check format, lint and types, and run the tests; under 10 minutes"
 	@echo "make slow       the tests that take longer than about ten seconds each"
+	@echo "make newest     the tests in a fresh environment with the newest of everything; deprecations fail, too"
+	@echo "make matrix     the tests with the oldest torch, the newest, and one between, each in a fresh environment"
+	@echo "make constraints  write tests/constraints.txt, the versions that .venv gets, anew"
 	@echo "make chaos      kill trainings, fill disks, flip bits: every promise of docs/reliability.md; under 30 minutes"
 	@echo "make coverage   the tests, and which lines and branches of lcprune they reach"
 	@echo "make fuzz       look for inputs that break the readers, the choices and the stitching; about 15 minutes"
@@ -34,23 +39,54 @@ help:
 
 install: $(INSTALLED)
 
-# Done once, and again when pyproject.toml has changed. Of pip's output only what takes long is shown.
-$(INSTALLED): pyproject.toml
+# Of pip's output only what takes long is shown.
+define pip_install
+PYTHONUNBUFFERED=1 "$(1)/python" -m pip install --disable-pip-version-check --progress-bar off $(2) \
+	| awk '/^ *(Downloading|Using cached) .*whl \([0-9.]+ [MG]B\)/ \
+			{ sub(/-(cp|py)[0-9].*whl/, ""); sub(/^ */, ""); print "  " $$0; fflush() } \
+		/^Installing/ && NF > 4 { print "  Installing " NF - 3 " packages"; fflush() }'
+endef
+
+# Done once, and again when the versions have changed. They are those of the constraints, setuptools included (hence no
+# isolation), unless pip cannot have them, as on a Python for which there are no wheels: then the newest that fit.
+$(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: lcprune needs Python 3.11 or newer, and $(PYTHON) is not"; \
 		  echo "  fix: name one, such as make demo PYTHON=python3.12"; exit 1; }
 	@echo "Making .venv with $$($(PYTHON) --version) and installing lcprune into it"
 	@echo "(the first time some minutes: torch is large)"
-	@$(PYTHON) -m venv $(VENV)
-	@PYTHONUNBUFFERED=1 "$(BIN)/python" -m pip install --disable-pip-version-check --progress-bar off -e '.[dev]' \
-		| awk '/^ *(Downloading|Using cached) .*whl \([0-9.]+ [MG]B\)/ \
-				{ sub(/-(cp|py)[0-9].*whl/, ""); sub(/^ */, ""); print "  " $$0; fflush() } \
-			/^Installing/ { print "  Installing " NF - 3 " packages"; fflush() }'
+	@$(PYTHON) -m venv --clear "$(VENV)"
+	@log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
+	{ $(call pip_install,$(BIN),-c $(CONSTRAINTS) setuptools) && \
+	  $(call pip_install,$(BIN),-c $(CONSTRAINTS) --no-build-isolation -e '.[dev]'); } 2> "$$log" || { \
+		echo "$(CONSTRAINTS) cannot be met here ($$(sed -n '/^ERROR: /{s///p;q;}' "$$log")): taking the newest versions"; \
+		$(call pip_install,$(BIN),-e '.[dev]'); \
+	}
 	@touch $(INSTALLED)
 	@echo "Installed."
 
+# The newest that pip finds, for the oldest Python: what has wheels for it has them for newer ones, too. Without what
+# exists on one platform alone, of which torch itself names the exact versions.
+constraints:
+	@folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	$(PYTHON) -m venv "$$folder"; \
+	$(call pip_install,$$folder/bin,-e '.[dev]'); \
+	{ echo "# The versions that the tests run with; \`make constraints\` wrote them, with $$($(PYTHON) --version)."; \
+	  "$$folder/bin/python" -m pip freeze --all --exclude-editable --exclude pip \
+		| sed -E '/^(nvidia-|cuda-|triton=)/d; s/\+.*//'; } > "$$folder/constraints.txt"; \
+	mv "$$folder/constraints.txt" $(CONSTRAINTS)
+
+# Options: make matrix ROWS="oldest between" SEED=7 TESTS="-n 2 tests/export", and SAVE=--save for the page
+ROWS :=
+SEED :=
+matrix:
+	@$(PYTHON) -m benchmarks.matrix $(ROWS) $(SEED:%=--seed %) $(SAVE) -- $(TESTS)
+
+newest:
+	@$(MAKE) matrix ROWS=newest
+
 # Images of 8x8 pixels are too little work for two threads, which would only wait for each other on a busy machine.
-demo test slow coverage: export OMP_NUM_THREADS ?= 1
+demo test slow coverage matrix: export OMP_NUM_THREADS ?= 1
 
 demo: $(INSTALLED)
 	@rm -rf demo/runs demo/images && mkdir -p demo
@@ -81,7 +117,7 @@ test: $(INSTALLED)
 	@echo "Types: mypy"
 	@"$(BIN)/mypy"
 	@echo "Tests: pytest, without those marked slow"
-	@"$(BIN)/python" -m pytest -q -n auto --dist loadfile --durations=15 -m "not slow" $(COVER)
+	@"$(BIN)/python" -m pytest $(TESTS) --durations=15 $(COVER)
 
 slow: $(INSTALLED)
 	@"$(BIN)/python" -m pytest -q -n auto --dist loadfile --durations=15 -m slow $(COVER)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import critic_losses, markdown, scaling_page
+from benchmarks import critic_losses, markdown, matrix, scaling_page
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -75,8 +75,18 @@ def scaling() -> str:
     return scaling_page.page(*map(_read, files))
 
 
+def development() -> str:
+    """What docs/development.md shows, once it was measured."""
+    if not matrix.RESULT.exists():
+        return ""
+    result = _read("matrix.json")
+    machine = f"{result['machine']['cpu']}, {result['machine']['cores']} cores"
+    return f"`make matrix` on {machine} (`benchmarks/results/matrix.json`).\n\n{matrix.table(result['rows'])}"
+
+
 PAGES = {
     "README.md": readme,
+    "docs/development.md": development,
     "docs/speed.md": speed,
     "docs/methods.md": losses,
     "docs/own-images.md": own_images,

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 from PIL import Image
 from torch import nn
@@ -23,12 +25,27 @@ from lcprune import recipe as recipes
 from lcprune import runs
 from lcprune.cli import app
 from lcprune.data.sources import read_digits
-from lcprune.export import progressive
+from lcprune.export import progressive, verify
 from lcprune.pipeline import train as training
 from lcprune.pipeline.export import ExportRequest, export
 from lcprune.pipeline.profile import profile_run
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background, where tests may run, ignores it
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--fail-on-deprecation", action="store_true", help="fail if the summary lists what a dependency deprecates"
+    )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Only deprecations get into the summary of warnings: all others are errors (pyproject.toml)."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")  # the workers of xdist have none
+    if session.config.getoption("fail_on_deprecation") and reporter and reporter.stats.get("warnings"):
+        session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
+
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -147,6 +164,28 @@ def exported_once() -> Iterator[None]:
         for name in ("export_module", "export_stages"):
             patch.setattr(progressive, name, cached(getattr(progressive, name)))
         yield
+
+
+@pytest.fixture(scope="session")
+def plain_logits() -> Callable[[Sequence[onnx.ModelProto], np.ndarray], np.ndarray]:
+    """`stage_logits` of the integers in the file, without the integer kernels of this processor.
+
+    Where it has no VNNI, onnxruntime's kernels cut the sum of two products off at 16 bits, and what is lost by that is
+    another matter. Without optimisation it runs every operator as it stands: convolutions in float32, between
+    rounding to integers and back.
+    """
+
+    def open_plain(model: bytes, _: str) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    def run(stages: Sequence[onnx.ModelProto], images: np.ndarray) -> np.ndarray:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(verify, "open_session", open_plain)
+            return verify.stage_logits(stages, images)
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLFutureWarning, YAMLWarning
 
 from lcprune.errors import RecipeError
 from lcprune.recipe import limits
@@ -113,7 +113,8 @@ def _read_yaml(text: str, origin: str) -> Any:
     try:
         limits.check(_yaml(), text, origin)
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # of what the reader only warns, no recipe has
+            for category in (YAMLWarning, YAMLFutureWarning):  # of what the reader only warns, no recipe has
+                warnings.simplefilter("error", category)
             return _yaml().load(text)
     except RecipeError:
         raise

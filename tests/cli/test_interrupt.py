@@ -29,7 +29,7 @@ def test_a_run_is_saved_and_goes_on(here: Path, cli: Callable[..., Any], tiny: t
         while not (metrics.exists() and metrics.stat().st_size) and process.poll() is None:
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=60)
+        stdout, stderr = process.communicate(timeout=300)
     step = checkpoint.load(here / "mine/checkpoints/last.pt")["step"]
     assert process.returncode == 130, stderr
     assert "Traceback" not in stderr

@@ -1,5 +1,6 @@
 """Every trunk of torchvision that the documentation names, from the cut to a progressive file."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,6 @@ from lcprune.export.metadata import ExitInfo, InputInfo, ModelInfo
 from lcprune.export.progressive import cascade_stages, write_progressive, write_reduced
 from lcprune.export.quantize import reduce
 from lcprune.export.session import ProgressiveSession
-from lcprune.export.verify import stage_logits
 from lcprune.models import Network, build
 from lcprune.models.backbones import cut_names, make
 from lcprune.training.methods import build_method
@@ -67,7 +67,9 @@ def test_a_trunk_is_cut_trained_profiled_and_exported(trunk: str, tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("trunk", BLOCKS)
-def test_every_convolution_of_a_trunk_is_int8(trunk: str, tmp_path: Path) -> None:
+def test_every_convolution_of_a_trunk_is_int8(
+    trunk: str, tmp_path: Path, plain_logits: Callable[..., np.ndarray]
+) -> None:
     network = build(recipe.parse(TEXT.format(trunk=trunk)), 10, SHAPE, MEAN, STD).eval()
     images = _shapes(96)
     _spread_confidences(network, torch.from_numpy(images[64:].astype(np.float32) / 255))
@@ -77,7 +79,7 @@ def test_every_convolution_of_a_trunk_is_int8(trunk: str, tmp_path: Path) -> Non
     assert reduced.quantization.int8_convolutions >= len(convolutions)  # average pools become convolutions
     parity = write_reduced(reduced, [0.5, 0.4], tmp_path / "int8.onnx", _info(network), images[64:])
     assert (parity.max_abs_diff, parity.exits_agree) == (0.0, True)
-    expected, got = (stage_logits(each, images[64:])[0] for each in (stages, reduced.stages))
+    expected, got = (plain_logits(each, images[64:])[0] for each in (stages, reduced.stages))
     # of the first exit: what comes behind it is, with weights that were drawn, hardly more than noise
     assert np.corrcoef(expected.ravel(), got.ravel())[0, 1] > 0.8
 

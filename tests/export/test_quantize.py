@@ -2,7 +2,7 @@
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from lcprune.models.network import Network
 MakeInfo = Callable[..., ModelInfo]
 StagesOf = Callable[..., list[onnx.ModelProto]]
 ReducedOf = Callable[..., Reduced]
+PlainLogits = Callable[[Sequence[onnx.ModelProto], np.ndarray], np.ndarray]
 
 CONVOLUTIONS = {(0, 1, 2): 10, (1,): 6, (0, 2): 8}  # one in each of four groups, one and a pool in each kept critic
 
@@ -125,10 +126,15 @@ def test_the_bytes_of_a_picture_are_read_as_they_are(reduced_of: ReducedOf, pixe
 
 @pytest.mark.parametrize(("precision", "limit"), [("int8", 0.06), ("fp16", 0.005), ("w8", 0.02)])
 def test_the_logits_are_near_those_of_float32(
-    reduced_of: ReducedOf, stages_of: StagesOf, images: np.ndarray, precision: str, limit: float
+    reduced_of: ReducedOf,
+    stages_of: StagesOf,
+    images: np.ndarray,
+    plain_logits: PlainLogits,
+    precision: str,
+    limit: float,
 ) -> None:
     expected = stage_logits(stages_of(0, 1, 2), images)
-    gap = np.abs(stage_logits(reduced_of(precision, 0, 1, 2).stages, images) - expected)
+    gap = np.abs(plain_logits(reduced_of(precision, 0, 1, 2).stages, images) - expected)
     assert 0 < gap.max() < limit * np.abs(expected).max() * 3
     assert gap.mean() < limit * np.abs(expected).max()
 
@@ -259,6 +265,7 @@ def test_the_size(
     calibration: np.ndarray,
     images: np.ndarray,
     make_info: MakeInfo,
+    plain_logits: PlainLogits,
     precision: str,
     share: float,
     tmp_path: Path,
@@ -266,7 +273,7 @@ def test_the_size(
     reduced = reduce([wide], precision, calibration, images)
     write_reduced(reduced, (), tmp_path / "m.onnx", make_info(3), images)
     assert (tmp_path / "m.onnx").stat().st_size < share * file_size([wide], (), make_info(3))
-    got, expected = stage_logits(reduced.stages, images), stage_logits([wide], images)
+    got, expected = plain_logits(reduced.stages, images), stage_logits([wide], images)
     assert np.abs(got - expected).mean() < 0.05 * np.abs(expected).max()
     assert ProgressiveSession(tmp_path / "m.onnx").info.kind == "submodel"
 
@@ -305,7 +312,10 @@ def test_half_precision_keeps_float32_at_both_ends(reduced_of: ReducedOf) -> Non
 
 
 def test_a_hidden_layer_that_other_nodes_read_as_floats_too(
-    calibration: np.ndarray, images: np.ndarray, make_network: Callable[[int], Network]
+    calibration: np.ndarray,
+    images: np.ndarray,
+    make_network: Callable[[int], Network],
+    plain_logits: PlainLogits,
 ) -> None:
     """No pool between: what is handed over is the ReLU's output, which the critic reads as well."""
     network = make_network(2)
@@ -315,7 +325,7 @@ def test_a_hidden_layer_that_other_nodes_read_as_floats_too(
     reduced = reduce(stages, "int8", calibration, images)
     assert reduced.stages[0].graph.output[0].type.tensor_type.elem_type == TensorProto.UINT8
     assert int8_convolutions(stitch(reduced.stages, [0.5], "none").SerializeToString()) == 4
-    gap = np.abs(stage_logits(reduced.stages, images) - stage_logits(stages, images))
+    gap = np.abs(plain_logits(reduced.stages, images) - stage_logits(stages, images))
     assert gap.mean() < 0.1
 
 
@@ -369,7 +379,10 @@ class _ChannelsLast(nn.Module):
 
 
 def test_what_trunks_of_torchvision_are_made_of_runs_in_int8(
-    calibration: np.ndarray, images: np.ndarray, make_network: Callable[[int], Network]
+    calibration: np.ndarray,
+    images: np.ndarray,
+    make_network: Callable[[int], Network],
+    plain_logits: PlainLogits,
 ) -> None:
     network = make_network(2)
     torch.manual_seed(0)
@@ -382,7 +395,7 @@ def test_what_trunks_of_torchvision_are_made_of_runs_in_int8(
     reduced = reduce(stages, "int8", calibration, images)
     assert reduced.quantization.int8_convolutions == 7
     check_int8(stitch(reduced.stages, [0.5], "optional").SerializeToString(), 7)
-    expected, got = (stage_logits(each, images) for each in (stages, reduced.stages))
+    expected, got = (plain_logits(each, images) for each in (stages, reduced.stages))
     spread = expected.std(axis=1, keepdims=True)  # from image to image
     assert np.abs((got - expected) / spread).mean() < 0.2
 

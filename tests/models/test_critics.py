@@ -1,5 +1,6 @@
 """Critics, layer by layer."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,6 @@ from lcprune.analysis.profile import count_macs
 from lcprune.errors import ModelError
 from lcprune.export.quantize import reduce
 from lcprune.export.segments import export_module, export_stages
-from lcprune.export.verify import stage_logits
 from lcprune.models import Network, mixes_samples
 from lcprune.models.critics import CriticDesign, build_critic
 from lcprune.recipe.schema import Head
@@ -193,7 +193,7 @@ def test_every_head_is_exported_to_what_phones_know_and_says_the_same() -> None:
         np.testing.assert_allclose(said, critic(torch.from_numpy(hidden)).detach().numpy(), atol=1e-5)
 
 
-def test_every_convolution_of_the_cheap_heads_can_be_int8() -> None:
+def test_every_convolution_of_the_cheap_heads_can_be_int8(plain_logits: Callable[..., np.ndarray]) -> None:
     torch.manual_seed(0)
     heads: list[Head] = ["global", "separable", "strided"]
     critics = [build_critic((6, 8, 8), 5, design(head)) for head in heads]
@@ -203,5 +203,5 @@ def test_every_convolution_of_the_cheap_heads_can_be_int8() -> None:
     images = np.random.default_rng(0).random((32, 3, 8, 8), dtype=np.float32)
     reduced = reduce(stages, "int8", images, images)  # raises if onnxruntime would compute a convolution in floats
     assert reduced.quantization.int8_convolutions >= len(heads) + 1 + 2 + 2  # average pools may become some as well
-    floats, integers = stage_logits(stages, images), stage_logits(reduced.stages, images)
+    floats, integers = plain_logits(stages, images), plain_logits(reduced.stages, images)
     assert float(np.abs(integers - floats).max()) < 0.05 * float(np.abs(floats).max())

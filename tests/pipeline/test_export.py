@@ -35,6 +35,19 @@ def measured(result: dict[str, Any]) -> dict[str, Any]:
     return evaluate_onnx.evaluate(Path(result["path"]), "digits", Path("data"))
 
 
+def lost_pct(run: Path, asked: Asked, precision: str, exit_index: int) -> float:
+    """Points that an exit in `precision` loses to float32's main, on validation.
+
+    The network of `run` is hardly trained: rounding changes the class of some images, and which ones is another matter
+    with every version of torch and onnxruntime and every processor.
+    """
+    arrays = runs.read_predictions(run)
+    own = of_fp32 = 100 * (arrays["val_logits"].argmax(2) == arrays["val_labels"]).mean(1)
+    if precision != "fp32":
+        own = write(run, asked(threshold="0.5,0.4,0.3", precision=precision))["agreement"]["accuracy_pct"]
+    return max(0.0, float(of_fp32[-1] - own[exit_index]))
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -166,8 +179,9 @@ def test_a_file_that_differs_from_torch_is_not_written(
 
 def test_an_int8_file_holds_the_budget_by_its_own_logits(run: Path, asked: Asked) -> None:
     """What is said is what the file does, and float32 stands beside it."""
-    plain = write(run, asked(max_drop_pct=2.0, exits=(1, 2, 3)))
-    said = write(run, asked(max_drop_pct=2.0, exits=(1, 2, 3), precision="int8"))
+    budget = 2.0 + lost_pct(run, asked, "int8", 3)
+    plain = write(run, asked(max_drop_pct=budget, exits=(1, 2, 3)))
+    said = write(run, asked(max_drop_pct=budget, exits=(1, 2, 3), precision="int8"))
     assert (said["precision"], said["kind"]) == ("int8", "progressive")
     assert said["path"].endswith("progressive-int8.onnx")
     assert said["parity"]["against"] == "its own stages"
@@ -187,7 +201,7 @@ def test_an_int8_file_holds_the_budget_by_its_own_logits(run: Path, asked: Asked
     correct = 100 * (ProgressiveSession(said["path"])(val.images).labels == val.labels).mean()
     arrays = runs.read_predictions(run)
     main = 100 * (arrays["val_logits"][-1].argmax(1) == arrays["val_labels"]).mean()
-    assert main - correct <= 2.0 + 1e-9
+    assert main - correct <= budget + 1e-9
     thresholds = runs.read_json(run / runs.THRESHOLDS)
     assert (thresholds["precision"], thresholds["thresholds"]) == ("int8", said["thresholds"])
     assert thresholds["drop_pct"] == pytest.approx(main - correct)
@@ -225,15 +239,23 @@ def test_a_sub_model_in_int8(run: Path, asked: Asked) -> None:
     )
 
 
-def worse_by(points: float) -> Callable[..., ReducedNetwork]:
-    """`reduce_network` for a main that is wrong more often."""
+def worse_by(points: float, run: Path) -> Callable[..., ReducedNetwork]:
+    """`reduce_network` for a main that is wrong about that many more images than float32's, whatever rounding does.
+
+    The early exits are wrong about 10 points more than that.
+    """
+    arrays = runs.read_predictions(run)
+    right = np.flatnonzero(arrays["val_logits"][-1].argmax(1) == arrays["val_labels"])
+    percent = len(arrays["val_labels"]) // 100
+    lost = int(points * percent)
+    more = right[lost :: (len(right) - lost) // (10 * percent)]
 
     def reduce(*arguments: Any) -> ReducedNetwork:
         own = reduce_network(*arguments)
         rows = own.readings.by_criterion["softmax"]
-        correct = rows["val"].correct.copy()
-        right = np.flatnonzero(correct[-1])
-        correct[-1, right[: int(points * correct.shape[1] / 100)]] = False
+        correct = np.zeros_like(rows["val"].correct)
+        correct[:, right[lost:]] = True
+        correct[:-1, more] = False
         rows["val"] = replace(rows["val"], correct=correct)
         return own
 
@@ -243,8 +265,8 @@ def worse_by(points: float) -> Callable[..., ReducedNetwork]:
 def test_a_main_that_loses_the_budget_to_its_precision_is_refused(
     run: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progressive_export, "reduce_network", worse_by(10))
-    with pytest.raises(BudgetError, match="in w8 main alone loses .* points; 2 are allowed"):
+    monkeypatch.setattr(progressive_export, "reduce_network", worse_by(10, run))
+    with pytest.raises(BudgetError, match=r"in w8 main alone loses 10\.?0* points; 2 are allowed"):
         write(run, asked(max_drop_pct=2.0, exits=(1, 2, 3), precision="w8"))
     assert not (run / "export" / "progressive-w8.onnx").exists()
     assert not (run / runs.THRESHOLDS).exists()
@@ -253,17 +275,18 @@ def test_a_main_that_loses_the_budget_to_its_precision_is_refused(
 def test_what_main_loses_to_its_precision_is_taken_off_the_budget(
     run: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progressive_export, "reduce_network", worse_by(4))
+    monkeypatch.setattr(progressive_export, "reduce_network", worse_by(4, run))
     write(run, asked(max_drop_pct=5.0, exits=(1, 2, 3), precision="w8"))
-    assert 4.0 < runs.read_json(run / runs.THRESHOLDS)["drop_pct"] <= 5.0  # 9 if the budget were its own main's
+    assert 4.0 <= runs.read_json(run / runs.THRESHOLDS)["drop_pct"] <= 5.0  # 9 if the budget were its own main's
 
 
 @pytest.mark.parametrize("precision", ["fp32", "w8"])
 def test_a_cascade_may_end_before_main(run: Path, asked: Asked, precision: str) -> None:
     """Sub-model 3 takes all that come to it; drops and ratios are still to main, and main is not in the file."""
     arrays = runs.read_predictions(run)
-    whole = write(run, asked(max_drop_pct=8.0, exits=(1, 2), precision=precision))
-    said = write(run, asked(max_drop_pct=8.0, exits=(1, 2), exit_name="3", precision=precision))
+    budget = 3.0 + lost_pct(run, asked, precision, 2)
+    whole = write(run, asked(max_drop_pct=budget, exits=(1, 2), precision=precision))
+    said = write(run, asked(max_drop_pct=budget, exits=(1, 2), exit_name="3", precision=precision))
     content = runs.read_json(run / runs.THRESHOLDS)
     assert said["exits"] == ["sub-model 1", "sub-model 2", "sub-model 3"]
     assert Path(said["path"]).stem == "progressive-3" + ("" if precision == "fp32" else "-w8")
@@ -271,7 +294,7 @@ def test_a_cascade_may_end_before_main(run: Path, asked: Asked, precision: str) 
     assert said["main_test_accuracy_pct"] == pytest.approx(
         100 * (arrays["test_logits"][-1].argmax(1) == arrays["test_labels"]).mean()
     )
-    assert said["val_accuracy_pct"] >= said["main_val_accuracy_pct"] - 8
+    assert said["val_accuracy_pct"] >= said["main_val_accuracy_pct"] - budget - 1e-9
     assert content["last"] == "sub-model 3"
     assert content["drop_pct"] == pytest.approx(said["main_val_accuracy_pct"] - content["accuracy_pct"], abs=1e-6)
     main_macs = runs.read_json(run / runs.PROFILE)["exits"][-1]["macs"]

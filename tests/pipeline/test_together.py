@@ -168,7 +168,7 @@ def started(size: int, folder: Path, *jobs: Job) -> dict[str, list[Found]]:
         assert process.stdin is not None
         process.stdin.write(pickle.dumps((rank, size, [asdict(job) for job in jobs], ports)))
         process.stdin.flush()
-    outputs = [process.communicate(timeout=240) for process in processes]
+    outputs = [process.communicate(timeout=600) for process in processes]
     assert [process.returncode for process in processes] == [0] * size, b"\n".join(o[1] for o in outputs).decode()
     everyone = [[Found(**found) for found in pickle.loads(output[0])] for output in outputs]
     return {job.folder: [found[number] for found in everyone] for number, job in enumerate(jobs)}

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from lcprune.training.parallel.collectives import start_gathering
 from lcprune.training.parallel.waiting import wait
 
 
@@ -35,7 +36,7 @@ class _Ranks:
     def gather(self, values: Tensor) -> Tensor:
         """What every process has, first by process: ``(size, *shape)``; one message, which is what takes the time."""
         everyone = values.new_empty(self.size * values.numel())
-        wait(dist.all_gather_into_tensor(everyone, values.reshape(-1), group=self.group, async_op=True), values.device)
+        wait(start_gathering(everyone, values.reshape(-1), self.group), values.device)
         return everyone.view(self.size, *values.shape)
 
 

@@ -186,7 +186,7 @@ def test_a_lock_dies_with_its_process(here: Path) -> None:
 def test_two_processes_do_no_cell_twice(here: Path) -> None:
     command = [*START, "reproduce", "table4", "--scale", "tiny", "--seeds", "2", "--out", "out", "--json"]
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    ended = [process.communicate(timeout=170) for process in started]
+    ended = [process.communicate(timeout=600) for process in started]
     assert [process.returncode for process in started] == [0, 0], ended
     trained = [line for _, errors in ended for line in errors.splitlines() if line.startswith("run folder")]
     assert len(trained) == len(set(trained)) == 8  # bp_sub_1, 2, 3 and lc_3, two seeds each

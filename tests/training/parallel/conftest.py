@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,19 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 warnings.simplefilter("error")
-warnings.filterwarnings("ignore", category=DeprecationWarning)
+deprecations = []
+for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
+    warnings.simplefilter("default", category)
+warnings.showwarning = lambda message, *where: deprecations.append((str(message), *where[:3]))
 file, name, rank, size, folder = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), Path(sys.argv[5])
 torch.set_num_threads(1)
 spec = importlib.util.spec_from_file_location("work", file)
 work = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(work)
 store = dist.FileStore(str(folder / "store"), size)
-dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=90))
+dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timedelta(minutes=5))
 result = getattr(work, name)()
-(folder / f"{rank}.pickle").write_bytes(pickle.dumps(result))
+(folder / f"{rank}.pickle").write_bytes(pickle.dumps((result, deprecations)))
 dist.barrier()
 dist.destroy_process_group()
 """
@@ -50,8 +54,12 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
             )
             for rank in range(size)
         ]
-        errors = [process.communicate(timeout=240)[1] for process in started]
+        errors = [process.communicate(timeout=600)[1] for process in started]
         assert [process.returncode for process in started] == [0] * size, "\n".join(errors)
-        return [pickle.loads((folder / f"{rank}.pickle").read_bytes()) for rank in range(size)]
+        ended = [pickle.loads((folder / f"{rank}.pickle").read_bytes()) for rank in range(size)]
+        for _, deprecations in ended:
+            for deprecation in deprecations:
+                warnings.warn_explicit(*deprecation)  # for pytest, which lists them at the end of the run
+        return [result for result, _ in ended]
 
     return start

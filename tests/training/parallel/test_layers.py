@@ -59,10 +59,10 @@ class Pipe:
         assert not tensor.requires_grad
         if self.draws is not None:
             time.sleep(self.draws.random() * 0.01)
-        self._queue.put((step, tensor.clone()), timeout=20)
+        self._queue.put((step, tensor.clone()), timeout=120)
 
     def receive(self, step: int) -> Tensor:
-        sent, tensor = self._queue.get(timeout=20)
+        sent, tensor = self._queue.get(timeout=120)
         assert sent == step
         self.taken.append((self.now, step))
         return tensor
@@ -143,7 +143,7 @@ def in_threads(
         return weights_of(state.network), losses
 
     with ThreadPoolExecutor(len(held)) as pool:
-        found = [future.result(timeout=60) for future in [pool.submit(work, stage) for stage in range(len(held))]]
+        found = [future.result(timeout=300) for future in [pool.submit(work, stage) for stage in range(len(held))]]
     weights: dict[str, Tensor] = {}
     for part, _ in found:
         weights |= part

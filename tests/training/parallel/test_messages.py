@@ -44,7 +44,7 @@ def test_a_message_is_a_header_and_the_tensor() -> None:
 def work() -> dict[str, Any]:
     """Rank 0 sends and rank 1 receives."""
     rank = dist.get_rank()
-    world: Any = SimpleNamespace(device=torch.device("cpu"), timeout=timedelta(seconds=20))
+    world: Any = SimpleNamespace(device=torch.device("cpu"), timeout=timedelta(minutes=2))
     found: dict[str, Any] = {"arrived": []}
     for form in FORMS:
         other = neighbour(rank)
@@ -92,14 +92,13 @@ def never_taken(rank: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if rank == 0:
         sender = Sender(world, pair, form, 2)
-        started = time.perf_counter()
         for step in range(2):
             sender.send(step, tensor(form, 0))
-        found["two_s"] = time.perf_counter() - started
+        started = time.perf_counter()
         try:
             sender.send(2, tensor(form, 0))
         except RuntimeError as error:
-            found |= {"three_s": time.perf_counter() - started, "is of others": is_of_others(error)}
+            found = {"waited_s": time.perf_counter() - started, "is of others": is_of_others(error)}
     dist.barrier()
     return found
 
@@ -123,6 +122,5 @@ def test_another_step_is_refused(pair: list[dict[str, Any]]) -> None:
 
 
 def test_a_full_queue_waits_and_gives_up(pair: list[dict[str, Any]]) -> None:
-    assert pair[0]["two_s"] < 0.9
-    assert 0.9 < pair[0]["three_s"] < 10
+    assert pair[0]["waited_s"] > 0.9  # of the 1 s that it may; an upper limit would hold on an idle machine alone
     assert pair[0]["is of others"]
