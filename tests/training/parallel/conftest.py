@@ -54,7 +54,11 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
             )
             for rank in range(size)
         ]
-        errors = [process.communicate(timeout=600)[1] for process in started]
+        try:
+            errors = [process.communicate(timeout=600)[1] for process in started]
+        finally:
+            for process in started:
+                process.kill()  # nothing where it has ended
         assert [process.returncode for process in started] == [0] * size, "\n".join(errors)
         ended = [pickle.loads((folder / f"{rank}.pickle").read_bytes()) for rank in range(size)]
         for _, deprecations in ended:
