@@ -24,20 +24,6 @@ class Curves:
     """Of the accuracies: ``test`` where it was recorded, else ``val``."""
 
 
-@dataclass(frozen=True)
-class LossEvolution:
-    """Loss of every exit on the same training images over the steps of a run (Figure 6 of the paper)."""
-
-    exit_names: tuple[str, ...]
-    """``sub-model 1`` .. ``main``, ``K`` of them."""
-    steps: npt.NDArray[np.int64]
-    """``(S,)``; 0 is before the first step."""
-    losses: npt.NDArray[np.float32]
-    """Cross-entropy in eval mode, without label smoothing, in nats, ``(S, K, N)``."""
-    labels: npt.NDArray[np.int64]
-    """Of the images, ascending, ``(N,)``."""
-
-
 def recording_steps(iterations: int, about: int = 20) -> tuple[int, ...]:
     """Step 0, and at most `about` steps from 1 to `iterations` that grow by the same factor, rounded."""
     grown = np.rint(np.geomspace(1, iterations, about)).astype(int)

@@ -12,9 +12,9 @@ from PIL import Image
 
 from lcprune import runs
 from lcprune.errors import DataError, RecipeError, RunError
-from lcprune.pipeline.reproduce import Request, reproduce
-from lcprune.reproduce import paper
-from lcprune.reproduce.targets import TARGETS
+from lcprune.paper import printed
+from lcprune.paper.reproduce import Request, reproduce
+from lcprune.paper.targets import TARGETS
 
 
 class Quiet:
@@ -86,7 +86,7 @@ def test_seeds_are_averaged(out: Path) -> None:
 def test_table5_is_exact_at_any_scale_and_trains_nothing(out: Path, tmp_path: Path) -> None:
     result = run("table5", tmp_path / "empty")
     shown = {row["name"]: tuple(round(row[key] / 1e6, 2) for key in ("params", "paper_flop")) for row in result["rows"]}
-    assert shown == paper.costs()
+    assert shown == printed.costs()
     assert [round(row["macs"] / 1e6, 1) for row in result["rows"]] == [116.3, 172.0, 247.2, 322.7]
     assert "uses each of its weights at every pixel" in result["note"]
     assert result["differs"] == []

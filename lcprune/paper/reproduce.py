@@ -1,4 +1,4 @@
-"""``lcprune reproduce``: what is missing is trained, then the table is read, written and handed back."""
+"""``lcprune reproduce``: what is missing is trained, then the table is computed, written and returned."""
 
 import os
 from collections.abc import Sequence
@@ -10,23 +10,21 @@ import torch
 
 from lcprune import runs
 from lcprune.errors import RecipeError
-from lcprune.pipeline.reproduce import figures
-from lcprune.pipeline.reproduce import rows as reading
-from lcprune.pipeline.reproduce.provenance import provenance
-from lcprune.pipeline.reproduce.work import Outcome, Place, complete, exclusive
+from lcprune.paper import cells, figures, tables
+from lcprune.paper import rows as reading
+from lcprune.paper.cost import NOTE
+from lcprune.paper.provenance import provenance
+from lcprune.paper.scales import SCALES, Scale
+from lcprune.paper.targets import TARGETS, Target
+from lcprune.paper.work import Outcome, Workspace, complete, exclusive
 from lcprune.pipeline.train import Display, Notice
-from lcprune.report import reproduction
-from lcprune.reproduce import cells as plan
-from lcprune.reproduce.cost import NOTE
-from lcprune.reproduce.scales import SCALES, Scale
-from lcprune.reproduce.targets import TARGETS, Target
 
 PAPER_SEEDS = SCALES["paper"].seeds
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asks for."""
+    """What `lcprune reproduce` was asked for."""
 
     name: str
     """``table1`` .. ``table9``, ``figure3`` .. ``figure7``."""
@@ -45,7 +43,7 @@ class Request:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What a request comes to."""
+    """A request with its defaults filled in."""
 
     target: Target
     scale: Scale
@@ -54,15 +52,14 @@ class _Plan:
     out: Path
 
 
-def help_reproduce(request: Request, *, display: Display, notice: Notice) -> None:
-    """Trains what is missing together with other processes, until nothing is; one of them calls `reproduce`.
+def train_runs(request: Request, *, display: Display, notice: Notice) -> None:
+    """Trains the missing runs, shared with other processes, one of which calls `reproduce`.
 
     Raises:
         ValueError, LcpruneError: As `reproduce`.
     """
-    wanted = _planned(request)
-    place = Place(wanted.out, request.data_root, request.device, display, notice)
-    _outcomes(wanted.target, wanted.datasets, wanted.seeds, wanted.scale, place)
+    plan = _planned(request)
+    _outcomes(plan, Workspace(plan.out, request.data_root, request.device, display, notice))
 
 
 def reproduce(request: Request, *, display: Display, notice: Notice) -> dict[str, Any]:
@@ -73,12 +70,11 @@ def reproduce(request: Request, *, display: Display, notice: Notice) -> dict[str
 
     Raises:
         ValueError: If name or scale is unknown.
-        LcpruneError: For what the user can mend, such as data that is missing.
+        LcpruneError: For what the user can fix, such as data that is missing.
     """
-    wanted = _planned(request)
-    target, scale, datasets, seeds, out = wanted.target, wanted.scale, wanted.datasets, wanted.seeds, wanted.out
-    place = Place(out, request.data_root, request.device, display, notice)
-    outcomes = _outcomes(target, datasets, seeds, scale, place)
+    plan = _planned(request)
+    target, scale, datasets, seeds, out = plan.target, plan.scale, plan.datasets, plan.seeds, plan.out
+    outcomes = _outcomes(plan, Workspace(out, request.data_root, request.device, display, notice))
     rows = _rows(request.name, target, datasets, outcomes)
     pictures = figures.draw(request.name, datasets, outcomes, rows)
     folders = list(dict.fromkeys(o.folder for of_run in outcomes.values() for o in of_run if not o.failed))
@@ -104,7 +100,7 @@ def reproduce(request: Request, *, display: Display, notice: Notice) -> dict[str
             with runs.atomic_write(out / picture.name) as part:
                 part.write_bytes(picture.content)
         runs.write_json(out / f"{request.name}.json", result)
-        runs.write_text(out / f"{request.name}.md", reproduction.markdown(result))
+        runs.write_text(out / f"{request.name}.md", tables.markdown(result))
     return result
 
 
@@ -151,23 +147,21 @@ def _default_datasets(target: Target, scale: Scale) -> tuple[str, ...]:
     return tuple(dataset for dataset in target.datasets if dataset in first_of.values())
 
 
-def _outcomes(
-    target: Target, datasets: Sequence[str], seeds: Sequence[int], scale: Scale, place: Place
-) -> dict[tuple[str, str], list[Outcome]]:
+def _outcomes(plan: _Plan, workspace: Workspace) -> dict[tuple[str, str], list[Outcome]]:
     """By dataset and run; all seeds of the first run come before the second run."""
-    wanted = {
-        (dataset, run): [plan.cell(run, dataset, seed, scale) for seed in seeds]
-        for dataset in datasets
-        for run in target.runs
+    cells_of = {
+        (dataset, run): [cells.cell(run, dataset, seed, plan.scale) for seed in plan.seeds]
+        for dataset in plan.datasets
+        for run in plan.target.runs
     }
-    cells = list(dict.fromkeys(cell for of_run in wanted.values() for cell in of_run))
-    _take_own_gpu()
-    done = dict(zip(cells, complete(cells, place), strict=True))
-    return {key: [done[cell] for cell in of_run] for key, of_run in wanted.items()}
+    distinct = list(dict.fromkeys(cell for of_run in cells_of.values() for cell in of_run))
+    _choose_own_gpu()
+    done = dict(zip(distinct, complete(distinct, workspace), strict=True))
+    return {key: [done[cell] for cell in of_run] for key, of_run in cells_of.items()}
 
 
-def _take_own_gpu() -> None:
-    """Of the processes that torchrun started on a machine, each takes another GPU, as far as there are enough."""
+def _choose_own_gpu() -> None:
+    """Gives each process that torchrun started on this machine a GPU of its own, as far as there are enough."""
     if "LOCAL_RANK" in os.environ and torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
 
@@ -184,7 +178,7 @@ def _note(target: Target, scale: Scale, differs: Sequence[Any]) -> str | None:
     if target.kind == "cost":
         return NOTE
     if scale.name == "paper":
-        return "This is the paper's scale, but for what is listed as different." if differs else None
+        return "This is the paper's scale, except for the differences listed." if differs else None
     return (
         f"This is {scale.name} scale, not the paper's: what differs is listed. Nothing here says which method is "
         "better at the paper's scale."
@@ -192,11 +186,11 @@ def _note(target: Target, scale: Scale, differs: Sequence[Any]) -> str | None:
 
 
 def _differs(target: Target, datasets: Sequence[str], seeds: int, scale: Scale) -> list[dict[str, Any]]:
-    """Every setting in which these runs are not the paper's: its key, the paper's value, and the one here."""
+    """Every setting in which these runs differ from the paper's: key, the paper's value, ours."""
     found: dict[str, tuple[Any, Any]] = {}
     for dataset in datasets:
         for run in target.runs:
-            for key, values in plan.differences(run, dataset, scale).items():
+            for key, values in cells.differences(run, dataset, scale).items():
                 found.setdefault(f"{key} of {dataset}" if key == "data.source" else key, values)
     if target.runs and seeds != PAPER_SEEDS:
         found["seeds"] = (PAPER_SEEDS, seeds)

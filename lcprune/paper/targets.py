@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from lcprune.reproduce.cells import DEPTHS
+from lcprune.paper.cells import DEPTHS
 
 Kind = Literal["accuracy", "cost", "progressive", "loss_curves", "dissimilarity", "loss_evolution"]
 CIFAR = ("cifar10", "cifar100")

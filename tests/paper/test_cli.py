@@ -10,8 +10,8 @@ import typer
 
 from lcprune.cli import app
 from lcprune.cli.choices import PaperPart, Scale
-from lcprune.reproduce.scales import SCALES
-from lcprune.reproduce.targets import TARGETS
+from lcprune.paper.scales import SCALES
+from lcprune.paper.targets import TARGETS
 
 Cli = Callable[..., Any]
 Refused = Callable[..., dict[str, str]]

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from lcprune.report import reproduction
+from lcprune.paper import tables
 
 
 def result(**changed: Any) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def result(**changed: Any) -> dict[str, Any]:
 
 def test_the_whole_page() -> None:
     assert (
-        reproduction.markdown(result(figures=["table1.png"]))
+        tables.markdown(result(figures=["table1.png"]))
         == """\
 # Table 1: Test accuracy of every method (small scale)
 
@@ -80,7 +80,7 @@ Unit: test accuracy, %.
 
 
 def test_what_is_empty_has_no_heading() -> None:
-    text = reproduction.markdown(result(tests=[], differs=[], note=None, rows=result()["rows"][:1]))
+    text = tables.markdown(result(tests=[], differs=[], note=None, rows=result()["rows"][:1]))
     assert [line for line in text.splitlines() if line.startswith("## ")] == ["## Where this comes from"]
     assert "None" not in text
 
@@ -93,14 +93,14 @@ def test_progressive_inference_shows_its_cost_in_both_ways() -> None:
         "mean_macs": 120.04e6,
         "macs_ratio": 0.372,
     }
-    shown = reproduction.cells(result(rows=[row]))[0]
+    shown = tables.cells(result(rows=[row]))[0]
     assert shown[5:] == ["25.0 %  75.0 %", "2.90M", "3.05M", "120.0M", "37 %"]
-    assert len(reproduction.columns(result(rows=[row]))) == len(shown)
-    assert reproduction.cells(result(rows=[row | {"mean_macs": None}]))[0][5:] == ["-"] * 5
+    assert len(tables.columns(result(rows=[row]))) == len(shown)
+    assert tables.cells(result(rows=[row | {"mean_macs": None}]))[0][5:] == ["-"] * 5
 
 
 @pytest.mark.parametrize(
     ("mean", "std", "text"), [(92.394, 0.094, "92.39 ± 0.09"), (94.42, None, "94.42"), (None, None, "-")]
 )
 def test_mean_and_deviation(mean: float | None, std: float | None, text: str) -> None:
-    assert reproduction.spread(mean, std) == text
+    assert tables.spread(mean, std) == text

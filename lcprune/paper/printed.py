@@ -36,6 +36,6 @@ def mean_flop_millions(row: str) -> float:
 
 @cache
 def _content() -> dict[str, Any]:
-    text = (importlib.resources.files("lcprune.reproduce") / "paper.json").read_text(encoding="utf-8")
+    text = (importlib.resources.files("lcprune.paper") / "paper.json").read_text(encoding="utf-8")
     content: dict[str, Any] = json.loads(text)
     return content

@@ -2,10 +2,10 @@
 
 from torch import nn
 
-from lcprune.reproduce.cells import recipe_of
-from lcprune.reproduce.cost import costs, paper_flop
-from lcprune.reproduce.paper import costs as printed
-from lcprune.reproduce.scales import SCALES
+from lcprune.paper.cells import recipe_of
+from lcprune.paper.cost import costs, paper_flop
+from lcprune.paper.printed import costs as printed
+from lcprune.paper.scales import SCALES
 
 
 def test_the_papers_flop_counts_weights_and_not_their_work() -> None:

@@ -16,12 +16,11 @@ import pytest
 from lcprune import recipe as recipes
 from lcprune import runs
 from lcprune.errors import Interrupted, RunError, TrainingError
+from lcprune.paper import cells, work
+from lcprune.paper.cells import Cell
+from lcprune.paper.scales import SCALES
+from lcprune.paper.work import Workspace, complete
 from lcprune.pipeline import train as training
-from lcprune.pipeline.reproduce import work
-from lcprune.pipeline.reproduce.work import Place, complete
-from lcprune.reproduce import cells
-from lcprune.reproduce.cells import Cell
-from lcprune.reproduce.scales import SCALES
 
 START = [sys.executable, "-c", "from lcprune.cli import main; main()"]
 
@@ -51,8 +50,8 @@ def listener() -> Listener:
 
 
 @pytest.fixture
-def place(here: Path, said: list[str], listener: Listener) -> Place:
-    return Place(here / "out", here, "cpu", lambda *_: nullcontext(listener), said.append)
+def workspace(here: Path, said: list[str], listener: Listener) -> Workspace:
+    return Workspace(here / "out", here, "cpu", lambda *_: nullcontext(listener), said.append)
 
 
 def cell(run: str = "bp", seed: int = 0) -> Cell:
@@ -63,12 +62,12 @@ def weights(folder: Path) -> bytes:
     return (folder / runs.WEIGHTS).read_bytes()
 
 
-def test_a_finished_cell_is_not_run_again(place: Place, listener: Listener, said: list[str]) -> None:
-    (first,) = complete([cell()], place)
-    assert (first.folder, first.trained_now, first.failed) == (place.out / "digits/bp/seed-0", True, None)
+def test_a_finished_cell_is_not_run_again(workspace: Workspace, listener: Listener, said: list[str]) -> None:
+    (first,) = complete([cell()], workspace)
+    assert (first.folder, first.trained_now, first.failed) == (workspace.out / "digits/bp/seed-0", True, None)
     assert listener.steps == list(range(1, 21))
     before = weights(first.folder)
-    (again,) = complete([cell()], place)
+    (again,) = complete([cell()], workspace)
     assert (again.folder, again.trained_now) == (first.folder, False)
     assert len(listener.steps) == 20
     assert weights(first.folder) == before
@@ -76,51 +75,53 @@ def test_a_finished_cell_is_not_run_again(place: Place, listener: Listener, said
     assert not runs.LATEST.is_symlink()  # what a person trained last stays the newest run
 
 
-def test_an_interrupted_cell_goes_on_to_the_same_result(place: Place, listener: Listener, said: list[str]) -> None:
+def test_an_interrupted_cell_goes_on_to_the_same_result(
+    workspace: Workspace, listener: Listener, said: list[str]
+) -> None:
     listener.each_step = lambda step: os.kill(os.getpid(), signal.SIGINT) if step == 13 else None
     with pytest.raises(Interrupted, match="interrupted at step 14: saved; go on with the same command again"):
-        complete([cell(), cell(seed=1)], place)
+        complete([cell(), cell(seed=1)], workspace)
     listener.each_step = lambda _: None
-    assert not (place.out / "digits/bp/seed-1" / runs.RECIPE).exists()
-    outcomes = complete([cell(), cell(seed=1)], place)
+    assert not (workspace.out / "digits/bp/seed-1" / runs.RECIPE).exists()
+    outcomes = complete([cell(), cell(seed=1)], workspace)
     assert [outcome.trained_now for outcome in outcomes] == [True, True]
     assert "going on from step 14" in said
     assert listener.steps == [*range(1, 15), *range(15, 21), *range(1, 21)]
-    other = Place(place.out.parent / "whole", place.data_root, "cpu", place.display, place.notice)
+    other = Workspace(workspace.out.parent / "whole", workspace.data_root, "cpu", workspace.display, workspace.notice)
     (unbroken,) = complete([cell()], other)
     assert weights(outcomes[0].folder) == weights(unbroken.folder)
 
 
 @pytest.mark.parametrize("left", [[], [runs.RECIPE], [runs.RECIPE, runs.ENVIRONMENT]], ids=str)
-def test_what_a_process_left_that_died_at_once_is_trained_from_the_start(place: Place, left: list[str]) -> None:
-    folder = cell().folder(place.out)
+def test_what_a_process_left_that_died_at_once_is_trained_from_the_start(workspace: Workspace, left: list[str]) -> None:
+    folder = cell().folder(workspace.out)
     (folder / runs.CHECKPOINTS).mkdir(parents=True)
     for name in left:
         (folder / name).write_text(recipes.dump(cell().recipe) if name == runs.RECIPE else "{}")
-    assert complete([cell()], place)[0].trained_now
+    assert complete([cell()], workspace)[0].trained_now
     assert (folder / runs.PREDICTIONS).is_file()
 
 
-def test_a_folder_that_holds_something_else_is_left_alone(place: Place) -> None:
-    folder = cell().folder(place.out)
+def test_a_folder_that_holds_something_else_is_left_alone(workspace: Workspace) -> None:
+    folder = cell().folder(workspace.out)
     folder.mkdir(parents=True)
     (folder / "mine.txt").write_text("mine")
     with pytest.raises(RunError, match="is there already and holds something"):
-        complete([cell()], place)
+        complete([cell()], workspace)
     assert [path.name for path in folder.iterdir()] == ["mine.txt"]
 
 
-def test_a_run_of_another_recipe_is_refused(place: Place) -> None:
-    (done,) = complete([cell()], place)
+def test_a_run_of_another_recipe_is_refused(workspace: Workspace) -> None:
+    (done,) = complete([cell()], workspace)
     path = done.folder / runs.RECIPE
     path.write_text(path.read_text().replace("iterations: 20", "iterations: 21"))
     with pytest.raises(RunError, match="seed-0 holds a run of another recipe") as caught:
-        complete([cell()], place)
+        complete([cell()], workspace)
     assert "give --out another folder" in caught.value.fix
 
 
 def test_a_run_that_fails_is_recorded_and_the_others_go_on(
-    place: Place, said: list[str], monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train = training.train
 
@@ -131,20 +132,20 @@ def test_a_run_that_fails_is_recorded_and_the_others_go_on(
         return train(recipe, **options)
 
     monkeypatch.setattr(training, "train", fail)
-    first, second = complete([cell(), cell(seed=1)], place)
+    first, second = complete([cell(), cell(seed=1)], workspace)
     assert (first.failed, second.failed) == ("the loss is no longer a finite number at step 3", None)
-    assert complete([cell()], place)[0].failed == first.failed  # not tried again
+    assert complete([cell()], workspace)[0].failed == first.failed  # not tried again
     assert said[-1].endswith(f"to try it again, remove {first.folder}")
 
 
 def test_a_cell_that_another_process_has_is_left_for_the_end_and_waited_for(
-    place: Place, said: list[str], monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(work, "POLL_S", 0.01)
     holding, release = threading.Event(), threading.Event()
 
     def hold() -> None:  # a lock belongs to the open file: another one of this process is another holder
-        with work.exclusive(cell().folder(place.out).with_name("seed-0.lock"), wait=True):
+        with work.exclusive(cell().folder(workspace.out).with_name("seed-0.lock"), wait=True):
             holding.set()
             release.wait(60)
 
@@ -156,7 +157,9 @@ def test_a_cell_that_another_process_has_is_left_for_the_end_and_waited_for(
     holder = threading.Thread(target=hold)
     holder.start()
     assert holding.wait(60)
-    first, second = complete([cell(), cell(seed=1)], Place(place.out, place.data_root, "cpu", place.display, notice))
+    first, second = complete(
+        [cell(), cell(seed=1)], Workspace(workspace.out, workspace.data_root, "cpu", workspace.display, notice)
+    )
     holder.join()
     assert [text for text in said if not text.startswith("run folder")] == [
         "run 1 of 2: bp on digits, seed 1",

@@ -1,7 +1,12 @@
-"""A reproduced table as Markdown."""
+"""A reproduced table as Markdown, and for the terminal."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from lcprune.report.tables import escape
 
 NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet": "ImageNet"}
 
@@ -20,6 +25,25 @@ def markdown(result: Mapping[str, Any]) -> str:
         _list("Where this comes from", provenance_lines(result)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def terminal(result: Mapping[str, Any]) -> RenderableType:
+    """The same for a terminal, with the paths of the files instead of the provenance."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns(result):
+        is_text = name in ("dataset", "row", "network")
+        table.add_column(name, justify="left" if is_text else "right", no_wrap=True)
+    for row in cells(result):
+        table.add_row(*(escape(cell) for cell in row))
+    differs = difference_lines(result)
+    lines = [
+        *test_lines(result),
+        *(f"failed: {line}" for line in failure_lines(result)),
+        *([result["note"]] if result["note"] else []),
+        *(["what differs from the paper:", *(f"  {line}" for line in differs)] if differs else []),
+        "written: " + ", ".join(result["files"]),
+    ]
+    return Group(escape(heading(result)), f"unit: {result['unit']}", table, *(escape(line) for line in lines))
 
 
 def heading(result: Mapping[str, Any]) -> str:

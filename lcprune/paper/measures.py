@@ -1,4 +1,4 @@
-"""What is read of a run's logits ``(K, N, C)`` and labels ``(N,)``."""
+"""The figures of a table, from a run's logits ``(K, N, C)`` and labels ``(N,)``."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lcprune.analysis.curves import LossEvolution
 from lcprune.analysis.ensembles import ensemble_table
 from lcprune.analysis.evaluate import CascadeCost, accuracies_pct, ensembles, progressive
 from lcprune.analysis.representation import Dissimilarities
@@ -16,8 +15,22 @@ _BY_PROBABILITY = "probabilities "
 
 
 @dataclass(frozen=True)
-class Stopped:
-    """What stopping early does to the images of the test set."""
+class LossEvolution:
+    """Loss of every exit on the same training images over the steps of a run (Figure 6)."""
+
+    exit_names: tuple[str, ...]
+    """``sub-model 1`` .. ``main``, ``K`` of them."""
+    steps: npt.NDArray[np.int64]
+    """``(S,)``; 0 is before the first step."""
+    losses: npt.NDArray[np.float32]
+    """Cross-entropy in eval mode, without label smoothing, in nats, ``(S, K, N)``."""
+    labels: npt.NDArray[np.int64]
+    """Of the images, ascending, ``(N,)``."""
+
+
+@dataclass(frozen=True)
+class EarlyExits:
+    """Accuracy and cost of progressive inference on the test images."""
 
     accuracy_pct: float
     mean_macs: float
@@ -25,8 +38,13 @@ class Stopped:
     macs_ratio: float
     """To main without critics."""
     paper_flop: float
-    """As the paper counts: the mean of 2 x weights of the sub-model at which an image leaves."""
+    """As the paper counts: the mean of 2 x weights of the sub-model at whose exit an image stops."""
     exit_fractions: tuple[float, ...]
+
+
+def exit_names(count: int) -> tuple[str, ...]:
+    """``sub-model 1`` .. ``main``."""
+    return (*(f"sub-model {k}" for k in range(1, count)), "main")
 
 
 def accuracy_pct(logits: npt.NDArray[np.floating], labels: npt.NDArray[np.integer], of: str) -> float:
@@ -37,8 +55,7 @@ def accuracy_pct(logits: npt.NDArray[np.floating], labels: npt.NDArray[np.intege
     """
     if of == "top-5":
         return _top_pct(logits[-1], labels)
-    names = [*(f"sub-model {k}" for k in range(1, len(logits))), "main"]
-    found = dict(zip(names, accuracies_pct(logits, labels), strict=True))
+    found = dict(zip(exit_names(len(logits)), accuracies_pct(logits, labels), strict=True))
     if of.startswith(_BY_PROBABILITY):
         table = ensemble_table(None, None, logits, labels)
         found = {f"{_BY_PROBABILITY}{one.members}": one.accuracy_pct for one in table if one.kind == "probabilities"}
@@ -49,13 +66,13 @@ def accuracy_pct(logits: npt.NDArray[np.floating], labels: npt.NDArray[np.intege
     return found[of]
 
 
-def stopped(
+def early_exits(
     logits: npt.NDArray[np.floating],
     labels: npt.NDArray[np.integer],
     threshold: float,
     cost: CascadeCost,
     paper_flops: Sequence[int],
-) -> Stopped:
+) -> EarlyExits:
     """Progressive inference with one threshold for all exits (Table 6).
 
     Args:
@@ -67,7 +84,7 @@ def stopped(
     """
     found = progressive(logits, labels, [threshold] * (len(logits) - 1), cost.exit_macs(), cost.main_macs)
     flop = sum(share * of_exit for share, of_exit in zip(found.exit_fractions, paper_flops, strict=True))
-    return Stopped(found.accuracy_pct, found.mean_macs, found.macs_ratio, flop, found.exit_fractions)
+    return EarlyExits(found.accuracy_pct, found.mean_macs, found.macs_ratio, flop, found.exit_fractions)
 
 
 def contrasts(found: Dissimilarities) -> list[float]:

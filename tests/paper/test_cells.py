@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from lcprune import recipe as recipes
+from lcprune.paper import cells
+from lcprune.paper.scales import SCALES
+from lcprune.paper.targets import TARGETS
 from lcprune.recipe import Recipe
-from lcprune.reproduce import cells
-from lcprune.reproduce.scales import SCALES
-from lcprune.reproduce.targets import TARGETS
 
 PAPER, SMALL, TINY = (SCALES[name] for name in ("paper", "small", "tiny"))
 
@@ -32,7 +32,7 @@ def recipe(run: str, dataset: str = "cifar10") -> Recipe:
 )
 def test_at_the_papers_scale_a_run_is_the_shipped_recipe_with_all_images(run: str, shipped: str, dataset: str) -> None:
     theirs = recipes.load(shipped, ["data.val_size=0", "train.seed=3", f"name={run}"])
-    assert cells.is_the_same(recipe(run, dataset), theirs)
+    assert cells.trains_the_same(recipe(run, dataset), theirs)
     assert recipe(run, dataset).train.iterations == (450_000 if dataset == "imagenet" else 80_000)
 
 
@@ -58,7 +58,7 @@ def test_every_run_of_every_table_is_a_recipe_and_no_two_are_the_same(scale: cel
     assert len({cell.folder(Path()) for cell in made}) == len(made)
     plain = [cell.recipe.model_copy(update={"name": "x"}) for cell in made]
     for index, one in enumerate(plain):
-        assert not any(cells.is_the_same(one, other) for other in plain[:index])
+        assert not any(cells.trains_the_same(one, other) for other in plain[:index])
     assert all(cell.recipe.data.val_size == 0 for cell in made)
 
 
@@ -70,9 +70,9 @@ def test_where_a_run_goes() -> None:
 def test_what_changes_no_result_is_not_compared() -> None:
     ours = cells.recipe_of("lc_3", "cifar10", 0, SMALL)
     for harmless in ("train.evaluate_every=7", "logging.every=3", "train.channels_last=false", "train.memory=lean"):
-        assert cells.is_the_same(ours, recipes.parse(recipes.dump(ours), overrides=[harmless]))
+        assert cells.trains_the_same(ours, recipes.parse(recipes.dump(ours), overrides=[harmless]))
     for other in ("train.seed=1", "train.iterations=2001", "critics.channels=128", "train.lr=0.2", "name=x"):
-        assert not cells.is_the_same(ours, recipes.parse(recipes.dump(ours), overrides=[other]))
+        assert not cells.trains_the_same(ours, recipes.parse(recipes.dump(ours), overrides=[other]))
 
 
 def test_differences_from_the_paper() -> None:

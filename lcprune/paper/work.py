@@ -9,10 +9,10 @@ from pathlib import Path
 
 from lcprune import runs
 from lcprune.errors import Interrupted, RunError, SetupError, TrainingError
+from lcprune.paper.cells import Cell, trains_the_same
 from lcprune.pipeline import train as training
 from lcprune.pipeline.train import Display, Notice
 from lcprune.recipe import Recipe
-from lcprune.reproduce.cells import Cell, is_the_same
 
 POLL_S = 2.0
 """Between two looks at what another process works on."""
@@ -21,7 +21,7 @@ FAILURE = "failure.json"
 
 
 @dataclass(frozen=True)
-class Place:
+class Workspace:
     """Where cells are trained, and how."""
 
     out: Path
@@ -33,7 +33,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a cell."""
+    """The result of training a cell."""
 
     cell: Cell
     folder: Path
@@ -43,7 +43,7 @@ class Outcome:
     """Whether it was finished by this process, rather than found."""
 
 
-def complete(cells: Sequence[Cell], place: Place) -> list[Outcome]:
+def complete(cells: Sequence[Cell], workspace: Workspace) -> list[Outcome]:
     """Every cell finished, in the given order: those that another process works on are waited for at the end.
 
     Raises:
@@ -56,56 +56,56 @@ def complete(cells: Sequence[Cell], place: Place) -> list[Outcome]:
     while pending:
         locked = []
         for cell in pending:
-            outcome = _attempt(cell, place, f"{len(found) + 1} of {len(cells)}")
+            outcome = _attempt(cell, workspace, f"{len(found) + 1} of {len(cells)}")
             if outcome is None:
                 locked.append(cell)
             else:
                 found[cell] = outcome
         if locked and not waiting:
             names = "; ".join(cell.title for cell in locked)
-            place.notice(f"waiting for another process, which works on: {names}")
+            workspace.notice(f"waiting for another process, which works on: {names}")
         waiting, pending = bool(locked), locked
         if pending:
             time.sleep(POLL_S)
     return [found[cell] for cell in cells]
 
 
-def _attempt(cell: Cell, place: Place, number: str) -> Outcome | None:
+def _attempt(cell: Cell, workspace: Workspace, number: str) -> Outcome | None:
     """The finished cell, or None where another process has it."""
-    folder = cell.folder(place.out)
+    folder = cell.folder(workspace.out)
     with _lock(folder) as mine:
         if not mine:
             return None
         if (failed := _failure(folder)) is not None:
-            place.notice(f"{cell.title} failed before ({failed}); to try it again, remove {folder}")
+            workspace.notice(f"{cell.title} failed before ({failed}); to try it again, remove {folder}")
             return Outcome(cell, folder, failed)
         if _is_finished(folder, cell.recipe):
             return Outcome(cell, folder)
-        place.notice(f"run {number}: {cell.title}")
+        workspace.notice(f"run {number}: {cell.title}")
         try:
-            _train(folder, cell.recipe, place)
+            _train(folder, cell.recipe, workspace)
         except TrainingError as error:
             runs.write_json(folder / FAILURE, {"problem": error.problem})
-            place.notice(f"{cell.title} failed: {error.problem}; going on with the others")
+            workspace.notice(f"{cell.title} failed: {error.problem}; going on with the others")
             return Outcome(cell, folder, error.problem, trained_now=True)
         except Interrupted as error:
             raise Interrupted(error.problem, "go on with the same command again") from None
         return Outcome(cell, folder, trained_now=True)
 
 
-def _train(folder: Path, recipe: Recipe, place: Place) -> None:
+def _train(folder: Path, recipe: Recipe, workspace: Workspace) -> None:
     """From the start, or on from where it was stopped."""
     if _holds_a_start(folder):
-        training.resume(folder, (), device=place.device, display=place.display, notice=place.notice)
+        training.resume(folder, (), device=workspace.device, display=workspace.display, notice=workspace.notice)
         return
     training.train(
         recipe,
         out=folder,
         is_latest=False,  # a table makes many runs, and none of them is what a person trained last
-        data_root=place.data_root,
-        device=place.device,
-        display=place.display,
-        notice=place.notice,
+        data_root=workspace.data_root,
+        device=workspace.device,
+        display=workspace.display,
+        notice=workspace.notice,
     )
 
 
@@ -118,7 +118,7 @@ def _is_finished(folder: Path, recipe: Recipe) -> bool:
     if not (folder / runs.RECIPE).is_file():
         return False
     stored = runs.open_run(folder)[1]
-    if not is_the_same(stored, recipe):
+    if not trains_the_same(stored, recipe):
         raise RunError(
             f"{folder} holds a run of another recipe, which cannot be a cell of this table",
             "give --out another folder, or remove that one",
@@ -127,7 +127,7 @@ def _is_finished(folder: Path, recipe: Recipe) -> bool:
 
 
 def _holds_a_start(folder: Path) -> bool:
-    """Whether there is something to resume; what a process left behind that died before its first step is removed."""
+    """Whether there is something to resume; removes what a process left that ended before its first checkpoint."""
     if (folder / runs.RECIPE).is_file() and (folder / runs.DATASET).is_file():
         return True
     left = {path.name.removesuffix(".part") for path in folder.iterdir()} if folder.is_dir() else set()
@@ -152,7 +152,7 @@ def _lock(folder: Path) -> Iterator[bool]:
 
 @contextmanager
 def exclusive(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Whether the lock on a file was got; the file stays, because a waiting process may have it open.
+    """Whether the lock on a file was acquired; the file stays, because a waiting process may have it open.
 
     Raises:
         SetupError: If this system has no such locks.

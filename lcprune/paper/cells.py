@@ -1,12 +1,12 @@
-"""Every run of the paper as a recipe: a shipped one, and what this run has otherwise."""
+"""Every run of the paper as a recipe: a shipped one with overrides."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lcprune import recipe as recipes
+from lcprune.paper.scales import SCALES, Scale
 from lcprune.recipe import Recipe
-from lcprune.reproduce.scales import SCALES, Scale
 
 AFTER = {1: "[5]", 3: "[2, 5, 8]", 5: "[2, 4, 6, 8, 10]"}
 """Where 1, 3 and 5 critics sit in the VGG: at the place of LC2, as in Figure 2a, after every two layers."""
@@ -14,11 +14,11 @@ AFTER = {1: "[5]", 3: "[2, 5, 8]", 5: "[2, 4, 6, 8, 10]"}
 DEPTHS = ("3-3-3", "5-5-5", "3-2-1", "1-2-3", "5-4-3", "3-4-5")
 """Convolutions in LC1, LC2 and LC3, other than one in each (Table 2)."""
 
-WATCHED_RUN, WATCHED = "lc_3", 400
-"""The run in which the loss of single images is written down on the way, and of how many (Figure 6)."""
+RECORDED_RUN, RECORDED_IMAGES = "lc_3", 400
+"""The run whose per-image losses are recorded during training, and of how many images (Figure 6)."""
 
 RECORDING = ("train.evaluate_every", "train.checkpoint_every", "logging")
-"""Keys that change what is written down, and no result."""
+"""Keys that change what is logged, and no result."""
 
 SPEED = (
     "data.workers",
@@ -32,10 +32,10 @@ SPEED = (
 )
 """Keys that change how fast the same thing is computed."""
 
-NOT_SAID = "not said"
+UNSPECIFIED = "not said"
 """The paper's value of a setting that it leaves open."""
 
-SAID_OF_IMAGENET = ("data.source", "model.stem")
+SPECIFIED_ON_IMAGENET = ("data.source", "model.stem")
 """All that the paper says of its network on ImageNet, other than on CIFAR: it is the ResNet-50 of He et al. 2016."""
 
 
@@ -110,28 +110,28 @@ def recipe_of(run: str, source: str, seed: int, scale: Scale) -> Recipe:
     overrides = [f"name={run}", f"data.source={source}", "data.val_size=0", *scale.overrides, f"train.seed={seed}"]
     if variant.has_curves:
         overrides.append(f"train.evaluate_every={scale.curve_every}")
-    if run == WATCHED_RUN:
-        overrides.append(f"logging.sample_losses={WATCHED}")
+    if run == RECORDED_RUN:
+        overrides.append(f"logging.sample_losses={RECORDED_IMAGES}")
     shipped = "imagenet" if source == "imagenet" else "cifar10"  # which CIFAR-100 shares but for its images
     return recipes.load(f"{variant.trunk}_{shipped}", [*overrides, *variant.overrides])
 
 
-def is_the_same(recipe: Recipe, other: Recipe) -> bool:
-    """Whether two recipes train the same thing, however fast, and whatever they write down on the way."""
+def trains_the_same(recipe: Recipe, other: Recipe) -> bool:
+    """Whether two recipes give the same weights, whatever their speed and logging."""
     return _settings(recipe) == _settings(other)
 
 
 def differences(run: str, dataset: str, scale: Scale) -> dict[str, tuple[Any, Any]]:
-    """What a run at this scale has otherwise than the paper's: key, and the values there and here.
+    """Settings in which a run at this scale differs from the paper's: key, and the values there and here.
 
-    Of ImageNet the paper says little more than the network. What the shipped recipe has there otherwise than on CIFAR
-    was chosen by us, so it is a difference at every scale, from `NOT_SAID`.
+    Of ImageNet the paper says little more than the network. Where the shipped recipe differs there from the
+    one on CIFAR, the choice is ours, so it is a difference at every scale, from `UNSPECIFIED`.
     """
     theirs = _settings(recipe_of(run, dataset, 0, SCALES["paper"]))
     if dataset == "imagenet":
         on_cifar = _settings(recipe_of(run, "cifar10", 0, SCALES["paper"]))
-        chosen = [key for key in theirs if theirs[key] != on_cifar[key] and key not in SAID_OF_IMAGENET]
-        theirs |= dict.fromkeys(chosen, NOT_SAID)
+        chosen = [key for key in theirs if theirs[key] != on_cifar[key] and key not in SPECIFIED_ON_IMAGENET]
+        theirs |= dict.fromkeys(chosen, UNSPECIFIED)
     ours = _settings(recipe_of(run, scale.source(dataset), 0, scale))
     return {key: (theirs.get(key), ours.get(key)) for key in theirs | ours if theirs.get(key) != ours.get(key)}
 

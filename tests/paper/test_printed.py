@@ -2,13 +2,13 @@
 
 import pytest
 
-from lcprune.reproduce import paper
-from lcprune.reproduce.paper import Printed
-from lcprune.reproduce.targets import TARGETS
+from lcprune.paper import printed
+from lcprune.paper.printed import Printed
+from lcprune.paper.targets import TARGETS
 
 
 @pytest.mark.parametrize(
-    ("name", "dataset", "row", "printed"),
+    ("name", "dataset", "row", "expected"),
     [
         ("table1", "cifar10", "lc_3", Printed(92.39, 0.09)),
         ("table1", "cifar100", "dni_3", Printed(36.53, 0.64)),
@@ -23,18 +23,27 @@ from lcprune.reproduce.targets import TARGETS
         ("figure3", "cifar10", "main", Printed(None, None)),
     ],
 )
-def test_what_the_paper_prints(name: str, dataset: str, row: str, printed: Printed) -> None:
-    assert paper.accuracy(name, dataset, row) == printed
+def test_what_the_paper_prints(name: str, dataset: str, row: str, expected: Printed) -> None:
+    assert printed.accuracy(name, dataset, row) == expected
 
 
 def test_costs() -> None:
-    assert paper.costs() == {"sub_1": (1.42, 2.85), "sub_2": (0.88, 1.76), "sub_3": (2.26, 4.52), "main": (7.87, 15.72)}
-    assert [paper.mean_flop_millions(row) for row in ("threshold_0.90", "threshold_0.95", "main")] == [2.9, 3.05, 15.72]
+    assert printed.costs() == {
+        "sub_1": (1.42, 2.85),
+        "sub_2": (0.88, 1.76),
+        "sub_3": (2.26, 4.52),
+        "main": (7.87, 15.72),
+    }
+    assert [printed.mean_flop_millions(row) for row in ("threshold_0.90", "threshold_0.95", "main")] == [
+        2.9,
+        3.05,
+        15.72,
+    ]
 
 
 @pytest.mark.parametrize("name", [name for name in TARGETS if name.startswith("table") and name != "table5"])
 def test_every_row_of_a_table_is_printed_there_and_the_other_way_round(name: str) -> None:
     target = TARGETS[name]
     for dataset in target.datasets:
-        assert set(paper._content()[name][dataset]) == {row.name for row in target.rows}
-        assert all(paper.accuracy(name, dataset, row.name).mean for row in target.rows)
+        assert set(printed._content()[name][dataset]) == {row.name for row in target.rows}
+        assert all(printed.accuracy(name, dataset, row.name).mean for row in target.rows)

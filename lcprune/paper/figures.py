@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 
 from lcprune.analysis.curves import Curves
+from lcprune.paper import measures, plots
+from lcprune.paper import rows as reading
+from lcprune.paper.rows import Outcomes
+from lcprune.paper.tables import NAMES
 from lcprune.pipeline import inside
-from lcprune.pipeline.reproduce import rows as reading
-from lcprune.pipeline.reproduce.rows import Outcomes
-from lcprune.report import plots
-from lcprune.report.reproduction import NAMES
-from lcprune.reproduce import readings
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -68,7 +67,7 @@ def _figure5(datasets: Sequence[str], outcomes: Outcomes, rows: Rows) -> list[Fi
             "critic_after": [one.layers[place] for place in one.critic_after],
             "split": one.split,
             "labels": one.labels.tolist(),
-            "contrasts": readings.contrasts(one),
+            "contrasts": measures.contrasts(one),
         }
         for name, one in found.items()
     }
@@ -92,7 +91,7 @@ def _figure6(datasets: Sequence[str], outcomes: Outcomes, _: Rows) -> list[File]
         "steps": found.steps.tolist(),
         "labels": found.labels.tolist(),
         "losses": [[[round(float(loss), 4) for loss in of_exit] for of_exit in step] for step in found.losses],
-        "correlations_with_main": readings.correlations(found).round(4).tolist(),
+        "correlations_with_main": measures.correlations(found).round(4).tolist(),
     }
     return [
         File("figure6-by-label.png", plots.loss_evolution(found, "label")),

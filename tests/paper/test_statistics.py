@@ -2,7 +2,7 @@
 
 import pytest
 
-from lcprune.reproduce.statistics import mann_whitney, mean_and_std
+from lcprune.paper.statistics import mann_whitney, mean_and_std
 
 
 def test_mean_and_sample_standard_deviation() -> None:

@@ -1,4 +1,4 @@
-"""The rows of a table: what the runs' stored predictions say, beside what the paper prints."""
+"""The rows of a table: computed from the runs' stored predictions, beside what the paper prints."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 
 from lcprune import runs
-from lcprune.analysis.curves import LossEvolution
 from lcprune.analysis.representation import Dissimilarities
 from lcprune.errors import RunError
+from lcprune.paper import measures, printed
+from lcprune.paper.cells import recipe_of
+from lcprune.paper.cost import Costs, costs
+from lcprune.paper.measures import EarlyExits, LossEvolution
+from lcprune.paper.scales import SCALES
+from lcprune.paper.statistics import LEVEL, mann_whitney, mean_and_std
+from lcprune.paper.targets import Row, Target
+from lcprune.paper.work import Outcome
 from lcprune.pipeline import inside, stored
-from lcprune.pipeline.reproduce.work import Outcome
-from lcprune.reproduce import paper, readings
-from lcprune.reproduce.cells import recipe_of
-from lcprune.reproduce.cost import Costs, costs
-from lcprune.reproduce.readings import Stopped
-from lcprune.reproduce.scales import SCALES
-from lcprune.reproduce.statistics import LEVEL, mann_whitney, mean_and_std
-from lcprune.reproduce.targets import Row, Target
+from lcprune.training import recording
 
 Outcomes = Mapping[tuple[str, str], Sequence[Outcome]]
 """By dataset and run, a seed after the other."""
@@ -34,7 +34,7 @@ CIFAR10 = (10, (3, 32, 32))
 def cost_rows(target: Target) -> list[dict[str, Any]]:
     """Table 5, of the paper's own network: exact on any machine."""
     found = costs(recipe_of("lc_3", "cifar10", 0, SCALES["paper"]), *CIFAR10)
-    printed = paper.costs()
+    in_paper = printed.costs()
     return [
         {
             "name": row.name,
@@ -43,8 +43,8 @@ def cost_rows(target: Target) -> list[dict[str, Any]]:
             "paper_flop": flop,
             "macs": macs,
             "macs_ratio": macs / found.macs[-1],
-            "paper_params_millions": printed[row.name][0],
-            "paper_flop_millions": printed[row.name][1],
+            "paper_params_millions": in_paper[row.name][0],
+            "paper_flop_millions": in_paper[row.name][1],
         }
         for row, params, flop, macs in zip(target.rows, found.params, found.paper_flop, found.macs, strict=True)
     ]
@@ -54,7 +54,7 @@ def accuracy_rows(name: str, target: Target, datasets: Sequence[str], outcomes: 
     """Test accuracy in percent: mean and standard deviation over seeds."""
 
     def read(row: Row, folder: Path) -> float:
-        return readings.accuracy_pct(*_test_split(folder), row.of)
+        return measures.accuracy_pct(*_test_split(folder), row.of)
 
     return measured_rows(name, target, datasets, outcomes, read)
 
@@ -81,10 +81,10 @@ def loss_rows(name: str, target: Target, datasets: Sequence[str], outcomes: Outc
 
 
 def dissimilarity_rows(name: str, target: Target, datasets: Sequence[str], outcomes: Outcomes) -> list[dict[str, Any]]:
-    """Figure 5: how well the output layer of every run tells the classes apart; see `readings.contrasts`."""
+    """Figure 5: how well the output layer of every run tells the classes apart; see `measures.contrasts`."""
 
     def read(row: Row, folder: Path) -> float:
-        return readings.contrasts(dissimilarities(folder))[-1]
+        return measures.contrasts(dissimilarities(folder))[-1]
 
     return measured_rows(name, target, datasets, outcomes, read)
 
@@ -94,7 +94,7 @@ def evolution_rows(name: str, target: Target, datasets: Sequence[str], outcomes:
 
     def read(row: Row, folder: Path) -> float:
         found = loss_evolution(folder)
-        return float(readings.correlations(found)[-1, found.exit_names.index(row.of)])
+        return float(measures.correlations(found)[-1, found.exit_names.index(row.of)])
 
     return measured_rows(name, target, datasets, outcomes, read)
 
@@ -113,10 +113,11 @@ def loss_evolution(folder: Path) -> LossEvolution:
     """
     if not (folder / runs.SAMPLE_LOSSES).is_file():
         raise RunError(
-            f"{folder} was trained without logging.sample_losses, so that nothing is known of single images",
+            f"{folder} was trained without logging.sample_losses, so that it has no losses of single images",
             "remove that folder and run the same command: it is then trained again, with the record",
         )
-    return inside.loss_evolution(folder)
+    arrays = recording.read(folder / runs.SAMPLE_LOSSES)
+    return LossEvolution(exit_names=measures.exit_names(arrays["losses"].shape[1]), **arrays)
 
 
 def progressive_rows(name: str, target: Target, datasets: Sequence[str], outcomes: Outcomes) -> list[dict[str, Any]]:
@@ -124,7 +125,7 @@ def progressive_rows(name: str, target: Target, datasets: Sequence[str], outcome
     rows = []
     for dataset in datasets:
         for row in target.rows:
-            found = [_stopped(row, outcome) for outcome in _finished(outcomes, dataset, row)]
+            found = [_early_exits(row, outcome) for outcome in _finished(outcomes, dataset, row)]
             accuracies = [one.accuracy_pct for one in found]
             means = {
                 key: float(np.mean([getattr(one, key) for one in found])) if found else None
@@ -134,7 +135,7 @@ def progressive_rows(name: str, target: Target, datasets: Sequence[str], outcome
             rows.append(
                 _summary(name, dataset, row, outcomes, accuracies)
                 | means
-                | {"exit_fractions": shares, "paper_flop_millions": paper.mean_flop_millions(row.name)}
+                | {"exit_fractions": shares, "paper_flop_millions": printed.mean_flop_millions(row.name)}
             )
     return rows
 
@@ -168,7 +169,7 @@ def _row(name: str, dataset: str, row: Row, outcomes: Outcomes, read: Callable[[
 def _summary(name: str, dataset: str, row: Row, outcomes: Outcomes, values: list[float]) -> dict[str, Any]:
     mean, std = mean_and_std(values)
     table, printed_row = row.printed or (name, row.name)
-    printed = paper.accuracy(table, dataset, printed_row)
+    in_paper = printed.accuracy(table, dataset, printed_row)
     of_run = outcomes.get((dataset, row.run), ())
     failed = [{"seed": outcome.cell.seed, "problem": outcome.failed} for outcome in of_run if outcome.failed]
     return {
@@ -177,8 +178,8 @@ def _summary(name: str, dataset: str, row: Row, outcomes: Outcomes, values: list
         "mean": mean,
         "std": std,
         "seeds": len(values),
-        "paper_mean": printed.mean,
-        "paper_std": printed.std,
+        "paper_mean": in_paper.mean,
+        "paper_std": in_paper.std,
         "values": values,
         "failed": failed,
         "runs": [str(outcome.folder) for outcome in of_run],
@@ -194,15 +195,15 @@ def _test_split(folder: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any
     return arrays["test_logits"], arrays["test_labels"]
 
 
-def _stopped(row: Row, outcome: Outcome) -> Stopped:
-    """Progressive inference; main, whose images all stay, is paid without the critics that nobody would compute."""
+def _early_exits(row: Row, outcome: Outcome) -> EarlyExits:
+    """Progressive inference; main alone costs no critics, since no early exit is computed."""
     logits, labels = _test_split(outcome.folder)
     found = _costs_of(outcome)
     if row.of == "main":
-        accuracy = readings.accuracy_pct(logits, labels, "main")
+        accuracy = measures.accuracy_pct(logits, labels, "main")
         shares = (*(0.0,) * (len(logits) - 1), 1.0)
-        return Stopped(accuracy, found.macs[-1], 1.0, found.paper_flop[-1], shares)
-    return readings.stopped(logits, labels, float(row.of), found.cascade, found.paper_flop)
+        return EarlyExits(accuracy, found.macs[-1], 1.0, found.paper_flop[-1], shares)
+    return measures.early_exits(logits, labels, float(row.of), found.cascade, found.paper_flop)
 
 
 def _costs_of(outcome: Outcome) -> Costs:

@@ -1,4 +1,4 @@
-"""The paper's figures, drawn from what a run recorded. Every function returns the bytes of a PNG or SVG file."""
+"""The paper's figures, drawn from what a run recorded. Every function returns the bytes of a PNG file."""
 
 import io
 import math
@@ -15,10 +15,10 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from lcprune.analysis.curves import Curves, LossEvolution
+from lcprune.analysis.curves import Curves
 from lcprune.analysis.representation import Dissimilarities
+from lcprune.paper.measures import LossEvolution
 
-Form = Literal["png", "svg"]
 Values = npt.NDArray[np.floating]
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
@@ -33,8 +33,6 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.fontsize": 8,
     "text.parse_math": False,  # a name may have a dollar sign in it
-    "svg.fonttype": "none",  # text stays text: smaller, and it can be searched
-    "svg.hashsalt": "lcprune",  # the same figure is the same file
 }
 DPI = 150
 CURVE_POINTS = 250
@@ -57,7 +55,7 @@ class EnsembleBar:
 
 
 @matplotlib.rc_context(STYLE)
-def loss_curves(runs: Mapping[str, Curves], *, form: Form = "png") -> bytes:
+def loss_curves(runs: Mapping[str, Curves]) -> bytes:
     """Training loss of every exit over the steps (Figure 3): a panel for each run, under its name."""
     figure, panels = _panels(len(runs), width=4.2, height=2.9)
     for axes, (title, curves) in zip(panels, runs.items(), strict=True):
@@ -67,22 +65,11 @@ def loss_curves(runs: Mapping[str, Curves], *, form: Form = "png") -> bytes:
         axes.set(title=title, xlabel="training step", ylim=(0, None))
     panels[0].set_ylabel("training loss (nats)")
     panels[-1].legend()
-    return _rendered(figure, form)
+    return _rendered(figure)
 
 
 @matplotlib.rc_context(STYLE)
-def accuracy_curves(curves: Curves, *, form: Form = "png") -> bytes:
-    """Accuracy of every exit over the steps."""
-    figure, (axes,) = _panels(1, width=4.2, height=2.9)
-    for index, name in enumerate(curves.exit_names):
-        axes.plot(curves.eval_steps, curves.accuracies_pct[:, index], color=_colour(index, curves), label=name)
-    axes.set(xlabel="training step", ylabel=_accuracy_label(curves))
-    axes.legend()
-    return _rendered(figure, form)
-
-
-@matplotlib.rc_context(STYLE)
-def ensemble_bars(panels: Mapping[str, Sequence[EnsembleBar]], *, form: Form = "png") -> bytes:
+def ensemble_bars(panels: Mapping[str, Sequence[EnsembleBar]]) -> bytes:
     """Accuracy of ensembles (Figure 4b): means with their standard deviations, and the paper's values.
 
     Marks and not bars, because an axis that shows tenths of a point cannot begin at 0.
@@ -102,11 +89,11 @@ def ensemble_bars(panels: Mapping[str, Sequence[EnsembleBar]], *, form: Form = "
         axes.margins(x=0.12)
     handles = {name: mark for axes in all_axes for mark, name in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend([handles[name] for name in sorted(handles)], sorted(handles), loc="outside lower right", ncols=2)
-    return _rendered(figure, form)
+    return _rendered(figure)
 
 
 @matplotlib.rc_context(STYLE)
-def dissimilarity_grid(runs: Mapping[str, Dissimilarities], *, form: Form = "png") -> bytes:
+def dissimilarity_grid(runs: Mapping[str, Dissimilarities]) -> bytes:
     """Dissimilarity matrices (Figure 5): a row for each run, a column for each layer, critics' places in red.
 
     Of a network with more layers than `MATRIX_COLUMNS`, those before a critic, the first and last ones, and others
@@ -125,19 +112,16 @@ def dissimilarity_grid(runs: Mapping[str, Dissimilarities], *, form: Form = "png
             axes.set_visible(False)
         _row_name(row[0], name)
     _colour_bar(figure, grid, top=1, cmap=MATRIX_COLOURS, label="1 - correlation")
-    return _rendered(figure, form)
+    return _rendered(figure)
 
 
 @matplotlib.rc_context(STYLE)
-def loss_evolution(
-    evolution: LossEvolution, order: Literal["label", "final_loss"] = "label", *, form: Form = "png"
-) -> bytes:
+def loss_evolution(evolution: LossEvolution, order: Literal["label", "final_loss"]) -> bytes:
     """Loss of every exit on single images over the steps (Figure 6): exits as rows, steps as columns.
 
     Args:
         evolution: What a run recorded; `EVOLUTION_COLUMNS` of its steps are shown, the first and the last among them.
         order: Of the images in every square, row by row: by label (Figure 6a) or by main's loss at the end (6b).
-        form: Of the file.
     """
     final = evolution.losses[-1, -1]
     images = np.argsort(evolution.labels if order == "label" else final, kind="stable")
@@ -154,17 +138,16 @@ def loss_evolution(
     _colour_bar(figure, grid, top=top, cmap=LOSS_COLOURS, label="loss (nats)")
     by = "label" if order == "label" else "main's loss at the end"
     figure.suptitle(f"{len(images)} training images, sorted by {by}", fontsize=9)
-    return _rendered(figure, form)
+    return _rendered(figure)
 
 
 @matplotlib.rc_context(STYLE)
-def learning_curves(backprop: Sequence[Curves], local_critic: Curves, *, form: Form = "png") -> bytes:
+def learning_curves(backprop: Sequence[Curves], local_critic: Curves) -> bytes:
     """Accuracy of sub-models over the steps (Figure 7), a panel for each.
 
     Args:
         backprop: Sub-models 1, 2, .. trained alone; of each, its main is drawn.
         local_critic: The run whose exits 1, 2, .. they are compared with.
-        form: Of the file.
     """
     figure, panels = _panels(len(backprop), width=3.0, height=2.7)
     for index, (axes, alone) in enumerate(zip(panels, backprop, strict=True)):
@@ -175,20 +158,20 @@ def learning_curves(backprop: Sequence[Curves], local_critic: Curves, *, form: F
         axes.set(title=f"Sub-model {index + 1}", xlabel="training step")
         axes.legend(loc="lower right")
     panels[0].set_ylabel(_accuracy_label(local_critic))
-    return _rendered(figure, form)
+    return _rendered(figure)
 
 
 @matplotlib.rc_context(STYLE)
-def no_data(text: str, *, form: Form = "png") -> bytes:
+def no_data(text: str) -> bytes:
     """A picture in the place of one that has no data: it says what is missing, and what to run."""
     figure = Figure(figsize=(6, 1.2), layout="constrained")
     figure.text(0.02, 0.5, text, va="center", wrap=True, family="monospace")
-    return _rendered(figure, form)
+    return _rendered(figure)
 
 
-def _rendered(figure: Figure, form: Form) -> bytes:
+def _rendered(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=form, dpi=DPI, metadata={"Date": None} if form == "svg" else {"Software": None})
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     return buffer.getvalue()
 
 
