@@ -1,8 +1,8 @@
-"""Coverage-guided fuzzing of what reads strangers' text: the YAML reader, and the reader of ONNX files and metadata.
+"""Coverage-guided fuzzing of the readers of untrusted input: YAML recipes, ONNX files and their metadata.
 
-    python fuzz/readers.py yaml|metadata|onnx [--seconds 300] [--corpus DIR]
+    python -m tests.trials.fuzz_readers yaml|metadata|onnx [--seconds 300]
 
-Every input must be taken, or refused with the one kind of error that the command line prints. Anything else ends the
+Every input must be accepted, or refused with the one kind of error that the command line prints. Anything else ends the
 run with exit code 77 and leaves the input in the current folder, as ``crash-*``.
 """
 
@@ -45,17 +45,17 @@ MEGABYTES = 2048
 
 
 def properties() -> dict[str, str]:
-    """The metadata of a file that is right."""
+    """Valid metadata."""
     model = onnx.ModelProto()
     metadata.attach(model, INFO)
     return {entry.key: entry.value for entry in model.metadata_props}
 
 
-RIGHT = properties()
+VALID = properties()
 
 
-def a_model() -> bytes:
-    """A small file that is right."""
+def valid_model() -> bytes:
+    """A small valid file."""
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3]) for name in ("image", "logits")]
     node = helper.make_node("Identity", ["image"], ["logits"])
     model = helper.make_model(helper.make_graph([node], "g", ends[:1], ends[1:]))
@@ -70,14 +70,14 @@ def try_yaml(data: bytes) -> None:
 
 
 def try_metadata(data: bytes) -> None:
-    """One key of the metadata, which the first byte names, says something else."""
+    """Metadata in which the key that the first byte names has another value."""
     if data:
         key = metadata.PREFIX + KEYS[data[0] % len(KEYS)]
-        metadata.parse({**RIGHT, key: data[1:].decode("utf-8", "replace")}, "m.onnx")
+        metadata.parse({**VALID, key: data[1:].decode("utf-8", "replace")}, "m.onnx")
 
 
 def onnx_reader(folder: Path) -> Callable[[bytes], None]:
-    """A file, which is read from `folder`."""
+    """Reads a file in `folder`."""
     path = folder / "m.onnx"
 
     def attempt(data: bytes) -> None:
@@ -88,15 +88,15 @@ def onnx_reader(folder: Path) -> Callable[[bytes], None]:
 
 
 def seeds(target: str) -> Iterator[bytes]:
-    """Inputs that are right, to start from."""
+    """Valid inputs to start from."""
     if target == "yaml":
         yield from (text.encode() for text in recipe.shipped().values())
         yield b"name: a\ndata: &d {source: digits}\ntrain:\n  <<: *d\n"
     elif target == "metadata":
-        yield from (bytes([index]) + RIGHT[metadata.PREFIX + key].encode() for index, key in enumerate(KEYS))
+        yield from (bytes([index]) + VALID[metadata.PREFIX + key].encode() for index, key in enumerate(KEYS))
         yield bytes([KEYS.index("exits")]) + json.dumps([{"name": 1}]).encode()
     else:
-        yield a_model()
+        yield valid_model()
 
 
 def main() -> None:
@@ -104,12 +104,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("target", choices=["yaml", "metadata", "onnx"])
     parser.add_argument("--seconds", type=int, default=300)
-    parser.add_argument("--corpus", type=Path, help="where inputs that reach new code are kept")
     options = parser.parse_args()
     warnings.simplefilter("error")
     with tempfile.TemporaryDirectory() as folder:
-        corpus = options.corpus or Path(folder) / "corpus"
-        corpus.mkdir(parents=True, exist_ok=True)
+        corpus = Path(folder) / "corpus"
+        corpus.mkdir()
         for index, seed in enumerate(seeds(options.target)):
             (corpus / f"seed-{index}").write_bytes(seed)
         attempt = {"yaml": try_yaml, "metadata": try_metadata, "onnx": onnx_reader(Path(folder))}[options.target]
@@ -119,7 +118,7 @@ def main() -> None:
                 attempt(data)
             except LcpruneError as error:
                 if not error.problem or not error.fix:
-                    raise RuntimeError("an error that says nothing") from error
+                    raise RuntimeError("an error without a problem or a fix") from error
 
         limits = [f"-max_total_time={options.seconds}", f"-timeout={BEST_S}", f"-rss_limit_mb={MEGABYTES}"]
         atheris.Setup([sys.argv[0], *limits, "-max_len=4096", "-print_final_stats=1", str(corpus)], one_input)

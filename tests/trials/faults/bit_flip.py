@@ -1,14 +1,9 @@
-"""Flips one bit in each file of a finished run, again and again: `verify` and whoever reads the file must see it.
-
-python -m benchmarks.chaos.flip [--trials 240] [--seed 0]
-"""
+"""Flips one bit in each file of a finished run, again and again: `verify` and the file's reader must find it."""
 
 import random
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.chaos import promise, tiny
 from lcprune import runs
 from lcprune.analysis.select import Budget
 from lcprune.errors import RunError
@@ -18,12 +13,12 @@ from lcprune.pipeline.profile import costs_of
 from lcprune.pipeline.select import select
 from lcprune.pipeline.verify import verify
 from lcprune.training import checkpoint
+from tests.trials.faults.training import Found, train
 
 PROMISE = "One flipped bit in weights, predictions, selections, thresholds, exports or checkpoints is found on reading."
-MODULE = "benchmarks.chaos.flip"
 
 
-def attempt(scratch: Path, trials: int, seed: int) -> promise.Found:
+def attempt(scratch: Path, trials: int, seed: int) -> Found:
     """Flips `trials` bits, spread over all files."""
     run = finished_run(scratch / "run")
     readers = _readers(run)
@@ -36,16 +31,16 @@ def attempt(scratch: Path, trials: int, seed: int) -> promise.Found:
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :])
         for reader in (readers[name], lambda: verify(run)):
             if not _refuses(reader):
-                failures.append(f"{name}, byte {place}, bit {bit} was not seen")
+                failures.append(f"{name}, byte {place}, bit {bit} was not found")
         path.write_bytes(whole)
     if len(verify(run)["files"]) != len(readers):
         failures.append("the files that verify knows are not those that were tried")
-    return promise.Found(trials, tuple(failures), {"files": sorted(readers)})
+    return Found(failures, {"files": sorted(readers)})
 
 
 def finished_run(run: Path) -> Path:
     """A trained, profiled, selected and exported run."""
-    tiny.go_on(run, "train.iterations=400", "train.evaluate_every=100")
+    train(run, "train.iterations=400", "train.evaluate_every=100")
     select(run, Budget(100.0), use_test_split=False)
     request = ExportRequest(
         progressive=True,
@@ -63,9 +58,9 @@ def finished_run(run: Path) -> Path:
 
 
 def _readers(run: Path) -> dict[str, Callable[[], object]]:
-    """What reads each file of the run."""
+    """The function that reads each file of the run."""
     _, recipe = runs.open_run(run)
-    known: dict[str, Callable[[], object]] = {
+    readers: dict[str, Callable[[], object]] = {
         runs.WEIGHTS: lambda: stored.load_network(run, recipe),
         runs.PREDICTIONS: lambda: runs.read_predictions(run),
         runs.PROFILE: lambda: costs_of(run, recipe),
@@ -73,11 +68,11 @@ def _readers(run: Path) -> dict[str, Callable[[], object]]:
     }
     for name in runs.recorded_files(run):
         if name.startswith(runs.EXPORT):
-            known[name] = lambda path=run / name: runs.check_exported(path)  # as predict, bench and evaluate do
-        known.setdefault(name, lambda name=name: runs.require(run, name, "lcprune"))
+            readers[name] = lambda path=run / name: runs.check_exported(path)  # as predict, bench and evaluate do
+        readers.setdefault(name, lambda name=name: runs.require(run, name, "lcprune"))
     for path in (run / runs.CHECKPOINTS).glob("*.pt"):
-        known[f"{runs.CHECKPOINTS}/{path.name}"] = lambda path=path: checkpoint.load(path)
-    return known
+        readers[f"{runs.CHECKPOINTS}/{path.name}"] = lambda path=path: checkpoint.load(path)
+    return readers
 
 
 def _refuses(reader: Callable[[], object]) -> bool:
@@ -86,7 +81,3 @@ def _refuses(reader: Callable[[], object]) -> bool:
     except RunError:
         return True
     return False
-
-
-if __name__ == "__main__":
-    sys.exit(promise.main(PROMISE, MODULE, attempt, 240))
