@@ -30,7 +30,7 @@ def costs() -> dict[str, tuple[float, float]]:
 
 
 def mean_flop_millions(row: str) -> float:
-    """Table 6: what the paper calls FLOP, for a mean image."""
+    """Table 6: what the paper calls FLOP, per image on average."""
     return float(_content()["table6_flop_millions"][row])
 
 

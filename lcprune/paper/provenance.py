@@ -20,7 +20,7 @@ def provenance(folders: Sequence[Path], seeds: Sequence[int]) -> dict[str, Any]:
     seconds = [seconds_trained(folder) for folder in folders]
     return {
         "command": shlex.join(["lcprune", *sys.argv[1:]]),
-        "machine": {"cpu": _cpu_name(), "cores": os.cpu_count(), "system": platform.platform()},
+        "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "system": platform.platform()},
         "versions": {
             "lcprune": __version__,
             "python": platform.python_version(),
@@ -29,12 +29,12 @@ def provenance(folders: Sequence[Path], seeds: Sequence[int]) -> dict[str, Any]:
         "seeds": list(seeds),
         "runs": len(folders),
         "seconds_trained": round(sum(seconds), 1),
-        "trained_on": sorted({surroundings for folder in folders for surroundings in _surroundings(folder)}),
+        "trained_on": sorted({description for folder in folders for description in _environment(folder)}),
     }
 
 
 def seconds_trained(folder: Path) -> float:
-    """Time that a run spent in training steps, over all sessions; from what its log says of the speed."""
+    """Time that a run spent in training steps, over all sessions, from the speed in its log."""
     path = folder / runs.METRICS
     batch_size = runs.open_run(folder)[1].data.batch_size
     total, before = 0.0, 0
@@ -46,7 +46,7 @@ def seconds_trained(folder: Path) -> float:
     return total
 
 
-def _surroundings(folder: Path) -> list[str]:
+def _environment(folder: Path) -> list[str]:
     """``cpu (x86_64), 2 threads, torch 2.15.0``, where the run was started."""
     path = folder / runs.ENVIRONMENT
     if not path.exists():
@@ -55,7 +55,8 @@ def _surroundings(folder: Path) -> list[str]:
     return [f"{content['device']}, {content['threads']} threads, torch {content['torch']}, {content['precision']}"]
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """The CPU's own name."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

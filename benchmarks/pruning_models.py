@@ -12,6 +12,8 @@ import torch
 
 from benchmarks import pruning
 from benchmarks.case import Row
+from benchmarks.commands import once
+from benchmarks.steps import loader_of
 from lcprune import runs
 from lcprune.analysis.evaluate import CascadeCost, accuracies_pct, progressive
 from lcprune.analysis.profile import NetworkCost, count_params, profile
@@ -52,7 +54,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Attempt:
-    """A way to prune main, and to mend it afterwards."""
+    """A way to prune main and to fine-tune it afterwards."""
 
     share: float
     """Of main's MACs, at most."""
@@ -72,7 +74,7 @@ class Attempt:
 
 
 def load(run: Path, out: Path | None) -> Subject:
-    """The run with its images, network and predictions; `out` is ``RUN/rival`` where it is left out.
+    """The run with its images, network and predictions; `out` is ``RUN/pruning`` where it is left out.
 
     Raises:
         RunError: If it is not finished, or held out no validation images to decide with.
@@ -82,19 +84,10 @@ def load(run: Path, out: Path | None) -> Subject:
     dataset, _ = load_dataset(folder, recipe)
     if not len(dataset.val):
         raise RunError(f"{folder} has no validation images", "train with data.val_size above 0")
-    loader = TrainLoader(
-        dataset.train,
-        batch_size=recipe.data.batch_size,
-        augment=recipe.data.augment,
-        pad=recipe.data.pad,
-        seed=recipe.train.seed,
-        device="cpu",
-        channels_last=recipe.train.channels_last,
-        flip=recipe.data.flip,
-    )
-    models = (out or folder / "rival") / hashlib.sha256((folder / runs.WEIGHTS).read_bytes()).hexdigest()[:8]
+    models = (out or folder / "pruning") / hashlib.sha256((folder / runs.WEIGHTS).read_bytes()).hexdigest()[:8]
     models.mkdir(parents=True, exist_ok=True)
     cost = profile(network, facts.image_shape)
+    loader = loader_of(recipe, dataset.train, torch.device("cpu"))
     return Subject(recipe, network, facts, dataset, cost, runs.read_predictions(folder), loader, models)
 
 
@@ -177,7 +170,7 @@ def pruned(
 
 
 def _attempt(subject: Subject, attempt: Attempt, *, is_trial: bool) -> Row:
-    """Prunes and fine-tunes; a trial is not written to ONNX, and never sees the test images."""
+    """Prunes and fine-tunes; a trial is not written to ONNX, and the test images are not read."""
 
     def make(path: Path) -> Row:
         torch.manual_seed(subject.recipe.train.seed)
@@ -200,7 +193,7 @@ def _attempt(subject: Subject, attempt: Attempt, *, is_trial: bool) -> Row:
 
 
 def _write_pruned(subject: Subject, attempt: Attempt, network: Network, path: Path, trained_s: float) -> Row:
-    """Writes the model and says what it is; `trained_s` is what it took before."""
+    """Writes the model and returns its figures; `trained_s` is the time that it took before."""
     network.to(memory_format=torch.contiguous_format)
     cost = profile(network, subject.facts.image_shape)
     started = pruning.clock()
@@ -219,14 +212,15 @@ def _write_pruned(subject: Subject, attempt: Attempt, network: Network, path: Pa
 
 
 def _once(path: Path, make: Callable[[Path], Row]) -> Row:
-    """The row of a model, which is made if it is not there yet; its ``file`` is empty where there is no model."""
-    note = path.with_suffix(".json")
-    if not note.exists():
+    """The row of a model, which is made once; its ``file`` is empty where there is no model."""
+
+    def made() -> Row:
         print(f"{path.stem} ...", flush=True)
         row = make(path)
         written = {"file": path.name, "size_bytes": path.stat().st_size} if path.exists() else {"file": ""}
-        runs.write_json(note, {**row, **written})
-    return dict(runs.read_json(note))
+        return {**row, **written}
+
+    return once(path.with_suffix(".json"), made)
 
 
 def _cost(subject: Subject, macs: float, params: int) -> Row:

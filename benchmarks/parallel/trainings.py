@@ -1,7 +1,7 @@
-"""What takes turns in two processes: a training in one of them, in both, or a pipeline of backpropagation.
+"""The trainings that take turns in two processes: in one of them, in both, or a pipeline of backpropagation.
 
-All processes call the same sides in the same order. A few steps go by before those that count, so that the processes
-are in step with each other; the time is that of the slowest process.
+All processes call the same trainings in the same order. A few steps go by before those that count, so that the
+processes are in step with each other; the time is that of the slowest process.
 """
 
 import time
@@ -18,6 +18,7 @@ from torch.optim import SGD
 
 from benchmarks import networks, steps
 from benchmarks.parallel.ranks import CPU
+from benchmarks.timing import repeated
 from lcprune.data.loaders import LabelLoader, Loader
 from lcprune.data.sources import Split
 from lcprune.recipe import Recipe
@@ -36,7 +37,7 @@ Laps = Callable[[Sequence[int]], list[float]]
 
 @dataclass
 class Turns:
-    """A `Side` of several processes."""
+    """A `Timed` training of several processes."""
 
     laps: Laps | None
     """What this process does; None: it waits."""
@@ -44,7 +45,7 @@ class Turns:
     """CPU time of a step of this process, turn by turn."""
 
     def __call__(self, count: int) -> float:
-        """See `Side`; the same answer in every process."""
+        """See `Timed`; the same answer in every process."""
         dist.barrier()
         taken, cpu = 0.0, time.process_time()
         if self.laps is not None:
@@ -141,7 +142,7 @@ def pipeline(recipe: Recipe, split: Split, world: World, groups_per_rank: Sequen
         optimizer.step()
         done += 1
 
-    return Turns(lambda stretches: [_seconds(step, count) for count in stretches])
+    return Turns(lambda stretches: [repeated(step)(count) for count in stretches])
 
 
 class _Permuted(nn.Module):
@@ -160,10 +161,3 @@ def fresh_state(recipe: Recipe) -> TrainingState:
     """A whole network that has learnt nothing."""
     network = networks.make_network(recipe, CPU)
     return TrainingState(network, build_optimizers(recipe, network))
-
-
-def _seconds(step: Callable[[], None], count: int) -> float:
-    started = time.perf_counter()
-    for _ in range(count):
-        step()
-    return time.perf_counter() - started

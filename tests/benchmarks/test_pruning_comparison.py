@@ -1,4 +1,4 @@
-"""The comparison with pruning: what is pruned, what is kept, what is measured, and who is ahead."""
+"""The comparison with pruning: what is pruned, what is kept, what is measured, and the differences at equal cost."""
 
 import copy
 import importlib
@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import pruning, rival
-from benchmarks.rival_figure import frontier, standing
-from benchmarks.rival_models import Subject, load
+from benchmarks import pruning, pruning_comparison
+from benchmarks.pruning_figure import frontier, standing
+from benchmarks.pruning_models import Subject, load
 from lcprune.analysis.profile import count_macs
 from lcprune.errors import RunError, SetupError
 from lcprune.export.session import ProgressiveSession
@@ -65,13 +65,13 @@ def test_targets_are_the_costs_of_ours_and_stay_apart() -> None:
     rows = [row("main", "main", 1.0, 90), *(row("sub-model", "s", share, 80) for share in (0.5, 0.97, 0.2, 0.53))]
     without = {**row("progressive", "main does as well", 0.9, 80), "file": ""}
     progressive = {**row("progressive", "p", 0.3, 80), "val_macs_ratio": 0.35}
-    assert rival.targets([*rows, without, progressive]) == [0.2, 0.35, 0.5]
+    assert pruning_comparison.targets([*rows, without, progressive]) == [0.2, 0.35, 0.5]
 
 
 def test_of_many_targets_those_go_that_are_between_near_ones() -> None:
     shares = (0.1, 0.2, 0.3, 0.35, 0.4, 0.6, 0.8)
     rows = [row("sub-model", "s", share, 80) for share in shares]
-    assert rival.targets(rows) == [0.1, 0.2, 0.3, 0.4, 0.6, 0.8]
+    assert pruning_comparison.targets(rows) == [0.1, 0.2, 0.3, 0.4, 0.6, 0.8]
 
 
 @pytest.mark.usefixtures("library")
@@ -126,7 +126,7 @@ def test_fine_tuning_ends_with_its_time(subject: Subject, monkeypatch: pytest.Mo
 def words(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: None) -> list[str]:
     monkeypatch.setattr(pruning, "CRITERIA", {name: pruning.CRITERIA[name] for name in (NORM, TAYLOR)})
     monkeypatch.setattr(pruning, "PRUNING_STEPS", 10)
-    files = ["--result", str(tmp_path / "rival.json"), "--figure", str(tmp_path / "rival.svg"), "--save"]
+    files = ["--result", str(tmp_path / "result.json"), "--figure", str(tmp_path / "figure.svg")]
     lengths = ["--seconds", "0.2", "--trial-seconds", "0.02", "--images", "3", "--rounds", "1"]
     return [str(run), "--ratios", "0.5", "--round-to", "1", "--budgets", "0", "20", *lengths, *files]
 
@@ -134,9 +134,9 @@ def words(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: N
 def test_all_models_are_made_once_measured_and_drawn(
     words: list[str], run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rival.main(words)
+    pruning_comparison.main(words)
     assert capsys.readouterr().out.count(" ...\n") == 4 + 2 + 2 + 1  # sub-models, budgets, trials, the pruned one
-    result = json.loads((tmp_path / "rival.json").read_text())
+    result = json.loads((tmp_path / "result.json").read_text())
     assert {"command", "seed", "machine", "versions", "training_s", "standing", "time_to_model"} < set(result)
     assert "torch-pruning" in result["versions"]
     rows = {found["name"]: found for found in result["rows"]}
@@ -147,13 +147,13 @@ def test_all_models_are_made_once_measured_and_drawn(
     assert pruned["criterion"] == max(pruned["trials_val_accuracy_pct"], key=pruned["trials_val_accuracy_pct"].get)
     assert pruned["time_to_model_s"] > pruned["pruning_s"] + 0.2
     assert rows["main"]["latency_ratio"] == 1.0
-    figure = (tmp_path / "rival.svg").read_bytes()
+    figure = (tmp_path / "figure.svg").read_bytes()
     assert b"test accuracy" in figure
     assert len(figure) < 100_000
 
-    rival.main(words)
+    pruning_comparison.main(words)
     assert " ...\n" not in capsys.readouterr().out
-    again = {found["name"]: found for found in json.loads((tmp_path / "rival.json").read_text())["rows"]}
+    again = {found["name"]: found for found in json.loads((tmp_path / "result.json").read_text())["rows"]}
     assert again["pruned to 0.5"]["test_accuracy_pct"] == pruned["test_accuracy_pct"]
 
 
@@ -171,8 +171,8 @@ def _holds_on_the_test_images(run: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def test_the_better_learning_rate_on_validation_is_taken(words: list[str], tmp_path: Path) -> None:
-    rival.main([*words, "--lr", "0.02", "1e-9"])
-    rows = json.loads((tmp_path / "rival.json").read_text())["rows"]
+    pruning_comparison.main([*words, "--lr", "0.02", "1e-9"])
+    rows = json.loads((tmp_path / "result.json").read_text())["rows"]
     (pruned,) = [found for found in rows if found["kind"] == "torch-pruning"]
     rates = pruned["lr_val_accuracy_pct"]
     assert set(rates) == {"0.02", "1e-09"}
@@ -182,23 +182,23 @@ def test_the_better_learning_rate_on_validation_is_taken(words: list[str], tmp_p
 
 
 def test_a_target_that_cannot_be_reached_is_left_out(words: list[str], tmp_path: Path) -> None:
-    rival.main([*words, "--ratios", "0.0001"])
-    result = json.loads((tmp_path / "rival.json").read_text())
+    pruning_comparison.main([*words, "--ratios", "0.0001"])
+    result = json.loads((tmp_path / "result.json").read_text())
     assert not [found for found in result["rows"] if found["kind"] == "torch-pruning"]
     assert result["standing"] == []
     assert result["time_to_model"]["ratio"] is None
 
 
 def test_a_run_without_validation_images_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset, facts = rival_dataset(run)
+    dataset, facts = dataset_of(run)
     empty = dataset.val.subset(np.arange(0))
     object.__setattr__(dataset, "val", empty)
-    monkeypatch.setattr("benchmarks.rival_models.load_dataset", lambda *_: (dataset, facts))
+    monkeypatch.setattr("benchmarks.pruning_models.load_dataset", lambda *_: (dataset, facts))
     with pytest.raises(RunError, match="has no validation images"):
         load(run, None)
 
 
-def rival_dataset(run: Path) -> tuple[Any, Any]:
+def dataset_of(run: Path) -> tuple[Any, Any]:
     from lcprune import recipe as recipes
     from lcprune.pipeline.stored import load_dataset
 
@@ -211,4 +211,4 @@ def test_without_the_library_it_says_how_to_get_it(run: Path, monkeypatch: pytes
 
     monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(SetupError, match="pip install"):
-        rival.main([str(run)])
+        pruning_comparison.main([str(run)])
