@@ -1,4 +1,4 @@
-"""What a run recorded on its way: losses and accuracies over the steps, and the losses of single samples."""
+"""What a run logged: losses and accuracies over the steps."""
 
 from dataclasses import dataclass
 
@@ -22,9 +22,3 @@ class Curves:
     """``(E, K)``."""
     split: str
     """Of the accuracies: ``test`` where it was recorded, else ``val``."""
-
-
-def recording_steps(iterations: int, about: int = 20) -> tuple[int, ...]:
-    """Step 0, and at most `about` steps from 1 to `iterations` that grow by the same factor, rounded."""
-    grown = np.rint(np.geomspace(1, iterations, about)).astype(int)
-    return (0, *(int(step) for step in np.unique(grown)))

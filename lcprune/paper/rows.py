@@ -10,7 +10,7 @@ import numpy as np
 from lcprune import runs
 from lcprune.analysis.representation import Dissimilarities
 from lcprune.errors import RunError
-from lcprune.paper import measures, printed
+from lcprune.paper import measures, printed, recording
 from lcprune.paper.cells import recipe_of
 from lcprune.paper.cost import Costs, costs
 from lcprune.paper.measures import EarlyExits, LossEvolution
@@ -19,7 +19,6 @@ from lcprune.paper.statistics import LEVEL, mann_whitney, mean_and_std
 from lcprune.paper.targets import Row, Target
 from lcprune.paper.work import Outcome
 from lcprune.pipeline import inside, stored
-from lcprune.training import recording
 
 Outcomes = Mapping[tuple[str, str], Sequence[Outcome]]
 """By dataset and run, a seed after the other."""

@@ -1,4 +1,4 @@
-"""Losses of single training images on the way, for the picture of how they evolve (Figure 6 of the paper)."""
+"""Losses of single training images during training, for Figure 6 of the paper."""
 
 import zipfile
 import zlib
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lcprune import runs
+from lcprune.analysis.representation import label_ordered
 from lcprune.data.sources import Split
 from lcprune.errors import RunError
 from lcprune.training.methods.base import sample_losses
@@ -56,6 +57,17 @@ class LossRecord:
         with runs.atomic_write(self.path) as part, part.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
         runs.record(self.path.parent, self.path.name)
+
+
+def loss_record(path: Path, images: Split, count: int, iterations: int) -> LossRecord:
+    """A record of the first images of each class, `count` in all, over a run of so many steps."""
+    return LossRecord(path, images.subset(label_ordered(images.labels, count)), frozenset(recording_steps(iterations)))
+
+
+def recording_steps(iterations: int, about: int = 20) -> tuple[int, ...]:
+    """Step 0, and at most `about` steps from 1 to `iterations` that grow by the same factor, rounded."""
+    grown = np.rint(np.geomspace(1, iterations, about)).astype(int)
+    return (0, *(int(step) for step in np.unique(grown)))
 
 
 def read(path: Path) -> Arrays:

@@ -9,7 +9,7 @@ import torch
 from lcprune import runs
 from lcprune.data.sources import Split
 from lcprune.errors import RunError
-from lcprune.training.recording import LossRecord, read
+from lcprune.paper.recording import LossRecord, read, recording_steps
 
 IMAGES = Split(np.zeros((2, 1, 1, 1), dtype=np.uint8), np.array([0, 1]))
 
@@ -60,3 +60,14 @@ def test_a_damaged_file_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="is damaged") as error:
         read(path)
     assert error.value.fix == "delete it, and train again where you need it"
+
+
+def test_steps_grow_by_the_same_factor() -> None:
+    assert recording_steps(100, 3) == (0, 1, 10, 100)
+    paper = recording_steps(80_000)
+    assert (len(paper), paper[:5], paper[-1]) == (21, (0, 1, 2, 3, 6), 80_000)
+
+
+@pytest.mark.parametrize(("iterations", "steps"), [(1, (0, 1)), (2, (0, 1, 2)), (3, (0, 1, 2, 3))])
+def test_a_short_run_has_no_step_twice(iterations: int, steps: tuple[int, ...]) -> None:
+    assert recording_steps(iterations) == steps
