@@ -133,23 +133,23 @@ fuzz: $(INSTALLED)
 	@PYTHONWARNINGS=ignore "$(BIN)/python" -m pip install --disable-pip-version-check -q -e '.[fuzz]'
 	@for target in yaml metadata onnx; do \
 		echo "Fuzzing: $$target, $(FUZZ_SECONDS) s"; \
-		"$(BIN)/python" fuzz/readers.py $$target --seconds $(FUZZ_SECONDS) > .fuzz.log 2>&1 \
+		"$(BIN)/python" -m tests.trials.fuzz_readers $$target --seconds $(FUZZ_SECONDS) > .fuzz.log 2>&1 \
 			|| { cat .fuzz.log; exit 1; }; \
 		grep -E '^(stat::number_of_executed_units|Done)' .fuzz.log; \
 	done; rm -f .fuzz.log
 	@echo "Properties: $(FUZZ_EXAMPLES) examples each"
 	@"$(BIN)/python" -m pytest -q tests/fuzz
 
-# Stopped, it goes on where it was; remove build/mutation to begin anew. Options: make mutation ARGS="--only analysis/select"
+# Interrupted, it continues; remove mutants/ to begin anew. Options: make mutation ARGS="'lcprune.analysis.select*'"
 mutation: export OMP_NUM_THREADS ?= 1
 mutation: $(INSTALLED)
-	@"$(BIN)/python" -m benchmarks.mutants build/mutation $(ARGS)
-	@"$(BIN)/python" -m benchmarks.mutation build/mutation
+	@"$(BIN)/mutmut" run $(ARGS)
+	@"$(BIN)/python" -m tests.trials.mutants
 
-# Options: make chaos ARGS="--only kill flip --share 0.1"
+# Options: make chaos ARGS="--only kill bit_flip --share 0.1"
 chaos: export OMP_NUM_THREADS ?= 1
 chaos: $(INSTALLED)
-	@"$(BIN)/python" -m benchmarks.chaos $(ARGS)
+	@"$(BIN)/python" -m tests.trials.faults $(ARGS)
 
 # Options: make bench ARGS="--only speed memory"
 bench: $(INSTALLED)
@@ -165,5 +165,5 @@ format: $(INSTALLED)
 
 clean:
 	@echo "Removing demo/, builds and caches (.venv, runs/ and data/ stay)"
-	@rm -rf demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .fuzz.log
+	@rm -rf demo build dist mutants .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .fuzz.log
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -2,24 +2,22 @@
 
     python -m benchmarks.cifar10_small --data-root data --out /tmp/cifar10_small
 
-Every run is the `lcprune` command itself. Runs that are there already are resumed or taken as they are, so that the
-whole can be stopped and started again. The methods are compared at equal time: the steps of each are those of
+Runs that are there already are resumed or read. The methods are compared at equal time: the steps of each are those of
 `backprop` divided by the cost of its step, as measured in turn in this process before anything is trained.
 """
 
 import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
-from benchmarks.provenance import provenance
+from benchmarks.case import Row
+from benchmarks.commands import lcprune, once, train
+from benchmarks.provenance import RESULTS, provenance, save
 from benchmarks.throughput import step_costs
 
 RECIPE = "vgg_cifar10_small"
 SEED = 0  # of the recipe
-RESULT = Path("benchmarks/results/cifar10_small_cpu.json")
+RESULT = RESULTS / "cifar10_small_cpu.json"
 METHODS = {
     "backprop": ["train.method=backprop"],
     "deep_supervision": ["train.method=deep_supervision"],
@@ -39,21 +37,18 @@ def main() -> None:
     parser.add_argument("--max-drop", type=float, default=0.6, help="budget of the progressive export, in points")
     parser.add_argument("--only", choices=["recipe", "methods"], help="run this part and keep the other's figures")
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
     result = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     if args.only != "methods":
         result["recipe"] = {**provenance("benchmarks.cifar10_small", SEED), **recipe_run(args)}
     if args.only != "recipe":
         result["methods_at_equal_time"] = {**provenance("benchmarks.cifar10_small", SEED), "rows": compare(args)}
-    RESULT.write_text(json.dumps(result, indent=2).replace(str(args.out), "FOLDER") + "\n")
-    print(RESULT)
+    save(RESULT, result, {str(args.out): "FOLDER"})
 
 
-def recipe_run(args: argparse.Namespace) -> dict[str, Any]:
+def recipe_run(args: argparse.Namespace) -> Row:
     """The recipe as it ships, through the three commands."""
-    length = [] if args.iterations is None else ["--set", f"train.iterations={args.iterations}"]
     run = args.out / "recipe"
-    trained = train(run, args.data_root, length)
+    trained = train(RECIPE, run, args.data_root, [f"train.iterations={args.iterations}"] if args.iterations else [])
     export = ["export", str(run), "--format", "onnx"]
     return {
         "train": trained,
@@ -68,43 +63,17 @@ def recipe_run(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def compare(args: argparse.Namespace) -> dict[str, Any]:
+def compare(args: argparse.Namespace) -> Row:
     """Every method for the time that backprop's steps take."""
-    costs = costs_of_steps(args.out)
+    costs = once(args.out / "step_costs.json", lambda: step_costs(RECIPE, METHODS, repeats=15))
     rows = {}
     for name, overrides in METHODS.items():
         iterations = round(args.compare_iterations * costs["backprop"] / costs[name])
-        keys = [*overrides, f"train.iterations={iterations}"]
         run = args.out / name.replace(", ", "_")
-        trained = train(run, args.data_root, [word for key in keys for word in ("--set", key)])
+        trained = train(RECIPE, run, args.data_root, [*overrides, f"train.iterations={iterations}"])
         rows[name] = {"iterations": iterations, "step_cost_to_backprop": costs[name] / costs["backprop"], **trained}
         print(name, [f"{accuracy:.2f}" for accuracy in trained["test_accuracy_pct"]], flush=True)
     return rows
-
-
-def costs_of_steps(folder: Path) -> dict[str, float]:
-    """Median time of a step of every method, measured once and kept, so that a restart trains the same lengths."""
-    path = folder / "step_costs.json"
-    if not path.exists():
-        path.write_text(json.dumps(step_costs(RECIPE, METHODS, repeats=15), indent=2))
-    return dict(json.loads(path.read_text()))
-
-
-def train(run: Path, data_root: Path, options: list[str], recipe: str = RECIPE) -> dict[str, Any]:
-    """Trains, goes on with what was stopped, or takes what is there."""
-    words = ["train", recipe, "--out", str(run), "--data-root", str(data_root), "--device", "cpu", *options]
-    result = lcprune("resume", str(run)) if run.exists() else lcprune(*words)
-    return {**result, "command": " ".join(["lcprune", *words])}
-
-
-def lcprune(*words: str) -> dict[str, Any]:
-    """One command and its JSON."""
-    done = subprocess.run(
-        [sys.executable, "-m", "lcprune", *words, "--json"], stdout=subprocess.PIPE, text=True, check=False
-    )
-    if done.returncode:
-        raise SystemExit(f"lcprune {' '.join(words)} ended with {done.returncode}: {done.stdout}")
-    return {"command": "lcprune " + " ".join(words), **json.loads(done.stdout)}
 
 
 if __name__ == "__main__":

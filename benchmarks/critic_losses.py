@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.case import Row
-from benchmarks.cifar10_small import lcprune
-from benchmarks.provenance import provenance
+from benchmarks.commands import train
+from benchmarks.markdown import table
+from benchmarks.provenance import RESULTS, provenance, save
 from lcprune import runs
 from lcprune.analysis.evaluate import accuracies_pct
 
 RECIPE = "vgg_cifar10_small"
-RESULT = Path(__file__).parent / "results" / "critic_losses.json"
 LOCAL = "train.method=local_critic"
 CASES: dict[str, tuple[str, ...]] = {
     "deep_supervision": ("train.method=deep_supervision",),
@@ -49,19 +49,7 @@ CASES: dict[str, tuple[str, ...]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Trains what is missing and writes the result and its table."""
-    options = _parse(arguments)
-    options.out.mkdir(parents=True, exist_ok=True)
-    for seed in options.seeds:
-        for name in options.only or CASES:
-            result = _read(options.result)
-            if any(_is(row, name, options.iterations, seed) for row in result["rows"]):
-                continue
-            print(f"{name}, seed {seed} ...", flush=True)
-            _write([*result["rows"], _row(name, seed, options)], options)
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Trains what is missing and writes the result."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.critic_losses", description=(__doc__ or "").split("\n")[0]
     )
@@ -69,20 +57,26 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--iterations", type=int, default=2000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--data-root", type=Path, default=Path("data"), help="folder with CIFAR-10")
-    parser.add_argument("--only", nargs="+", choices=CASES, metavar="NAME", help="these cases")
-    parser.add_argument("--result", type=Path, default=RESULT, help="the result file; the table lies beside it")
-    return parser.parse_args(arguments)
+    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), metavar="NAME", help="these cases")
+    parser.add_argument("--result", type=Path, default=RESULTS / "critic_losses.json", help="the result file")
+    options = parser.parse_args(arguments)
+    old = json.loads(options.result.read_text(encoding="utf-8"))["rows"] if options.result.exists() else []
+    rows = {(row["case"], row["iterations"], row["seed"]): row for row in old}
+    for seed in options.seeds:
+        for name in options.only:
+            if (name, options.iterations, seed) in rows:
+                continue
+            rows[name, options.iterations, seed] = _row(name, seed, options)
+            about = {**provenance("benchmarks.critic_losses", options.seeds[0]), "recipe": RECIPE}
+            folders = {str(options.out): "FOLDER", str(options.data_root): "data"}
+            save(options.result, {**about, "rows": list(rows.values())}, folders)
 
 
 def _row(name: str, seed: int, options: argparse.Namespace) -> Row:
+    print(f"{name}, seed {seed} ...", flush=True)
     folder = options.out / re.sub(r"[^a-z0-9]+", "-", f"{name} {options.iterations} seed {seed}")
     keys = [*CASES[name], f"train.iterations={options.iterations}", f"train.evaluate_every={options.iterations}"]
-    if folder.exists():
-        trained = lcprune("resume", str(folder), "--device", "cpu")
-    else:
-        words = [word for key in keys for word in ("--set", key)]
-        places = ["--out", str(folder), "--data-root", str(options.data_root), "--device", "cpu", "--seed", str(seed)]
-        trained = lcprune("train", RECIPE, *places, *words)
+    trained = train(RECIPE, folder, options.data_root, keys, "--seed", str(seed))
     arrays = runs.read_predictions(folder)
     accuracies = {
         f"{split}_accuracy_pct": list(accuracies_pct(arrays[f"{split}_logits"], arrays[f"{split}_labels"]))
@@ -90,22 +84,6 @@ def _row(name: str, seed: int, options: argparse.Namespace) -> Row:
     }
     what = {"case": name, "overrides": list(CASES[name]), "iterations": options.iterations, "seed": seed}
     return {**what, "seconds": trained["seconds"], **accuracies}
-
-
-def _is(row: Row, name: str, iterations: int, seed: int) -> bool:
-    return (row["case"], row["iterations"], row["seed"]) == (name, iterations, seed)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"rows": []}
-
-
-def _write(rows: Sequence[Row], options: argparse.Namespace) -> None:
-    result = {**provenance("benchmarks.critic_losses", options.seeds[0]), "recipe": RECIPE, "rows": rows}
-    text = json.dumps(result, indent=2).replace(str(options.out), "FOLDER").replace(str(options.data_root), "data")
-    options.result.parent.mkdir(parents=True, exist_ok=True)
-    options.result.write_text(text + "\n", encoding="utf-8")
-    options.result.with_suffix(".md").write_text(page(json.loads(text)), encoding="utf-8")
 
 
 def page(result: Mapping[str, Any]) -> str:
@@ -121,14 +99,13 @@ def page(result: Mapping[str, Any]) -> str:
         lines.append((-iterations, -val.mean(), cells))
     exits = [*(f"sub-model {k}" for k in range(1, 4)), "main"]
     header = ["critics' loss", "steps", "seeds", *exits, "mean of all exits, validation"]
-    table = [header, ["---"] * len(header), *(cells for *_, cells in sorted(lines, key=lambda line: line[:2]))]
     machine = result["machine"]
     return (
-        "# The critics' loss\n\n"
         f"`{result['recipe']}` with other losses, at the same number of steps, on {machine['cpu']} "
         f"(`{result['command']}`). Test accuracy in percent, mean over the seeds, with the standard deviation where "
         "there are two or more. `distill` is from the next exit; `lr` and its schedule are those of the critics (the "
-        "recipe: 1e-3, one cycle).\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in table) + "\n"
+        "recipe: 1e-3, one cycle).\n\n"
+        + table(header, [cells for *_, cells in sorted(lines, key=lambda line: line[:2])])
     )
 
 

@@ -3,14 +3,11 @@
 python -m benchmarks.digits    writes results/digits_cpu.json
 """
 
-import json
 import tempfile
 from pathlib import Path
 
-from benchmarks.cifar10_small import SEED, lcprune
-from benchmarks.provenance import provenance
-
-RESULT = Path("benchmarks/results/digits_cpu.json")
+from benchmarks.commands import lcprune, train
+from benchmarks.provenance import RESULTS, provenance, save
 
 
 def main() -> None:
@@ -18,13 +15,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         run = Path(scratch) / "digits"
         result = {
-            **provenance("benchmarks.digits", SEED),
-            "train": lcprune("train", "digits", "--out", str(run), "--device", "cpu"),
+            **provenance("benchmarks.digits", seed=0),
+            "train": train("digits", run, Path("data")),
             "select": lcprune("select", str(run), "--max-drop", "0.5"),
             "export": lcprune("export", str(run), "--format", "onnx", "--progressive", "--threshold", "0.99"),
         }
-    RESULT.write_text(json.dumps(result, indent=2).replace(scratch, "FOLDER") + "\n")
-    print(RESULT)
+    save(RESULTS / "digits_cpu.json", result, {scratch: "FOLDER"})
 
 
 if __name__ == "__main__":

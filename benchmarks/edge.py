@@ -1,15 +1,13 @@
-"""What `vgg_cifar10_edge` is worth on a device: latency, accuracy and size of what it exports, against main in float32.
+"""Latency, accuracy and size of what `vgg_cifar10_edge` exports, against main in float32.
 
-    python -m benchmarks.edge --out FOLDER [--data-root data] [--rounds 9] [--save]
+    python -m benchmarks.edge --out FOLDER [--data-root data] [--rounds 9]
 
-Everything is made by the `lcprune` command; a run that is there is taken as it is. Latency is the mean over test images
-at batch 1 and one thread, each model in turn, as a ratio to main's. Beside the trained network stands one of the
-paper's width that was hardly trained: its thresholds let as many images leave at each exit as the trained one's do,
-so that its latency means something and its accuracy does not. Some files end at sub-model 5 and leave main out.
+Latency is the mean over test images at batch 1 and one thread, each model in turn, as a ratio to main's. A second
+network of the paper's width was hardly trained: its thresholds give each exit the share of images that the trained
+network gives it, so that its latency is meaningful and its accuracy is not. Some files end at sub-model 5.
 """
 
 import argparse
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.cifar10_small import lcprune, train
+from benchmarks.case import Row
+from benchmarks.commands import lcprune, once, train
 from benchmarks.image_latency import mean_latencies, to_first
-from benchmarks.provenance import provenance
+from benchmarks.provenance import RESULTS, provenance, save
 from lcprune import runs
 from lcprune.analysis.temperature import temperatures
 from lcprune.analysis.thresholds import calibrate_rows, rows_of, simulate
@@ -28,49 +27,27 @@ from lcprune.pipeline.stored import load_dataset
 
 RECIPE = "vgg_cifar10_edge"
 SEED = 0  # of the recipe
-RESULT = Path(__file__).parent / "results" / "edge_cifar10.json"
 PAPER_WIDTH = ("model.width=1.0", "train.iterations=40", "train.evaluate_every=40", "train.checkpoint_every=40")
 DROPS_PCT = {"fp32": 0.4, "int8": 0.8}
-"""Points below main in float32 that progressive inference may lose on the validation images. The limits,
-0.64 and 1 points, are about test images, where a search that is lucky on validation loses some tenths more."""
+"""Points below main in float32 that progressive inference may lose on the validation images. On the test images it
+loses some tenths more; 0.64 and 1 are what it may lose there."""
 SWEEP_PCT = (0.1, 0.2, 0.3, 0.4, 0.5, 0.64, 1.0, 2.0)
 CRITERION = "margin"
-ONE_IMAGE = ("--batch", "1")  # no gathering of rows
+ONE_IMAGE = ("--batch", "1")  # the graph needs no gathering of rows
 LAST = "sub-model 5"
-"""What ends the files without main: hardly an image goes on to main from it."""
+"""The last exit of the files without main: hardly any image passes it."""
 LEAST_TIME = {
     f"progressive {kind}, least time{f', to {last}' if last != 'main' else ''}": (kind, last)
     for last in ("main", LAST)
     for kind in ("fp32", "int8")
 }
 """Precision and last exit of the files that are made for the least time."""
-LIMITS = {
-    "progressive fp32, least time": {"required": 0.50, "aim": 0.35},
-    "progressive int8, least time": {"required": 0.25, "aim": 0.15},
-    "worst case, quarter width": {"required": 1.20},
-    "worst case, paper width": {"required": 1.08},
-    "size int8": {"required": 0.30},
-    "macs": {"required": 0.45, "aim": 0.30},
-}
 NEVER = 1.5
 """A threshold that no confidence reaches."""
 
-Row = dict[str, Any]
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Trains and exports what is missing, measures, and prints or saves the result."""
-    options = _parse(arguments)
-    options.out.mkdir(parents=True, exist_ok=True)
-    result = {**provenance("benchmarks.edge", SEED), "load": os.getloadavg()[0], "limits": LIMITS, **measure(options)}
-    text = json.dumps(result, indent=2).replace(str(options.out), "FOLDER") + "\n"
-    if options.save:
-        options.result.parent.mkdir(parents=True, exist_ok=True)
-        options.result.write_text(text, encoding="utf-8")
-    print(text)
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Trains and exports what is missing, measures, and writes the result file."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.edge", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for the run folders")
     parser.add_argument("--data-root", type=Path, default=Path("data"), help="folder with CIFAR-10")
@@ -78,19 +55,20 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=1000, help="test images in a round")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of the recipe")
-    parser.add_argument("--save", action="store_true", help="write the result file")
-    parser.add_argument("--result", type=Path, default=RESULT)
-    return parser.parse_args(arguments)
+    parser.add_argument("--result", type=Path, default=RESULTS / "edge_cifar10.json")
+    options = parser.parse_args(arguments)
+    about = {**provenance("benchmarks.edge", SEED), "load": os.getloadavg()[0]}
+    save(options.result, {**about, **measure(options)}, {str(options.out): "FOLDER"})
 
 
 def measure(options: argparse.Namespace) -> Row:
     """Both widths: what was exported, and the latencies."""
     trained = options.out / "edge"
-    report = train(trained, options.data_root, _keys(options.set), options.recipe)
+    report = train(options.recipe, trained, options.data_root, options.set)
     exports = export_all(trained)
     images = test_images(trained, options.images)
     wide = options.out / "paper_width"
-    train(wide, options.data_root, _keys([*options.set, *PAPER_WIDTH]), options.recipe)
+    train(options.recipe, wide, options.data_root, [*options.set, *PAPER_WIDTH])
     return {
         "train": report,
         "exports": exports,
@@ -135,7 +113,7 @@ def sweep(run: Path) -> list[Row]:
 
 
 def at_paper_width(run: Path, trained: Mapping[str, Row], images: np.ndarray[Any, Any], rounds: int) -> Row:
-    """Latencies of the same exits at the paper's width, where as many images leave at each as in `trained`."""
+    """Latencies of the same exits at the paper's width, with the shares of images per exit of `trained`."""
     folder, logits = run / "export", runs.read_predictions(run)["test_logits"]
     exports = {"main fp32": _export(run, folder / "main-fp32.onnx", "--exit", "main")}
     for name, (kind, last) in LEAST_TIME.items():
@@ -148,12 +126,12 @@ def at_paper_width(run: Path, trained: Mapping[str, Row], images: np.ndarray[Any
 
 
 def thresholds_for(logits: np.ndarray[Any, Any], exits: Sequence[int], fractions: Sequence[float]) -> tuple[float, ...]:
-    """Thresholds at which these shares of the images leave at these exits.
+    """Thresholds at which these shares of the images stop at these exits.
 
     Args:
         logits: Of all exits, ``(K, N, C)``.
         exits: ``exit_index`` of the early exits.
-        fractions: Share of all images that is to leave at each, and last at the last exit.
+        fractions: Share of all images that stops at each, and last at the last exit.
     """
     rows = np.arange(logits.shape[1])
     thresholds = []
@@ -170,7 +148,7 @@ def thresholds_for(logits: np.ndarray[Any, Any], exits: Sequence[int], fractions
 
 
 def latencies(exports: Mapping[str, Row], images: np.ndarray[Any, Any], rounds: int) -> dict[str, dict[str, float]]:
-    """Of every export to main's in float32, and of rows that leave nowhere."""
+    """Of every export to main's in float32, and of images that take no early exit."""
     paths = {name: Path(row["path"]) for name, row in exports.items()}
     never = {}
     for name in LEAST_TIME:
@@ -194,10 +172,6 @@ def _number(last: str) -> str:
     return "" if last == "main" else f"-to-{last.split()[-1]}"
 
 
-def _keys(overrides: Sequence[str]) -> list[str]:
-    return [word for key in overrides for word in ("--set", key)]
-
-
 def _progressive(run: Path, path: Path, kind: str, *words: str) -> Row:
     drop = str(DROPS_PCT.get(kind, DROPS_PCT["fp32"]))
     options = ("--progressive", "--max-drop", drop, "--criterion", CRITERION, "--precision", kind)
@@ -205,15 +179,9 @@ def _progressive(run: Path, path: Path, kind: str, *words: str) -> Row:
 
 
 def _export(run: Path, path: Path, *words: str) -> Row:
-    """A file with what the export said of it, made unless both are there."""
-    said = path.with_suffix(".json")
-    if not (path.exists() and said.exists()):
-        said.write_text(json.dumps(_exported(run, path, *words)), encoding="utf-8")
-    return dict(json.loads(said.read_text(encoding="utf-8")))
-
-
-def _exported(run: Path, path: Path, *words: str) -> Row:
-    return lcprune("export", str(run), "--format", "onnx", *words, "--output", str(path))
+    """What `lcprune export` prints of a file, which is written once."""
+    command = ("export", str(run), "--format", "onnx", *words, "--output", str(path))
+    return once(path.with_suffix(".json"), lambda: lcprune(*command))
 
 
 if __name__ == "__main__":

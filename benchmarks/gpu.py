@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpu [--only PART ...] [--variants NAME ...] [--data-root data] [--full] [--budget-s 540]
 
-Writes ``benchmarks/results/<device>.json`` and ``.md`` after every case; cases that are in the file are skipped, and
+Writes ``benchmarks/results/<device>.json`` after every case; cases that are in the file are skipped, and
 none is started after ``--budget-s`` seconds, so that the same command, given again, goes on. Times are absolute, and
 the device is named. ``fast`` trains on CIFAR-10 in ``--data-root``, ``--full`` on CIFAR-10 and then on CIFAR-100; the
 rest needs no images.
@@ -23,14 +23,13 @@ from typing import Any
 
 import torch
 
-from benchmarks import markdown, memory, networks, steps, throughput
+from benchmarks import memory, networks, steps, throughput
 from benchmarks.case import Row
-from benchmarks.provenance import provenance, slug
+from benchmarks.provenance import RESULTS, provenance, slug
 from benchmarks.timing import spread
 from lcprune import recipe as recipes
 from lcprune.recipe import Recipe
 
-RESULTS = Path(__file__).parent / "results"
 RECIPE, FAST_RECIPE = "vgg_cifar10", "vgg_cifar10_fast"
 PROTOCOL_STEPS = 80_000
 PROTOCOL_LIMIT_MINUTES = 4.0
@@ -307,13 +306,12 @@ def run_for(words: Sequence[str], seconds: float) -> str | None:
 
 
 def write(path: Path, part: str, content: Mapping[str, Any]) -> None:
-    """Puts a part into the result file, whole or not at all, and makes the page anew."""
+    """Puts a part into the result file, whole or not at all."""
     result = {**_read(path), part: content}
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".part")
     draft.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     os.replace(draft, path)
-    path.with_suffix(".md").write_text(markdown.page(result), encoding="utf-8")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.timing import Side, Spread, in_turn, ratio
+from benchmarks.timing import Timed, in_turn, ratio
 from lcprune import ProgressiveSession
 
 Feed = Mapping[str, np.ndarray[Any, Any]]
@@ -31,29 +31,30 @@ def mean_latencies(
         thresholds: Of some models, instead of their own.
     """
     plain = [{"image": image[None].astype(np.float32) / np.float32(255)} for image in images]
-    sides: dict[str, Side] = {}
+    timed: dict[str, Timed] = {}
     for name, path in models.items():
         own = (thresholds or {}).get(name)
         extra: Feed = {} if own is None else {"threshold": np.asarray(own, np.float32)}
-        sides[name] = _side(ProgressiveSession(path, threads=1).runtime.run, [{**feed, **extra} for feed in plain])
-    return in_turn(sides, rounds, burst=len(images))
+        timed[name] = _passes(ProgressiveSession(path, threads=1).runtime.run, [{**feed, **extra} for feed in plain])
+    return in_turn(timed, rounds, burst=len(images))
 
 
 def to_first(seconds: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
     """Median in ms, and the ratio to the first model, round by round, with its quartiles."""
     base = next(iter(seconds.values()))
-    return {name: {"ms": 1000 * float(np.median(own)), **_as_row(ratio(own, base))} for name, own in seconds.items()}
+    rows = {}
+    for name, own in seconds.items():
+        found = ratio(own, base)
+        ms = 1000 * float(np.median(own))
+        rows[name] = {"ms": ms, "ratio": found.median, "low": found.low, "high": found.high}
+    return rows
 
 
-def _as_row(found: Spread) -> dict[str, float]:
-    return {"ratio": found.median, "low": found.low, "high": found.high}
-
-
-def _side(run: Callable[[None, Feed], Any], feeds: Sequence[Feed]) -> Side:
-    def side(count: int) -> float:
+def _passes(run: Callable[[None, Feed], Any], feeds: Sequence[Feed]) -> Timed:
+    def seconds(count: int) -> float:
         started = time.perf_counter()
         for feed in feeds[:count]:
             run(None, feed)
         return time.perf_counter() - started
 
-    return side
+    return seconds

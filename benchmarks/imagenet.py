@@ -2,29 +2,28 @@
 
 1,000 class folders named like WordNet's ids hold JPEG files of 500x375 pixels and about 110 kB. A few in each class are
 files of their own, the others are hard links to them, so that 1.28 million fit on any disk. Nothing can be learned from
-noise: accuracies mean nothing. Linux only. From the root of the repository: ``python -m benchmarks.imagenet --out
-FOLDER --save``. What FOLDER holds already is taken as it is, so that the
-whole can be stopped and started again.
+noise: accuracies mean nothing. Linux only: ``python -m benchmarks.imagenet --out FOLDER``. What FOLDER holds already is
+not made again.
 """
 
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from benchmarks.listing import listed
-from benchmarks.provenance import provenance
+from benchmarks.case import Row
+from benchmarks.commands import once, settings
+from benchmarks.provenance import RESULTS, provenance, save
 
-RESULT = Path(__file__).parent / "results" / "imagenet.json"
 CLASSES = 1000
 SIZE = (500, 375)  # what ImageNet's files have, on average, as the next one
 FILE_BYTES = 110_000
@@ -41,35 +40,24 @@ def main() -> None:
     parser.add_argument("--distinct", type=int, default=3, help="of them files of their own")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
     parser.add_argument("--batches", type=int, default=12, help="of 64 images, for each number of workers")
-    parser.add_argument("--save", action="store_true", help=f"write {RESULT.name} into the results")
-    parser.add_argument(
-        "--set", choices=("images", "few"), default="images", help="with --part load: all files, or few"
-    )
-    parser.add_argument("--part", choices=("list", "load"), help="the script calls itself so")
+    parser.add_argument("--result", type=Path, default=RESULTS / "imagenet.json")
+    parser.add_argument("--part", nargs=3, help=argparse.SUPPRESS)  # a measurement in this process
     options = parser.parse_args()
-    if options.part == "list":
-        print(json.dumps(listed(options.out / "images")))
-    elif options.part == "load":
-        print(json.dumps(loaded(options.out / options.set, options.workers[0], options.batches)))
-    else:
-        result = measure(options)
-        text = json.dumps(result, indent=2) + "\n"
-        (RESULT if options.save else options.out / RESULT.name).write_text(text, encoding="utf-8")
-        print(text)
+    if options.part is None:
+        save(options.result, measure(options), {str(options.out): "FOLDER"})
+        return
+    images, workers, batches = options.out / options.part[0], int(options.part[1]), int(options.part[2])
+    print(json.dumps(loaded(images, workers, batches) if batches else listed(images)))
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
+def measure(options: argparse.Namespace) -> Row:
     """Everything, each in a process of its own."""
     out: Path = options.out
     mean_bytes = make_files(out / "few", options.distinct)
     link_files(out / "few", out / "images", options.per_class)
-    myself = [sys.executable, "-m", "benchmarks.imagenet", "--out", str(out)]
-    batches = ["--batches", str(options.batches)]
     tried = [("images", number) for number in options.workers] + [("few", options.workers[-1])]
-    source = provenance("benchmarks.imagenet", seed=0)
-    source["command"] = source["command"].replace(str(out), "FOLDER")
     return {
-        **source,
+        **provenance("benchmarks.imagenet", seed=0),
         "usable_cores": len(os.sched_getaffinity(0)),
         "files": {
             "classes": CLASSES,
@@ -80,32 +68,33 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             "mean_bytes": mean_bytes,
         },
         "load": os.getloadavg()[0],
-        "listing": _kept(out, "listing", lambda: _part([*myself, "--part", "list"])),
-        "loading": [_loading([*myself, *batches], out, name, number) for name, number in tried],
+        "listing": _part(out, "images", 0, 0),
+        "loading": [_part(out, name, workers, options.batches) for name, workers in tried],
         "run": [_command(out, words) for words in commands(out)],
     }
 
 
-def _loading(command: Sequence[str], out: Path, name: str, workers: int) -> dict[str, Any]:
-    words = [*command, "--part", "load", "--set", name, "--workers", str(workers)]
-    return _kept(out, f"loading {name} {workers}", lambda: _part(words))
+def _part(out: Path, *part: object) -> Row:
+    words = [str(word) for word in part]
+    command = [sys.executable, "-m", "benchmarks.imagenet", "--out", str(out), "--part", *words]
+    return once(out / "parts" / f"{'-'.join(words)}.json", lambda: dict(json.loads(_output(command)[0])))
 
 
-def _kept(out: Path, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `make` gives; what an earlier call gave is taken, so that the whole can be stopped and started again."""
-    path = out / "said" / f"{name.replace(' ', '-')}.json"
-    if not path.exists():
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(make()), encoding="utf-8")
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+def listed(root: Path) -> Row:
+    """Time and memory of listing the files in this process."""
+    from lcprune.data.files import list_folder
 
-
-def _part(command: Sequence[str]) -> dict[str, Any]:
-    return dict(json.loads(_said(command)[0]))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.perf_counter()
+    listing = list_folder(root)
+    seconds = round(time.perf_counter() - started, 3)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    figures = {"peak_memory_bytes": 1024 * peak, "of_it_listing_bytes": 1024 * (peak - before)}
+    return {"found": len(listing.train), "seconds": seconds, **figures}
 
 
 def commands(out: Path) -> list[list[str]]:
-    """What is typed: the shipped recipe, cut to a few steps of few and smaller images, and what follows a run."""
+    """The shipped recipe, cut to a few steps of few and smaller images, and the commands after a run."""
     run = str(out / "run")
     few = {
         "train.iterations": STEPS,
@@ -118,9 +107,9 @@ def commands(out: Path) -> list[list[str]]:
         "data.image_size": 112,  # a quarter of the pixels: 3,000 images are evaluated
         "data.resize": 128,
     }
-    settings = [word for key, value in few.items() for word in ("--set", f"{key}={value}")]
+    overrides = settings([f"{key}={value}" for key, value in few.items()])
     return [
-        ["train", "resnet50_imagenet", *settings, "--data-root", str(out / "images"), "--out", run],
+        ["train", "resnet50_imagenet", *overrides, "--data-root", str(out / "images"), "--out", run],
         ["select", run, "--max-drop", "100"],
         ["export", run, "--format", "onnx"],
         ["predict", str(out / "run/export/sub-model-1.onnx"), str(out / "images/val" / class_name(0))],
@@ -179,7 +168,7 @@ def photograph(noise: np.random.Generator) -> Image.Image:
     return Image.fromarray((np.asarray(shapes, dtype=np.int16) + grain).clip(0, 255).astype(np.uint8))
 
 
-def loaded(root: Path, workers: int, batches: int) -> dict[str, Any]:
+def loaded(root: Path, workers: int, batches: int) -> Row:
     """Images per second of the recipe's own batches of 64, and the memory that they take."""
     import torch
 
@@ -256,24 +245,23 @@ def tree_bytes(pid: int) -> int:
     return total
 
 
-def _said(command: Sequence[str]) -> tuple[str, int]:
+def _output(command: Sequence[str]) -> tuple[str, int]:
     """What a command prints, and the most memory of it and its workers."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process, Watch(process.pid) as watch:
-        said, _ = process.communicate()
+        output, _ = process.communicate()
     if process.returncode:
         sys.exit(f"{' '.join(command)} ended with {process.returncode}")
-    return said, watch.peak_bytes
+    return output, watch.peak_bytes
 
 
-def _command(out: Path, words: Sequence[str]) -> dict[str, Any]:
-    def timed() -> dict[str, Any]:
+def _command(out: Path, words: Sequence[str]) -> Row:
+    def timed() -> Row:
         started = time.perf_counter()
-        _, peak = _said([sys.executable, "-m", "lcprune", *words, "--json"])
+        _, peak = _output([sys.executable, "-m", "lcprune", *words, "--json"])
         seconds = round(time.perf_counter() - started, 1)
-        shown = " ".join(["lcprune", *words]).replace(str(out), "FOLDER")
-        return {"command": shown, "seconds": seconds, "peak_bytes": peak}
+        return {"command": " ".join(["lcprune", *words]), "seconds": seconds, "peak_bytes": peak}
 
-    return _kept(out, words[0], timed)
+    return once(out / "parts" / f"{words[0]}.json", timed)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ loader alone can give. Run it from the root of the repository: ``python -m bench
 """
 
 import argparse
-import json
 import os
 import tempfile
 import time
@@ -15,13 +14,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.provenance import provenance
+from benchmarks.provenance import RESULTS, provenance, save
 from lcprune.data import sources
 from lcprune.data.sampling import Targets
 from lcprune.data.streaming import Streaming, StreamLoader
 from lcprune.recipe import DataConfig
 
-RESULT = Path(__file__).parent / "results" / "loading.json"
 SIZE = (500, 375)  # what ImageNet's files have, on average
 BATCH = 32
 
@@ -31,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=int, default=320)
     parser.add_argument("--workers", type=int, nargs="+", default=[0])
-    parser.add_argument("--output", type=Path, default=RESULT)
+    parser.add_argument("--result", type=Path, default=RESULTS / "loading.json")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="lcprune-loading-") as name:
         make_files(Path(name), options.files)
@@ -46,8 +44,7 @@ def main() -> None:
         "recipe": "image_size 224, resize 256, resized_crop, batch 32",
         "rows": rows,
     }
-    options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(rows, indent=2))
+    save(options.result, result)
 
 
 def make_files(root: Path, files: int) -> None:

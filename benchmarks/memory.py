@@ -1,7 +1,5 @@
 """Peak memory of a training step, `local_critic` against `backprop`, by the number of groups; and what it costs.
 
-    python -m benchmarks.memory "bytes: VGG"
-
 Memory is counted, not read off the process: the bytes of all tensors that are alive at the same time (weights,
 gradients, optimizer state, batch, activations and what the operators need for themselves), as torch's allocator reports
 each allocation. The critics are pooled. Time is a ratio to `backprop`, at a smaller batch where the network is large.
@@ -18,9 +16,9 @@ from torch.optim import Optimizer
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import networks, steps
-from benchmarks.case import Row, run_case
+from benchmarks.case import Row
 from benchmarks.throughput import BACKPROP, LOCAL_CRITIC
-from benchmarks.timing import Side, in_turn, ratio
+from benchmarks.timing import Timed, in_turn, ratio
 from lcprune.recipe import Recipe
 from lcprune.training import precision
 from lcprune.training.methods import build_method
@@ -70,11 +68,6 @@ RESNET = Case(
 CASES = (VGG, RESNET)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures one case."""
-    run_case("memory", __doc__, cases(torch.device("cpu")), arguments)
-
-
 def cases(device: torch.device) -> dict[str, Callable[[], list[Row]]]:
     """All cases by name: the bytes of a network in one process, since they are counted; the times each in its own."""
     counted = {f"bytes: {case.network}": partial(measure_bytes, case, device) for case in CASES}
@@ -108,8 +101,8 @@ def measure_time(
     how = {"backprop": BACKPROP, **{mode: (*LOCAL_CRITIC, *keys) for mode, keys in modes.items()}}
     loaded = {name: networks.load(case.recipe, [*shared, *keys]) for name, keys in how.items()}
     split = networks.noise(loaded["backprop"], samples=16 * case.speed_batch_size)
-    sides: dict[str, Side] = {name: steps.Ours(recipe, split, device) for name, recipe in loaded.items()}
-    seconds = in_turn(sides, case.rounds)
+    timed: dict[str, Timed] = {name: steps.Ours(recipe, split, device) for name, recipe in loaded.items()}
+    seconds = in_turn(timed, case.rounds)
     return [
         _row(
             case,
@@ -188,7 +181,3 @@ def _row(case: Case, groups: int, overrides: Sequence[str], **measured: object) 
         "limit": case.limit,
         **measured,
     }
-
-
-if __name__ == "__main__":
-    main()

@@ -13,7 +13,7 @@ from lcprune.models import Network, build
 from lcprune.recipe import Recipe
 
 SAMPLES = 20_000
-"""Images; no side of a comparison comes to the end of an epoch, where workers would be started again."""
+"""Images; no loop of a comparison comes to the end of an epoch, where workers would be started again."""
 SEED = 0
 SHAPES = {"digits": (10, (1, 8, 8)), "cifar10": (10, (3, 32, 32)), "cifar100": (100, (3, 32, 32))}
 MEAN, STD = 0.5, 0.25

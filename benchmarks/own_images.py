@@ -1,10 +1,10 @@
 """A folder of photographs to a progressive model, fine-tuned and from initial weights, by the `lcprune` command alone.
 
-    python -m benchmarks.own_images --out FOLDER [--data-root data] [--rounds 9] [--save]
+    python -m benchmarks.own_images --out FOLDER [--data-root data] [--rounds 9]
 
 CIFAR-10 is written out as PNG files of 64x64 pixels: seven classes on which a backbone is trained, and three others
-that stand for a user's own photographs. What is in FOLDER is taken as it is, so that the whole can be stopped and
-started again. Latency is the mean over test images at batch 1 and one thread, each model in turn, as a ratio to main's.
+that stand for a user's own photographs. What is in FOLDER already is not made again. Latency is the mean over test
+images at batch 1 and one thread, each model in turn, as a ratio to main's.
 """
 
 import argparse
@@ -16,18 +16,19 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from benchmarks.case import Row
+from benchmarks.commands import once, settings
 from benchmarks.image_latency import mean_latencies, to_first
-from benchmarks.provenance import provenance
+from benchmarks.provenance import RESULTS, provenance, save
 from lcprune.data import sources
 from lcprune.data.sources import Dataset, Split
 from lcprune.recipe import DataConfig
 
-RESULT = Path(__file__).parent / "results" / "own_images.json"
+RESULT = RESULTS / "own_images.json"
 SEED = 0  # of the recipes that `lcprune init` writes
 SIZE_PX = 64
 MODEL = ("--model", "mobilenet_v3_small")
@@ -36,8 +37,6 @@ PHOTOS = ("automobile", "cat", "ship")
 BACKBONE_EPOCHS, EPOCHS = 5, 8
 BUDGET = 3
 """Exit code of a command that finds nothing within the budget."""
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ FOLDERS = {"others": Counts(700, 100), "photos": Counts(500, 300), "new": Counts
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Makes what is missing, measures, and prints or saves the result."""
+    """Makes what is missing, measures, and writes the result file."""
     options = _parse(arguments)
     home = options.out.resolve()
     home.mkdir(parents=True, exist_ok=True)
@@ -73,10 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         **made,
         "walkthrough": walk,
     }
-    text = json.dumps(result, indent=2).replace(f"{home}/", "").replace(str(home), "FOLDER") + "\n"
-    if options.save:
-        RESULT.write_text(text, encoding="utf-8")
-    print(text)
+    save(RESULT, result, {f"{home}/": "", str(home): "FOLDER"})
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -87,7 +83,6 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of all runs, for a try")
     parser.add_argument("--images", type=int, default=300, help="test images in a round of the latencies")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--save", action="store_true", help="write the result file")
     return parser.parse_args(arguments)
 
 
@@ -107,7 +102,7 @@ def write_folders(home: Path, data_root: Path, share: float = 1.0) -> None:
 
 
 def write_class(folder: Path, dataset: Dataset, name: str, counts: Counts, share: float) -> None:
-    """The first images of a class, below ``train/`` and ``test/``, or both left out where there is nothing to train."""
+    """The first images of a class, below ``train/`` and ``test/``, or directly where there is nothing to train."""
     label = dataset.classes.index(name)
     splits: tuple[tuple[str, Split, int, int], ...] = (
         ("train", dataset.train, 0, counts.train),
@@ -132,7 +127,7 @@ def backbone(home: Path, overrides: Sequence[str]) -> Row:
     """What stands for pretrained weights: main alone, trained for a short while on the other classes."""
     init = typed(home, "backbone/init", "init", "others/", *MODEL, "--output", "others.yaml")
     keys = ["train.method=backprop", f"train.epochs={BACKBONE_EPOCHS}", "data.normalize=imagenet", *overrides]
-    words = ("others.yaml", *_set(keys), "--out", "runs/others")
+    words = ("others.yaml", *settings(keys), "--out", "runs/others")
     trained = train(figures, home, "backbone/train", "runs/others", *words)
     return {"init": init["command"], "train": trained, "evaluations": evaluations(home / "runs/others")}
 
@@ -142,14 +137,14 @@ def fine_tuned(home: Path, overrides: Sequence[str]) -> Row:
     weights = ("--weights", "runs/others/weights.safetensors")
     init = typed(home, "tuned/init", "init", "photos/", *MODEL, *weights, "--output", "tuned.yaml")
     keys = [f"train.epochs={EPOCHS}", "train.critic_warmup=10", "train.layer_decay=0.8", *overrides]
-    words = ("tuned.yaml", *_set(keys), "--out", "runs/tuned")
+    words = ("tuned.yaml", *settings(keys), "--out", "runs/tuned")
     trained = train(figures, home, "tuned/train", "runs/tuned", *words)
     found = {**accuracies(home, "runs/tuned"), **exported(home, "runs/tuned")}
     return {"init": init["command"], "train": trained, **found}
 
 
 def walkthrough(home: Path, overrides: Sequence[str]) -> list[Row]:
-    """What a newcomer types, and what is printed; the run of initial weights comes of it.
+    """The commands of the walk-through and their output; they train the run from initial weights.
 
     It is trained last, so that it is ``runs/latest``.
     """
@@ -158,7 +153,7 @@ def walkthrough(home: Path, overrides: Sequence[str]) -> list[Row]:
     return [
         photos,
         typed(home, "walk/dry-run", "train", "--dry-run"),
-        train(typed, home, "walk/train", "runs/photos-1", *_set(keys)),
+        train(typed, home, "walk/train", "runs/photos-1", *settings(keys)),
         typed(home, "walk/select", "select", "--max-drop", "2.0"),
         calibrated_or_by_hand(home),
         typed(home, "walk/predict", "predict", f"{EXPORTED}/progressive.onnx", "new/", "--save-grid", "sheet.png"),
@@ -181,13 +176,13 @@ EXPORTS = {
 
 
 def accuracies(home: Path, run: str) -> Row:
-    """What every exit of a finished run is worth, and what is chosen; on the way, and in the end."""
+    """Accuracy of every exit of a run, during training and at the end, and the selection."""
     selected = figures(home, f"{Path(run).name}/select", "select", run, "--max-drop", "2")
     return {"evaluations": evaluations(home / run), "select": selected}
 
 
 def exported(home: Path, run: str) -> Row:
-    """What is exported of a finished run, and the time that an image takes."""
+    """The exports of a finished run, and their latency."""
     exports, name = {}, Path(run).name
     for what, words in EXPORTS.items():
         path = f"{run}/export/{what.replace(' ', '-')}.onnx"
@@ -220,12 +215,12 @@ def train(give: Callable[..., Row], home: Path, name: str, run: str, *words: str
 
 
 def typed(home: Path, name: str, *words: str) -> Row:
-    """A command as a person types it, and what is printed; kept under a name, and given only once."""
+    """A command as a person types it, and what it prints; run once, and kept under a name."""
     return _once(home, name, words, (), lambda printed: {"printed": printed.splitlines()})
 
 
 def figures(home: Path, name: str, *words: str) -> Row:
-    """A command's data; likewise."""
+    """A command's JSON output; likewise."""
     return _once(home, name, words, ("--json",), _data)
 
 
@@ -234,15 +229,14 @@ def _data(printed: str) -> Row:
     return found if isinstance(found, dict) else {"rows": found}
 
 
-def _once(home: Path, name: str, words: Sequence[str], form: Sequence[str], read: Callable[[str], Row]) -> Row:
-    path = home / "said" / f"{name.replace(' ', '-')}.json"
-    if not path.exists():
-        done = _run(home, (*words, *form))
+def _once(home: Path, name: str, words: Sequence[str], options: Sequence[str], read: Callable[[str], Row]) -> Row:
+    def make() -> Row:
+        done = _run(home, (*words, *options))
         told = [line for line in done.stderr.splitlines() if not line.startswith("step ")]
         row = {"command": " ".join(["lcprune", *words]), **read(done.stdout), "told": told}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({**row, "exit_code": done.returncode}), encoding="utf-8")
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+        return {**row, "exit_code": done.returncode}
+
+    return once(home / "said" / f"{name.replace(' ', '-')}.json", make)
 
 
 def _run(home: Path, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
@@ -259,10 +253,6 @@ def _run(home: Path, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
     if done.returncode not in (0, BUDGET):
         raise SystemExit(f"lcprune {' '.join(words)} ended with {done.returncode}: {done.stdout}{done.stderr}")
     return done
-
-
-def _set(keys: Sequence[str]) -> list[str]:
-    return [word for key in keys for word in ("--set", key)]
 
 
 if __name__ == "__main__":

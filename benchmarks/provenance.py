@@ -1,14 +1,19 @@
-"""Where a figure comes from: the command, the machine and the versions that every result file names."""
+"""Result files: every one names the command, the machine and the versions that its figures come from."""
 
+import json
 import os
 import platform
 import re
 import shlex
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from lcprune.paper.provenance import cpu_name
+
+RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "torchvision", "onnx", "onnxruntime", "fvcore", "numpy")
 
 
@@ -27,6 +32,22 @@ def provenance(module: str, seed: int) -> dict[str, Any]:
     }
 
 
+def save(path: Path, result: Mapping[str, Any], folders: Mapping[str, str] | None = None) -> None:
+    """Writes a result file and prints its path.
+
+    Args:
+        path: Of the file; its folder is made.
+        result: Its content.
+        folders: Paths of this machine, and what to write in their place.
+    """
+    text = json.dumps(result, indent=2)
+    for folder, shown in (folders or {}).items():
+        text = text.replace(folder, shown)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n", encoding="utf-8")
+    print(path)
+
+
 def machine_slug() -> str:
     """The CPU and its cores as the name of a file: ``intel-xeon-2-cores``."""
     return slug(f"{cpu_name()} {os.cpu_count()} cores")
@@ -36,14 +57,6 @@ def slug(name: str) -> str:
     """A device's name as the name of a file, without what all of them have in it."""
     plain = re.sub(r"\((r|tm)\)|\b(cpu|processor)\b|@.*?ghz", " ", name.lower())
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
-
-
-def cpu_name() -> str:
-    """What the CPU calls itself."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _usable_cores() -> int:
@@ -57,5 +70,5 @@ def _versions() -> dict[str, str]:
         try:
             installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            installed[name] = "not installed"  # a machine that is lent for its GPU may lack some
+            installed[name] = "not installed"  # a machine that is borrowed for its GPU may lack some
     return installed

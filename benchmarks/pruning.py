@@ -1,4 +1,4 @@
-"""Structured pruning as it is published: torch-pruning cuts channels out of main, and SGD mends what that broke."""
+"""Structured pruning with torch-pruning: it removes channels of main, which is then fine-tuned with SGD."""
 
 import copy
 import importlib

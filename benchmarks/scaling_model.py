@@ -1,4 +1,4 @@
-"""A model of how fast several processes train: held against what was measured, and asked about larger machines.
+"""A model of how fast several processes train: compared with measurements, and applied to larger machines.
 
     python -m benchmarks.scaling_model
 
@@ -13,19 +13,17 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.networks import SEED
-from benchmarks.provenance import provenance
+from benchmarks.provenance import RESULTS, provenance, save
 from lcprune import recipe as recipes
 from lcprune.analysis.profile import profile
 from lcprune.models import build
 from lcprune.training.methods.local_exits import stages_of
 
-RESULTS = Path(__file__).parent / "results"
 MICRO_BATCHES = 4
 IMAGENET = (3, 224, 224)
 CLASSES = 1000
@@ -88,14 +86,11 @@ BATCH = 4096
 def main() -> None:
     """Writes the result file."""
     measured = json.loads((RESULTS / "parallel.json").read_text(encoding="utf-8"))
-    path = RESULTS / "scaling_model.json"
-    result = {**provenance("benchmarks.scaling_model", SEED), **asked(measured)}
-    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(path)
+    save(RESULTS / "scaling_model.json", {**provenance("benchmarks.scaling_model", SEED), **answers(measured)})
 
 
-def asked(measured: dict[str, Any]) -> dict[str, Any]:
-    """All that the model says.
+def answers(measured: dict[str, Any]) -> dict[str, Any]:
+    """The model compared with the measurements, and its predictions.
 
     Args:
         measured: The content of ``parallel.json``.
@@ -119,7 +114,7 @@ def fitted(rows: Sequence[dict[str, float]]) -> Link:
 
 
 def checked(measured: dict[str, Any]) -> list[dict[str, Any]]:
-    """What the model says beside what was measured, line by line."""
+    """The model beside the measurements, line by line."""
     link = fitted(measured["link"]["rows"])
     rows = []
     for case in measured["speed"]["rows"]:
@@ -150,7 +145,7 @@ def _compared(case: dict[str, Any], what: str, model: float, measured: float) ->
 
 
 def _speedups(case: dict[str, Any], link: Link) -> dict[str, float]:
-    """Of every side of a case, over one process."""
+    """Of every training of a case, over one process."""
     costs, cut = case["group_costs"], case["groups_per_rank"]
     sent_bytes = case["bytes_sent_per_step"]
     parts = parts_of(costs, cut)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.markdown import table
+from benchmarks.markdown import ratio, table
 
 PARALLEL, MODEL = "parallel.json", "scaling_model.json"
 
@@ -33,7 +33,7 @@ def _speed(cases: Sequence[dict[str, Any]]) -> str:
             if row["side"].startswith("layers"):
                 name = f"{name}, {cut}"
             over = "local_critic" if row["over"] == "one process" else "backprop"
-            rows.append([case["case"], name, f"`{over}`", _spread(row["speedup"]), f"{row['images_per_s']:,.0f}"])
+            rows.append([case["case"], name, f"`{over}`", ratio(row["speedup"]), f"{row['images_per_s']:,.0f}"])
     title = (
         "**Two processes over one** (images/s over those of one process that trains with the method named; batch "
         f"{cases[0]['batch_size']} in all; median of the rounds, quartiles in brackets). Two that share nothing are "
@@ -50,7 +50,7 @@ def _slow_links(cases: Sequence[dict[str, Any]]) -> str:
             str(row["staleness"]),
             f"{row['step_ms']:.0f} ms",
             f"{row['delayed_step_ms']:.0f} ms",
-            _spread(row["kept"]),
+            ratio(row["kept"]),
         ]
         for case in cases
         for row in case["rows"]
@@ -125,7 +125,3 @@ def _titled(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
 def _counts(groups_per_rank: Sequence[int]) -> str:
     return "+".join(str(count) for count in groups_per_rank)
-
-
-def _spread(values: dict[str, float]) -> str:
-    return f"{values['median']:.2f} ({values['low']:.2f} to {values['high']:.2f})"

@@ -1,16 +1,13 @@
-"""How soon commands answer, and how long an export takes.
+"""The time that commands take to start, and that an export takes.
 
-    python -m benchmarks.startup commands
-
-Every command is held against ``python -c pass``, which is what any Python program pays; since the limits are in
-seconds, those are given too. A progressive export is held against torch.onnx.export of main alone.
+Every command is compared with ``python -c pass``, which is what any Python program takes; since the limits are in
+seconds, those are given too. A progressive export is compared with torch.onnx.export of main alone.
 """
 
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,8 +15,8 @@ from typing import Any
 import torch
 
 from benchmarks import networks
-from benchmarks.case import Row, run_case
-from benchmarks.timing import Side, in_turn, ratio
+from benchmarks.case import Row
+from benchmarks.timing import Timed, in_turn, ratio, repeated
 from lcprune.export.progressive import stitch
 from lcprune.export.segments import export_module, export_stages
 from lcprune.recipe import Recipe
@@ -37,20 +34,11 @@ COMMANDS: dict[str, tuple[tuple[str, ...], float | None]] = {
 """Each with the most seconds that it may take; starting Python counts."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures one case."""
-    cases: dict[str, Callable[[], list[Row]]] = {
-        "commands": measure_commands,
-        "export": lambda: measure_export(networks.load(EXPORTED, ["train.method=local_critic"])),
-    }
-    run_case("startup", __doc__, cases, arguments)
-
-
 def measure_commands(rounds: int = 9) -> list[Row]:
     """One row for each command."""
-    sides: dict[str, Side] = {"nothing": _command(NOTHING)}
-    sides |= {name: _command(words) for name, (words, _) in COMMANDS.items()}
-    seconds = in_turn(sides, rounds)
+    timed: dict[str, Timed] = {"nothing": _command(NOTHING)}
+    timed |= {name: _command(words) for name, (words, _) in COMMANDS.items()}
+    seconds = in_turn(timed, rounds)
     rows = []
     for name, (_, limit_s) in COMMANDS.items():
         median_s = statistics.median(seconds[name])
@@ -66,8 +54,9 @@ def measure_commands(rounds: int = 9) -> list[Row]:
     return rows
 
 
-def measure_export(recipe: Recipe, rounds: int = 3) -> list[Row]:
+def measure_export(recipe: Recipe | None = None, rounds: int = 3) -> list[Row]:
     """One row: stages, critics and the stitching of all exits, over the export of main alone."""
+    recipe = recipe or networks.load(EXPORTED, ["train.method=local_critic"])
     network = networks.make_network(recipe, torch.device("cpu")).eval()
     _, shape = networks.SHAPES[recipe.data.source]
     exits = list(range(len(network.critics)))
@@ -76,8 +65,11 @@ def measure_export(recipe: Recipe, rounds: int = 3) -> list[Row]:
     def progressive() -> Any:
         return stitch(export_stages(network, exits, shape), [0.5] * len(exits), "optional")
 
-    sides = {"progressive": _timed(progressive), "main": _timed(lambda: export_module(submodel, shape, ("logits",)))}
-    seconds = in_turn(sides, rounds)
+    timed = {
+        "progressive": repeated(progressive),
+        "main": repeated(lambda: export_module(submodel, shape, ("logits",))),
+    }
+    seconds = in_turn(timed, rounds)
     return [
         {
             "what": f"progressive export of {recipe.name}",
@@ -86,22 +78,8 @@ def measure_export(recipe: Recipe, rounds: int = 3) -> list[Row]:
     ]
 
 
-def _command(words: Sequence[str]) -> Side:
+def _command(words: Sequence[str]) -> Timed:
     def run() -> None:
         subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
 
-    return _timed(run)
-
-
-def _timed(work: Callable[[], Any]) -> Side:
-    def side(times: int) -> float:
-        begin = time.perf_counter()
-        for _ in range(times):
-            work()
-        return time.perf_counter() - begin
-
-    return side
-
-
-if __name__ == "__main__":
-    main()
+    return repeated(run)

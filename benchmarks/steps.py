@@ -1,6 +1,6 @@
 """A training step in three ways: ours, a bare loop on tensors, and a loop as people write it with a DataLoader.
 
-Each is a `Side`: it trains for so many steps and goes on from there the next time.
+Each is a `Timed`: it trains for so many steps and goes on from there the next time.
 """
 
 import time
@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from benchmarks.networks import MEAN, STD, make_network, memory_format
-from benchmarks.timing import Side
+from benchmarks.timing import Timed
 from lcprune.data.loaders import Loader, TrainLoader
 from lcprune.data.sources import Split
 from lcprune.models import Network
@@ -53,7 +53,7 @@ class Ours:
         self._loop = Loop(plan_of(recipe, loader_of(recipe, split, device), device, Alone()), method, state)
 
     def __call__(self, steps: int) -> float:
-        """See `Side`."""
+        """See `Timed`."""
         return self.laps([*self._before, steps])[-1]
 
     def laps(self, steps: Sequence[int]) -> list[float]:
@@ -142,7 +142,7 @@ class _Clock:
         """See `Listener`."""
 
 
-def bare_loop(recipe: Recipe, split: Split, device: torch.device) -> Side:
+def bare_loop(recipe: Recipe, split: Split, device: torch.device) -> Timed:
     """A loop on tensors without our code: the same network, memory format and fused optimizers, no augmentation."""
     network = make_network(recipe, device)
     optimizers = _optimizers(recipe, network, fused=True)
@@ -169,7 +169,7 @@ def bare_loop(recipe: Recipe, split: Split, device: torch.device) -> Side:
     return train
 
 
-def plain_loop(recipe: Recipe, split: Split, device: torch.device, workers: int = 2) -> Side:
+def plain_loop(recipe: Recipe, split: Split, device: torch.device, workers: int = 2) -> Timed:
     """A loop as people write it: torchvision's transforms in a DataLoader with workers, optimizers as they come.
 
     Its images are normalised by the transforms, its network and images are contiguous, and it works in float32.
@@ -203,7 +203,7 @@ def plain_loop(recipe: Recipe, split: Split, device: torch.device, workers: int 
     return train
 
 
-def matrix_product(device: torch.device, dtype: torch.dtype, size: int) -> Side:
+def matrix_product(device: torch.device, dtype: torch.dtype, size: int) -> Timed:
     """Products of two square matrices: the arithmetic that the machine can do at best, 2 x size^3 operations each."""
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     product = torch.empty_like(left)

@@ -49,16 +49,14 @@ def speed() -> str:
     parts = _suite(CPU, ("methods", "memory", "analysis", "start", "export")) + _suite(
         GPU, ("variants", "speed", "memory")
     )
-    trials = [_analysis_profile(_read("analysis_profile.json")), _trials(_read("fast_recipe_trials.json"))]
-    return "\n\n".join([_profile(_read("step_profile.json")), *trials, *parts])
+    return "\n\n".join([_trials(_read("fast_recipe_trials.json")), *parts])
 
 
 def losses() -> str:
     """What docs/methods.md shows."""
     parts = []
     for name in ("critic_losses.json", "critic_losses_screen.json"):
-        page = critic_losses.page(_read(name))
-        parts.append(page.partition("\n")[2].strip() + f"\n\nFrom `benchmarks/results/{name}`.")
+        parts.append(f"{critic_losses.page(_read(name))}\n\nFrom `benchmarks/results/{name}`.")
     return "\n\n".join(parts)
 
 
@@ -176,9 +174,9 @@ def _rival(result: dict[str, Any]) -> str:
     rows = [
         f"**Beside structured pruning** (torch-pruning {result['versions']['torch-pruning']} on main of the same run, "
         f"{result['fine_tuning_s']:.0f} s of fine-tuning each; `benchmarks/results/rival_cifar10.json`, "
-        f"[docs/rival.svg](docs/rival.svg)): {times['rival_s']:.0f} s to a pruned model, {times['ours_s']:.1f} s to "
-        f"one of ours, {times['ratio']:.0f} x; the search for the pruning criterion is not counted. How far our "
-        "models lie above each pruned one:",
+        f"[docs/pruning.svg](docs/pruning.svg)): {times['pruned_s']:.0f} s to a pruned model, "
+        f"{times['ours_s']:.1f} s to one of ours, {times['ratio']:.0f} x; the search for the pruning criterion is not "
+        "counted. How far our models lie above each pruned one:",
         "",
         "| pruned to | MACs of main | latency to main's | test accuracy % | ours, same MACs | ours, same latency |",
         "|---|---|---|---|---|---|",
@@ -269,62 +267,6 @@ def _progressive(result: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def _profile(result: dict[str, Any]) -> str:
-    """Steps before and after each change, and where their time goes."""
-    rows = result["rows"]
-    steps = [
-        f"| {row['recipe']} | {row['variant']} "
-        + "".join(f"| {_spread(row['step_over_first'][method])} " for method in ("local_critic", "backprop"))
-        + f"| {_spread(row['lc_over_bp'])} | {row['page_faults']['local_critic']:,.0f} |"
-        for row in rows
-    ]
-    operators = [
-        f"| {row['recipe']} | {row['variant']} | "
-        + ", ".join(f"`{name}` {pct:.1f}" for name, pct in list(row["operators_pct_of_first"].items())[:7])
-        + " |"
-        for row in rows
-    ]
-    return "\n".join(
-        [
-            f"**Before and after each change** (`benchmarks/results/step_profile.json`, {_machine(result)}; every "
-            "variant adds a change to the one above it). The time of a step is over that of the first variant: the "
-            f"median of {result['turns']} processes, and in brackets the quartiles.",
-            "",
-            "| recipe | variant | `local_critic` | `backprop` | `local_critic` over `backprop` | page faults |",
-            "|---|---|---|---|---|---|",
-            *steps,
-            "",
-            "The operators that take most of a step of `local_critic`, as torch.profiler sees them, in % of the first "
-            "variant's step:",
-            "",
-            "| recipe | variant | self time, % |",
-            "|---|---|---|",
-            *operators,
-        ]
-    )
-
-
-def _analysis_profile(result: dict[str, Any]) -> str:
-    """CPU time of the analysis before and after, and where it went."""
-    rows = [
-        "**Evaluation, calibration and selection before and after** (`benchmarks/results/analysis_profile.json`, "
-        f"{_machine(result)}; 50,000 x 1,000 logits of 6 exits; functions with most self time, in % of the whole).",
-        "",
-        "| work | before, CPU s | after, CPU s | most time before | most time after |",
-        "|---|---|---|---|---|",
-    ]
-    for row in result["rows"]:
-        both = [row["before"], row["after"]]
-        times = " | ".join(f"{side['cpu_s']:.2f}" for side in both)
-        tops = " | ".join(_top(side["self_time_pct"]) for side in both)
-        rows.append(f"| {row['work']} | {times} | {tops} |")
-    return "\n".join(rows)
-
-
-def _top(self_time_pct: dict[str, float]) -> str:
-    return ", ".join(f"`{name}` {pct:.0f}" for name, pct in list(self_time_pct.items())[:3])
-
-
 def _trials(result: dict[str, Any]) -> str:
     """What each ingredient of the fast recipe does by itself to a short run."""
     rows = [
@@ -343,17 +285,13 @@ def _trials(result: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def _spread(values: dict[str, float]) -> str:
-    return f"{values['median']:.3f} ({values['low']:.3f} to {values['high']:.3f})"
-
-
 def _suite(machine: str, shown: Sequence[str]) -> list[str]:
     """Parts of the suite as they were measured on a machine, if they were."""
     if not (RESULTS / f"{machine}.json").exists():
         return []
     result = _read(f"{machine}.json")
     tables = [markdown.TABLES[part](result) for part in shown if part in result]
-    return [*tables, f"From `benchmarks/results/{machine}.json`; the page beside it shows all of it."] if tables else []
+    return [*tables, f"From `benchmarks/results/{machine}.json`."] if tables else []
 
 
 def _machine(result: dict[str, Any]) -> str:

@@ -1,20 +1,19 @@
 """How fast a training step is: ours against plain loops, against the machine's arithmetic, and method against method.
 
-    python -m benchmarks.throughput "overhead: paper width, local_critic"
-
-``overhead`` holds our loop against a bare one on tensors, a DataLoader loop and the arithmetic limit; ``methods`` holds
-a step of `local_critic` against one of `backprop`. Images are noise, the size and number of CIFAR's.
+The part ``speed`` of `benchmarks.bench` compares our loop with a bare one on tensors, a DataLoader loop and the
+arithmetic limit; ``methods`` compares a step of `local_critic` with one of `backprop`. Images are noise, the size and
+number of CIFAR's.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 
 import torch
 
 from benchmarks import networks, steps
-from benchmarks.case import Row, run_case
-from benchmarks.timing import Side, in_turn, ratio, spread
+from benchmarks.case import Row
+from benchmarks.timing import Timed, in_turn, ratio, spread
 from lcprune import recipe as recipes
 
 BARE_LIMIT = 0.98
@@ -60,20 +59,18 @@ METHOD_CASES = (
 )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures one case."""
-    run_case("throughput", __doc__, cases(), arguments)
-
-
-def cases() -> dict[str, Callable[[], list[Row]]]:
-    """All cases by name."""
-    cpu = torch.device("cpu")
-    overhead = {
-        f"overhead: {case.network}, {method}": partial(measure_overhead, case, method, cpu)
+def overhead_cases(device: torch.device) -> dict[str, Callable[[], list[Row]]]:
+    """Our loop against others, by name."""
+    return {
+        f"{case.network}, {method}": partial(measure_overhead, case, method, device)
         for case in OVERHEAD_CASES
         for method in METHODS
     }
-    return {**overhead, **{f"methods: {case.network}": partial(measure_methods, case, cpu) for case in METHOD_CASES}}
+
+
+def method_cases(device: torch.device) -> dict[str, Callable[[], list[Row]]]:
+    """Method against method, by name."""
+    return {case.network: partial(measure_methods, case, device) for case in METHOD_CASES}
 
 
 def measure_overhead(case: Case, method: str, device: torch.device, workers: int = 2) -> list[Row]:
@@ -81,13 +78,13 @@ def measure_overhead(case: Case, method: str, device: torch.device, workers: int
     recipe = networks.load(case.recipe, [*case.overrides, *METHODS[method]])
     split = networks.noise(recipe)
     product, size = best_product(device, torch.float32 if device.type == "cpu" else torch.bfloat16)
-    sides: dict[str, Side] = {
+    timed: dict[str, Timed] = {
         "ours": steps.Ours(recipe, split, device),
         "bare": steps.bare_loop(recipe, split, device),
         "loader": steps.plain_loop(recipe, split, device, workers),
         "matrices": product,
     }
-    seconds = in_turn(sides, case.rounds, case.burst)
+    seconds = in_turn(timed, case.rounds, case.burst)
     over_bare, over_loader = (ratio(seconds[name], seconds["ours"]) for name in ("bare", "loader"))
     limit_s = least_seconds(networks.count_macs(recipe)[1], recipe.data.batch_size, min(seconds["matrices"]), size)
     return [
@@ -109,8 +106,8 @@ def measure_methods(case: Case, device: torch.device) -> list[Row]:
     loaded = {name: networks.load(case.recipe, [*case.overrides, *how]) for name, how in METHODS.items()}
     recipe = loaded["local_critic"]
     split = networks.noise(recipe)
-    sides: dict[str, Side] = {name: steps.Ours(one, split, device) for name, one in loaded.items()}
-    seconds = in_turn(sides, case.rounds, case.burst)
+    timed: dict[str, Timed] = {name: steps.Ours(one, split, device) for name, one in loaded.items()}
+    seconds = in_turn(timed, case.rounds, case.burst)
     measured = ratio(seconds["local_critic"], seconds["backprop"])
     groups, cascade = networks.count_macs(recipe)
     limit = METHOD_OVERHEAD * cascade / groups
@@ -125,7 +122,7 @@ def measure_methods(case: Case, device: torch.device) -> list[Row]:
     ]
 
 
-def best_product(device: torch.device, dtype: torch.dtype) -> tuple[Side, int]:
+def best_product(device: torch.device, dtype: torch.dtype) -> tuple[Timed, int]:
     """The product of two square matrices that stands for the device's arithmetic, and their size."""
     size = MATRIX_SIZES[device.type]
     return steps.matrix_product(device, dtype, size), size
@@ -140,8 +137,8 @@ def step_costs(name: str, methods: dict[str, list[str]], repeats: int) -> dict[s
     """Median milliseconds of a step on the CPU with each of several sets of overrides, taken in turn."""
     loaded = {key: networks.load(name, overrides) for key, overrides in methods.items()}
     split = networks.noise(recipes.load(name))
-    sides: dict[str, Side] = {key: steps.Ours(one, split, torch.device("cpu")) for key, one in loaded.items()}
-    return {key: 1000 * spread(seconds).median for key, seconds in in_turn(sides, repeats).items()}
+    timed: dict[str, Timed] = {key: steps.Ours(one, split, torch.device("cpu")) for key, one in loaded.items()}
+    return {key: 1000 * spread(seconds).median for key, seconds in in_turn(timed, repeats).items()}
 
 
 def _about(case: Case, batch_size: int) -> Row:
@@ -151,7 +148,3 @@ def _about(case: Case, batch_size: int) -> Row:
         "overrides": list(case.overrides),
         "batch_size": batch_size,
     }
-
-
-if __name__ == "__main__":
-    main()

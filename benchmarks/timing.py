@@ -1,13 +1,14 @@
-"""Times of several things that run in turn in one process, and the ratios between them.
+"""Times of several workloads that run in turn in one process, and the ratios between them.
 
-A busy machine slows all sides alike, so that a ratio says something where a time does not.
+A busy machine slows all of them alike, so that a ratio is meaningful where a time is not.
 """
 
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-Side = Callable[[int], float]
+Timed = Callable[[int], float]
 """Does something so many times and returns the seconds that it took."""
 
 WARMUP = 2
@@ -22,20 +23,34 @@ class Spread:
     high: float
 
 
-def in_turn(sides: Mapping[str, Side], rounds: int, burst: int = 1) -> dict[str, list[float]]:
-    """Seconds of one repetition of every side in every round, after two rounds that do not count.
+def repeated(work: Callable[[], object], first: Callable[[], object] | None = None) -> Timed:
+    """`work`, timed; `first` is called before the time starts."""
 
-    Every second round runs backwards, so that a machine that slows down slows all sides alike.
+    def seconds(count: int) -> float:
+        if first is not None:
+            first()
+        started = time.perf_counter()
+        for _ in range(count):
+            work()
+        return time.perf_counter() - started
+
+    return seconds
+
+
+def in_turn(timed: Mapping[str, Timed], rounds: int, burst: int = 1) -> dict[str, list[float]]:
+    """Seconds of one repetition of each in every round, after two rounds that do not count.
+
+    Every second round runs backwards, so that a machine that slows down slows all of them alike.
 
     Args:
-        sides: What is measured, by name.
-        rounds: How often each side has its turn.
+        timed: What is measured, by name.
+        rounds: How often each has its turn.
         burst: Repetitions in a turn.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    seconds: dict[str, list[float]] = {name: [] for name in timed}
     for index in range(WARMUP + rounds):
-        for name in sorted(sides, key=list(sides).index, reverse=index % 2 == 1):
-            taken = sides[name](burst) / burst
+        for name in sorted(timed, key=list(timed).index, reverse=index % 2 == 1):
+            taken = timed[name](burst) / burst
             if index >= WARMUP:
                 seconds[name].append(taken)
     return seconds

@@ -13,8 +13,6 @@ class Case:
     rounds: int
     burst: int
     """Steps in a turn that count."""
-    groups_per_rank: tuple[int, ...] = ()
-    """Of layer parallel training; empty: divided by the time that they take."""
 
     @property
     def local_critic(self) -> list[str]:

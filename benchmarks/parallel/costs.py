@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from benchmarks import networks
 from benchmarks.case import Row
 from benchmarks.parallel.ranks import CPU
+from benchmarks.timing import repeated
 from lcprune.recipe import Recipe
 from lcprune.training.parallel.messages import Form, Neighbour, Receiver, Sender
 from lcprune.training.parallel.world import World
@@ -91,9 +92,5 @@ def _forward(parts: Sequence[nn.Module], hidden: Tensor) -> Tensor:
 
 
 def _best(work: Callable[[], object]) -> float:
-    taken = []
-    for _ in range(_REPEATS):
-        started = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - started)
-    return min(taken)
+    once = repeated(work)
+    return min(once(1) for _ in range(_REPEATS))

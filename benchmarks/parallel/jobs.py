@@ -13,7 +13,7 @@ from torch.distributed.pipelining import Schedule1F1B, ScheduleGPipe
 
 from benchmarks import memory, networks
 from benchmarks.case import Row
-from benchmarks.parallel import costs, sides
+from benchmarks.parallel import costs, trainings
 from benchmarks.parallel.cases import Case
 from benchmarks.parallel.links import Count, far
 from benchmarks.parallel.ranks import CPU, replicas_of
@@ -43,7 +43,7 @@ def speed(world: World, case: Case) -> Row:
     """Images/s of two processes over those of one, and of pipelines over backpropagation in one."""
     recipe = networks.load(case.recipe, case.local_critic)
     group_costs = _agreed_costs(recipe)
-    cut = _cut(case, group_costs, world.stages)
+    cut = _cut(group_costs, world.stages)
     cuts = {"the same cut": cut, "its own cut": _lengths(balanced([each.main_s for each in group_costs], world.stages))}
     if cuts["its own cut"] == cut:
         del cuts["its own cut"]
@@ -72,22 +72,22 @@ def speed(world: World, case: Case) -> Row:
 
 def _turns(
     world: World, case: Case, cut: Sequence[int], cuts: Mapping[str, Sequence[int]]
-) -> tuple[dict[str, sides.Turns], dict[str, list[int]]]:
-    """All sides of a case, and the bytes that divided trainings send in a step."""
+) -> tuple[dict[str, trainings.Turns], dict[str, list[int]]]:
+    """All trainings of a case, and the bytes that divided trainings send in a step."""
     recipe, backprop = (networks.load(case.recipe, how) for how in (case.local_critic, case.backprop))
     split = networks.noise(recipe, SAMPLES)
-    layers, division = sides.shared(recipe, split, world, cut)
-    stale, _ = sides.shared(recipe, split, world, cut, staleness=1)
-    data, data_division = sides.shared(recipe, split, replicas_of(world))
+    layers, division = trainings.shared(recipe, split, world, cut)
+    stale, _ = trainings.shared(recipe, split, world, cut, staleness=1)
+    data, data_division = trainings.shared(recipe, split, replicas_of(world))
     turns = {
-        ALONE: sides.alone(recipe, split, world),
-        APART: sides.alone(recipe, split, world, everywhere=True),
+        ALONE: trainings.alone(recipe, split, world),
+        APART: trainings.alone(recipe, split, world, everywhere=True),
         "layers": layers,
         "layers, staleness 1": stale,
         "data": data,
-        "backprop": sides.alone(backprop, split, world),
+        "backprop": trainings.alone(backprop, split, world),
         **{
-            f"{name}, {which}": sides.pipeline(recipe, split, world, counts, schedule)
+            f"{name}, {which}": trainings.pipeline(recipe, split, world, counts, schedule)
             for which, counts in cuts.items()
             for name, schedule in SCHEDULES.items()
         },
@@ -96,16 +96,16 @@ def _turns(
     return turns, sent
 
 
-def _compared(side: str, seconds: Mapping[str, list[float]], batch: int) -> Row:
-    """A side over one process that trains with the same method."""
-    reference = "backprop" if side == "backprop" or side.endswith(" cut") else ALONE
-    images = batch * (2 if side == APART else 1)
+def _compared(name: str, seconds: Mapping[str, list[float]], batch: int) -> Row:
+    """A training over one process with the same method."""
+    reference = "backprop" if name == "backprop" or name.endswith(" cut") else ALONE
+    images = batch * (2 if name == APART else 1)
     alone_s = [each * images / batch for each in seconds[reference]]
     return {
-        "side": side,
+        "side": name,
         "over": reference,
-        "speedup": asdict(ratio(alone_s, seconds[side])),
-        "images_per_s": images / statistics.median(seconds[side]),
+        "speedup": asdict(ratio(alone_s, seconds[name])),
+        "images_per_s": images / statistics.median(seconds[name]),
     }
 
 
@@ -115,13 +115,13 @@ def delayed(world: World, about: Distance) -> Row:
     recipe = networks.load(case.recipe, case.local_critic)
     split = networks.noise(recipe, SAMPLES)
     group_costs = _agreed_costs(recipe)
-    cut = _cut(case, group_costs, world.stages)
+    cut = _cut(group_costs, world.stages)
     turns = {}
     sent_bytes: tuple[int, ...] = ()
     for staleness in about.staleness:
         for delay_s in (0.0, about.delay_s):
             links = far(about.folder, f"{case.recipe}-{staleness}-{recipe.data.batch_size}", delay_s)
-            turns[f"{staleness} {delay_s}"], division = sides.shared(recipe, split, world, cut, staleness, links)
+            turns[f"{staleness} {delay_s}"], division = trainings.shared(recipe, split, world, cut, staleness, links)
             sent_bytes = division.bytes_sent_per_step
     seconds = in_turn(turns, case.rounds, case.burst)
     rows = [
@@ -156,9 +156,9 @@ def held_bytes(world: World, case: Case) -> Row:
     team = join(
         world,
         local_critic,
-        sides.fresh_state(local_critic),
+        trainings.fresh_state(local_critic),
         shape,
-        lambda: sides.fresh_state(local_critic),
+        lambda: trainings.fresh_state(local_critic),
         iterations=1,
         groups_per_rank=one_each,
     )
@@ -208,9 +208,9 @@ def _agreed_costs(recipe: Recipe) -> list[costs.GroupCost]:
     return agreed[0]
 
 
-def _cut(case: Case, group_costs: Sequence[costs.GroupCost], stages: int) -> tuple[int, ...]:
+def _cut(group_costs: Sequence[costs.GroupCost], stages: int) -> tuple[int, ...]:
     """Layer groups of each process."""
-    return case.groups_per_rank or _lengths(balanced([each.local_s for each in group_costs], stages))
+    return _lengths(balanced([each.local_s for each in group_costs], stages))
 
 
 def _lengths(held: Sequence[range]) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""What a run recorded on its way: losses and accuracies over the steps, and the losses of single samples."""
+"""What a run logged: losses and accuracies over the steps."""
 
 from dataclasses import dataclass
 
@@ -22,23 +22,3 @@ class Curves:
     """``(E, K)``."""
     split: str
     """Of the accuracies: ``test`` where it was recorded, else ``val``."""
-
-
-@dataclass(frozen=True)
-class LossEvolution:
-    """Loss of every exit on the same training images over the steps of a run (Figure 6 of the paper)."""
-
-    exit_names: tuple[str, ...]
-    """``sub-model 1`` .. ``main``, ``K`` of them."""
-    steps: npt.NDArray[np.int64]
-    """``(S,)``; 0 is before the first step."""
-    losses: npt.NDArray[np.float32]
-    """Cross-entropy in eval mode, without label smoothing, in nats, ``(S, K, N)``."""
-    labels: npt.NDArray[np.int64]
-    """Of the images, ascending, ``(N,)``."""
-
-
-def recording_steps(iterations: int, about: int = 20) -> tuple[int, ...]:
-    """Step 0, and at most `about` steps from 1 to `iterations` that grow by the same factor, rounded."""
-    grown = np.rint(np.geomspace(1, iterations, about)).astype(int)
-    return (0, *(int(step) for step in np.unique(grown)))

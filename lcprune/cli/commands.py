@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from lcprune import __version__
-from lcprune.cli import doctor, export, init, measure, models, recipes, report, train
+from lcprune.cli import doctor, export, init, measure, models, recipes, report, reproduce, train
 
 COMMANDS: tuple[Callable[..., None], ...] = (
     init.init,
@@ -20,7 +20,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     models.predict,
     models.bench,
     doctor.verify,
-    report.reproduce,
+    reproduce.reproduce,
     recipes.cuts,
     recipes.recipes,
     recipes.validate,

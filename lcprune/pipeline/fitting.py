@@ -4,15 +4,15 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch.optim.swa_utils import AveragedModel
 
 from lcprune import recipe as recipes
 from lcprune import runs
-from lcprune.analysis.curves import recording_steps
-from lcprune.analysis.representation import label_ordered
 from lcprune.data.loaders import LabelLoader, Loader
 from lcprune.data.sources import Dataset
 from lcprune.data.streaming import StreamLoader
@@ -29,14 +29,13 @@ from lcprune.recipe import Recipe
 from lcprune.training import averaging, checkpoint
 from lcprune.training.checkpoint import TrainingState
 from lcprune.training.determinism import deterministic
-from lcprune.training.loop import RETRY_FACTOR, Listener, Plan, fit, save
+from lcprune.training.loop import RETRY_FACTOR, Listener, LossRecord, Plan, fit, save
 from lcprune.training.methods import Method, build_method
 from lcprune.training.optim import build_optimizers
 from lcprune.training.parallel.replicas import Replicas, refuse_what_cannot_be_shared
 from lcprune.training.parallel.team import Team, join, refuse_what_cannot_be_divided
 from lcprune.training.parallel.world import World
 from lcprune.training.ranks import Alone, Ranks
-from lcprune.training.recording import LossRecord
 from lcprune.training.step import compile_parts
 
 MAX_RETRIES = 3
@@ -228,11 +227,11 @@ def _tell_of_bad_images(folder: Path, paths: Sequence[str], notice: Notice) -> N
 
 
 def _loss_record(folder: Path, recipe: Recipe, dataset: Dataset, iterations: int) -> LossRecord | None:
-    count = recipe.logging.sample_losses
-    if not count:
+    if not recipe.logging.sample_losses:
         return None
-    images = dataset.train.subset(label_ordered(dataset.train.labels, count))
-    return LossRecord(folder / runs.SAMPLE_LOSSES, images, frozenset(recording_steps(iterations)))
+    path = folder / runs.SAMPLE_LOSSES
+    record = import_module("lcprune.paper.recording").loss_record  # which the product does not import
+    return cast("LossRecord", record(path, dataset.train, recipe.logging.sample_losses, iterations))
 
 
 def _whiten(network: Network, dataset: Dataset) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lcprune import runs
-from lcprune.analysis.curves import Curves, LossEvolution
+from lcprune.analysis.curves import Curves
 from lcprune.analysis.representation import Dissimilarities, dissimilarity, label_ordered
 from lcprune.data.loaders import eval_batches
 from lcprune.data.sources import Split
@@ -20,7 +20,6 @@ from lcprune.models import Network
 from lcprune.pipeline import stored
 from lcprune.pipeline.train import choose_device
 from lcprune.recipe import Recipe
-from lcprune.training import recording
 
 BATCH = 50
 ACTIVATION_BYTES = 1 << 29
@@ -93,18 +92,6 @@ def of_network(network: Network, images: Split, split: str) -> Dissimilarities:
         critic_after=tuple(end - 1 for end in ends[:-1] if end),  # no layer lies before a critic at the very start
         split=split,
     )
-
-
-def loss_evolution(run: Path) -> LossEvolution:
-    """Loss of every exit on single images at about 20 steps of the run (Figure 6).
-
-    Raises:
-        RunError: If the run recorded none, or the file is damaged.
-    """
-    folder, _ = runs.open_run(run)
-    command = f"lcprune train {folder / runs.RECIPE} --set logging.sample_losses=400"
-    arrays = recording.read(runs.require(folder, runs.SAMPLE_LOSSES, command))
-    return LossEvolution(exit_names=_exit_names(arrays["losses"].shape[1]), **arrays)
 
 
 def curves(run: Path) -> Curves:

@@ -9,7 +9,6 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from lcprune.errors import printable
-from lcprune.report import reproduction
 
 NOT_KNOWN = "-"
 MOST_CLASSES = 20
@@ -330,24 +329,6 @@ def doctor_table(result: Mapping[str, Any]) -> RenderableType:
     return Group(table, *lines)
 
 
-def reproduction_table(result: Mapping[str, Any]) -> RenderableType:
-    """A table or figure of the paper, its tests, and in what it is not the paper's."""
-    table = _table(*reproduction.columns(result))
-    for row in reproduction.cells(result):
-        table.add_row(*(escape(cell) for cell in row))
-    differs = reproduction.difference_lines(result)
-    lines = [
-        *reproduction.test_lines(result),
-        *(f"failed: {line}" for line in reproduction.failure_lines(result)),
-        *([result["note"]] if result["note"] else []),
-        *(["what differs from the paper:", *(f"  {line}" for line in differs)] if differs else []),
-        "written: " + ", ".join(result["files"]),
-    ]
-    return Group(
-        escape(reproduction.heading(result)), f"unit: {result['unit']}", table, *(escape(line) for line in lines)
-    )
-
-
 def millions(count: float) -> str:
     """``1.42M``."""
     return f"{count / 1e6:.2f}M"
@@ -389,7 +370,6 @@ def _table(*columns: str) -> Table:
             "exit",
             "sub-model",
             "kind",
-            "row",
         )
         table.add_column(
             column, justify="right" if numeric else "left", no_wrap=column not in ("verdict", "what it is")

@@ -26,7 +26,6 @@ from lcprune.training.methods import Losses, Method
 from lcprune.training.optim import set_learning_rates
 from lcprune.training.predicting import predict_logits
 from lcprune.training.ranks import Alone, Ranks
-from lcprune.training.recording import LossRecord
 from lcprune.training.step import build_step
 
 RETRY_FACTOR = 0.25
@@ -67,6 +66,28 @@ class Listener(Protocol):
 
     def evaluated(self, evaluation: Evaluation) -> None:
         """An evaluation is done."""
+        ...
+
+
+class LossRecord(Protocol):
+    """Records the losses of single images during training; see `lcprune.paper.recording`."""
+
+    @property
+    def images(self) -> Split:
+        """Whose losses are recorded."""
+        ...
+
+    @property
+    def steps(self) -> frozenset[int]:
+        """After which they are recorded."""
+        ...
+
+    def add(self, step: int, logits: Tensor) -> None:
+        """Records the losses of logits ``(K, N, C)``."""
+        ...
+
+    def forget_after(self, step: int) -> None:
+        """Drops what was recorded after `step`."""
         ...
 
 

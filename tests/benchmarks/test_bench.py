@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks import bench, provenance
-from benchmarks.bench import Case
 
 
 @pytest.mark.parametrize(
@@ -27,39 +26,35 @@ def test_a_missing_package_is_said_to_be_missing(monkeypatch: pytest.MonkeyPatch
     assert provenance.provenance("x", 0)["versions"]["no-such-package"] == "not installed"
 
 
-def test_all_parts_are_there_and_every_case_can_be_asked_for() -> None:
-    cases = bench.all_cases()
-    parts = list(dict.fromkeys(case.part for case in cases))
-    assert parts == ["speed", "methods", "memory", "memory time", "analysis", "start", "export"]
-    assert len({(case.module, case.argument) for case in cases}) == len(cases)
+def test_all_parts_are_there_and_a_case_can_be_asked_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = bench.all_parts()
+    assert list(parts) == ["speed", "methods", "memory", "memory time", "analysis", "start", "export"]
+    assert all(parts.values())
+    monkeypatch.setattr(bench, "all_parts", lambda: {"start": {"commands": lambda: [{"a": 1}]}})
+    bench.main(["--case", "start", "commands"])
+    assert json.loads(capsys.readouterr().out) == [{"a": 1}]
 
 
 def test_parts_are_written_when_complete_and_others_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = {"one": [{"what": "a", "over_main": {"median": 1, "low": 1, "high": 1}}], "two": []}
-    monkeypatch.setattr(bench, "_rows", lambda case: answers[case.argument])
+    monkeypatch.setattr(bench, "_rows", lambda _, name: answers[name])
     path = tmp_path / "results" / "machine.json"
     path.parent.mkdir()
     path.write_text('{"other": {"kept": true}}')
-    monkeypatch.setattr("benchmarks.markdown.page", lambda result: ", ".join(result))
-    failed = bench.run([Case("export", "m", "one"), Case("start", "m", "two")], path)
-    assert failed == ["m two"]
+    assert bench.run({"export": ["one"], "start": ["two"]}, path) == ["start: two"]
     written = json.loads(path.read_text())
     assert list(written) == ["other", "export"]
     assert written["other"] == {"kept": True}
     assert written["export"]["rows"] == answers["one"]
     assert {"command", "seed", "machine", "versions", "load"} < set(written["export"])
-    assert path.with_suffix(".md").read_text() == "other, export"
 
 
 @pytest.mark.parametrize(
-    ("code", "stdout", "expected"),
-    [
-        (0, '[{"a": 1}, {"a": 2}]', [{"a": 1}, {"a": 2}]),
-        (0, '{"a": 1, "seed": 0, "machine": {}, "versions": {}, "command": "x"}', [{"a": 1}]),
-        (1, "", []),
-    ],
+    ("code", "stdout", "expected"), [(0, '[{"a": 1}, {"a": 2}]', [{"a": 1}, {"a": 2}]), (1, "", [])]
 )
-def test_a_case_is_a_process_and_its_rows_name_no_machine(
+def test_a_case_is_a_process(
     code: int, stdout: str, expected: list[bench.Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = []
@@ -69,5 +64,11 @@ def test_a_case_is_a_process_and_its_rows_name_no_machine(
         return subprocess.CompletedProcess(command, code, stdout)
 
     monkeypatch.setattr(bench.subprocess, "run", run)
-    assert bench._rows(Case("start", "startup", "commands")) == expected
-    assert words == ["-m", "benchmarks.startup", "commands"]
+    assert bench._rows("start", "commands") == expected
+    assert words == ["-m", "benchmarks.bench", "--case", "start", "commands"]
+
+
+def test_the_row_of_the_analysis_names_no_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = '{"a": 1, "seed": 0, "machine": {}, "versions": {}, "command": "x"}'
+    monkeypatch.setattr(bench.subprocess, "run", lambda words, **_: subprocess.CompletedProcess(words, 0, printed))
+    assert bench._analysis() == [{"a": 1}]

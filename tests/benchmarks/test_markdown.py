@@ -3,11 +3,6 @@
 from benchmarks import markdown
 
 SPREAD = {"median": 1.234, "low": 1.1, "high": 1.3}
-ABOUT = {
-    "command": "python -m benchmarks.bench",
-    "machine": {"cpu": "Some CPU", "cores": 2, "threads": "2"},
-    "versions": {"torch": "2.15.0", "python": "3.11.7"},
-}
 
 
 def table_of(text: str) -> list[str]:
@@ -89,14 +84,6 @@ def test_analysis_start_and_export() -> None:
     assert table_of(markdown.export({"export": {"rows": [export]}}))[-1] == (
         "| progressive export of x | 1.23 (1.10 to 1.30) |"
     )
-
-
-def test_a_page_names_the_machine_and_has_the_parts_that_were_measured() -> None:
-    export = {**ABOUT, "rows": [{"what": "x", "over_main": SPREAD}]}
-    text = markdown.page({"export": export, "fast_runs": {"rows": []}})
-    assert text.startswith("# Measured on this machine\n\nSome CPU, CPU threads: 2 of 2, torch 2.15.0")
-    assert table_of(text) == ["| export | over main alone |", "| --- | --- |", "| x | 1.23 (1.10 to 1.30) |"]
-    assert markdown.page({"export": {**export, "device": "NVIDIA H200"}}).splitlines()[2].startswith("NVIDIA H200, ")
 
 
 def test_the_tables_of_a_gpu() -> None:

@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -142,22 +141,6 @@ def test_an_unfinished_run_has_no_matrices(run: Path) -> None:
     with pytest.raises(RunError) as error:
         inside.dissimilarities(run)
     assert error.value.fix == f"run this first: lcprune resume {run}"
-
-
-def test_loss_evolution(here: Path, train_tiny: Callable[..., object]) -> None:
-    train_tiny(here / "a", "logging.sample_losses=20")
-    found = inside.loss_evolution(here / "a")
-    assert found.exit_names == ("sub-model 1", "sub-model 2", "sub-model 3", "main")
-    assert found.losses.shape == (len(found.steps), 4, 20)
-    assert (found.steps[0], found.steps[-1]) == (0, 60)
-    assert found.losses[-1].mean() < found.losses[0].mean()
-
-
-def test_a_run_without_sample_losses_says_what_to_run(run: Path) -> None:
-    with pytest.raises(RunError) as error:
-        inside.loss_evolution(run)
-    assert error.value.problem == f"{run} has no sample_losses.npz"
-    assert error.value.fix == f"run this first: lcprune train {run}/recipe.yaml --set logging.sample_losses=400"
 
 
 def line(**content: object) -> str:

@@ -17,13 +17,14 @@ from lcprune.data.loaders import TrainLoader
 from lcprune.data.sources import Split
 from lcprune.errors import Interrupted, NotFiniteError, TrainingError
 from lcprune.models import Network
-from lcprune.training import checkpoint, predicting, ranks, recording
+from lcprune.paper import recording
+from lcprune.paper.recording import LossRecord
+from lcprune.training import checkpoint, predicting, ranks
 from lcprune.training.checkpoint import TrainingState
 from lcprune.training.loop import Evaluation, LoggedStep, Plan, fit
 from lcprune.training.methods import Losses
 from lcprune.training.optim import build_optimizers
 from lcprune.training.predicting import predict_logits
-from lcprune.training.recording import LossRecord
 
 CPU = torch.device("cpu")
 

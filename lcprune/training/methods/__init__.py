@@ -1,4 +1,7 @@
-"""One file per training method, one small protocol."""
+"""One file per training method, one small protocol. Those that only the paper needs are in `lcprune.paper.methods`."""
+
+from collections.abc import Callable
+from importlib import import_module
 
 from lcprune.models import Network
 from lcprune.recipe import Recipe
@@ -6,12 +9,9 @@ from lcprune.recipe.schema import CriticsConfig
 from lcprune.training.freezing import hold_frozen
 from lcprune.training.methods.backprop import Backprop
 from lcprune.training.methods.base import Losses, Method, Wrap, as_it_is
-from lcprune.training.methods.critic import CriticTraining
 from lcprune.training.methods.critic_loss import CriticLoss
 from lcprune.training.methods.deep_supervision import DeepSupervision
-from lcprune.training.methods.dni import Dni
 from lcprune.training.methods.local_critic import LocalCritic
-from lcprune.training.methods.sobolev import Sobolev
 
 __all__ = ["Losses", "Method", "Wrap", "as_it_is", "build_method", "critic_loss"]
 
@@ -45,9 +45,13 @@ def build_method(recipe: Recipe, network: Network, iterations: int | None = None
                 wrap=wrap,
             )
         case "dni":
-            return Dni(network, update_every=critics.update_every, label_smoothing=train.label_smoothing, wrap=wrap)
+            return _from_paper("dni", "Dni")(
+                network, update_every=critics.update_every, label_smoothing=train.label_smoothing, wrap=wrap
+            )
         case "local_critic" | "critic":
-            kind = LocalCritic if train.method == "local_critic" else CriticTraining
+            kind: Callable[..., Method] = (
+                LocalCritic if train.method == "local_critic" else _from_paper("critic", "CriticTraining")
+            )
             return kind(
                 network,
                 critic_loss(critics),
@@ -58,7 +62,7 @@ def build_method(recipe: Recipe, network: Network, iterations: int | None = None
                 wrap=wrap,
             )
         case "sobolev_local_critic" | "sobolev_critic":
-            return Sobolev(
+            return _from_paper("sobolev", "Sobolev")(
                 network,
                 critic_loss(critics),
                 target="next" if train.method == "sobolev_local_critic" else "main",
@@ -67,6 +71,12 @@ def build_method(recipe: Recipe, network: Network, iterations: int | None = None
                 label_smoothing=train.label_smoothing,
                 wrap=wrap,
             )
+
+
+def _from_paper(module: str, name: str) -> Callable[..., Method]:
+    """A method that the product does not import."""
+    method: Callable[..., Method] = getattr(import_module(f"lcprune.paper.methods.{module}"), name)
+    return method
 
 
 def critic_loss(critics: CriticsConfig) -> CriticLoss:

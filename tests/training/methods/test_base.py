@@ -8,14 +8,14 @@ from torch import nn
 
 from lcprune import recipe
 from lcprune.models import Network, build
+from lcprune.paper.methods.critic import CriticTraining
+from lcprune.paper.methods.dni import Dni
+from lcprune.paper.methods.sobolev import Sobolev
 from lcprune.training.methods import build_method
 from lcprune.training.methods.backprop import Backprop
 from lcprune.training.methods.base import sample_losses
-from lcprune.training.methods.critic import CriticTraining
 from lcprune.training.methods.deep_supervision import DeepSupervision
-from lcprune.training.methods.dni import Dni
 from lcprune.training.methods.local_critic import LocalCritic
-from lcprune.training.methods.sobolev import Sobolev
 
 
 def test_cross_entropy_of_each_sample() -> None:

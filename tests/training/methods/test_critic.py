@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lcprune.models import Network
-from lcprune.training.methods.critic import CriticTraining
+from lcprune.paper.methods.critic import CriticTraining
 from lcprune.training.methods.critic_loss import CriticLoss
 from lcprune.training.methods.local_critic import LocalCritic
 

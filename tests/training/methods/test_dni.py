@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from lcprune import recipe
 from lcprune.models import Network, build
 from lcprune.models.synthesizers import Synthesizer
+from lcprune.paper.methods.dni import Dni
 from lcprune.training.methods.backprop import Backprop
-from lcprune.training.methods.dni import Dni
 from lcprune.training.optim import build_optimizers
 
 Shaken = Callable[[Network], tuple[Network, Tensor, Tensor]]

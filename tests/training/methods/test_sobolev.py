@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from lcprune.models import Network
-from lcprune.training.methods.critic import CriticTraining
+from lcprune.paper.methods.critic import CriticTraining
+from lcprune.paper.methods.sobolev import Sobolev
 from lcprune.training.methods.critic_loss import CriticLoss
 from lcprune.training.methods.local_critic import LocalCritic
-from lcprune.training.methods.sobolev import Sobolev
 
 Trunk = Callable[..., tuple[Network, Tensor, Tensor]]
 

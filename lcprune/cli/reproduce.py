@@ -1,0 +1,52 @@
+"""`lcprune reproduce`: the paper's tables and figures."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lcprune.cli.choices import Device, PaperDataset, PaperPart, Scale
+from lcprune.cli.failing import torch_needed, user_errors
+from lcprune.cli.options import DataRoot, Json, Overrides, Quiet, TrainingDevice, data_root_or_default
+from lcprune.cli.output import display, is_silent, notice, show
+
+
+def reproduce(
+    name: Annotated[PaperPart, typer.Argument(help="A table or figure of the paper.")],
+    datasets: Annotated[
+        list[PaperDataset] | None, typer.Option("--dataset", help="Only this; repeatable. Default: all that it shows.")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Runs of each kind. Default: 5, small 2, tiny 1.")
+    ] = None,
+    scale: Annotated[
+        Scale, typer.Option(help="paper: 80,000 steps, for a GPU; small: hours on a CPU; tiny: seconds, a rehearsal.")
+    ] = Scale.PAPER,
+    overrides: Overrides = None,
+    device: TrainingDevice = Device.AUTO,
+    out: Annotated[Path | None, typer.Option(help="Folder of runs and results. Default: reproduce/SCALE.")] = None,
+    data_root: DataRoot = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run a table or figure of the paper beside the paper's own figures; finished runs are reused."""
+    with user_errors(as_json):
+        with torch_needed():
+            from lcprune.paper import reproduce as paper
+            from lcprune.paper import tables
+
+        request = paper.Request(
+            name=name.value,
+            scale=scale.value,
+            datasets=tuple(dataset.value for dataset in datasets or ()),
+            seeds=seeds,
+            out=out,
+            data_root=data_root_or_default(data_root),
+            device=device.value,
+            overrides=tuple(overrides or ()),
+        )
+        if is_silent(quiet=False):  # the first of torchrun's processes makes the table
+            paper.train_runs(request, display=display(quiet=True), notice=notice(quiet))
+            return
+        result = paper.reproduce(request, display=display(quiet), notice=notice(quiet))
+        show(result, tables.terminal(result), as_json, quiet)

@@ -1,0 +1,113 @@
+"""The figures of a table, from a run's logits ``(K, N, C)`` and labels ``(N,)``."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lcprune.analysis.ensembles import ensemble_table
+from lcprune.analysis.evaluate import CascadeCost, accuracies_pct, ensembles, progressive
+from lcprune.analysis.representation import Dissimilarities
+
+TOP = 5
+_BY_PROBABILITY = "probabilities "
+
+
+@dataclass(frozen=True)
+class LossEvolution:
+    """Loss of every exit on the same training images over the steps of a run (Figure 6)."""
+
+    exit_names: tuple[str, ...]
+    """``sub-model 1`` .. ``main``, ``K`` of them."""
+    steps: npt.NDArray[np.int64]
+    """``(S,)``; 0 is before the first step."""
+    losses: npt.NDArray[np.float32]
+    """Cross-entropy in eval mode, without label smoothing, in nats, ``(S, K, N)``."""
+    labels: npt.NDArray[np.int64]
+    """Of the images, ascending, ``(N,)``."""
+
+
+@dataclass(frozen=True)
+class EarlyExits:
+    """Accuracy and cost of progressive inference on the test images."""
+
+    accuracy_pct: float
+    mean_macs: float
+    """Critics that are passed included."""
+    macs_ratio: float
+    """To main without critics."""
+    paper_flop: float
+    """As the paper counts: the mean of 2 x weights of the sub-model at whose exit an image stops."""
+    exit_fractions: tuple[float, ...]
+
+
+def exit_names(count: int) -> tuple[str, ...]:
+    """``sub-model 1`` .. ``main``."""
+    return (*(f"sub-model {k}" for k in range(1, count)), "main")
+
+
+def accuracy_pct(logits: npt.NDArray[np.floating], labels: npt.NDArray[np.integer], of: str) -> float:
+    """What `Row.of` names: accuracy of an exit, of an ensemble, or ``top-5`` of main.
+
+    Raises:
+        ValueError: If there is no such exit or ensemble.
+    """
+    if of == "top-5":
+        return _top_pct(logits[-1], labels)
+    found = dict(zip(exit_names(len(logits)), accuracies_pct(logits, labels), strict=True))
+    if of.startswith(_BY_PROBABILITY):
+        table = ensemble_table(None, None, logits, labels)
+        found = {f"{_BY_PROBABILITY}{one.members}": one.accuracy_pct for one in table if one.kind == "probabilities"}
+    elif "+" in of:
+        found = ensembles(logits, labels)
+    if of not in found:
+        raise ValueError(f"there is no {of} among {list(found)}")
+    return found[of]
+
+
+def early_exits(
+    logits: npt.NDArray[np.floating],
+    labels: npt.NDArray[np.integer],
+    threshold: float,
+    cost: CascadeCost,
+    paper_flops: Sequence[int],
+) -> EarlyExits:
+    """Progressive inference with one threshold for all exits (Table 6).
+
+    Args:
+        logits: Of all exits.
+        labels: Of the images.
+        threshold: Of the largest softmax probability.
+        cost: Multiply-adds of the parts of the network.
+        paper_flops: 2 x weights of every sub-model, shallow first.
+    """
+    found = progressive(logits, labels, [threshold] * (len(logits) - 1), cost.exit_macs(), cost.main_macs)
+    flop = sum(share * of_exit for share, of_exit in zip(found.exit_fractions, paper_flops, strict=True))
+    return EarlyExits(found.accuracy_pct, found.mean_macs, found.macs_ratio, flop, found.exit_fractions)
+
+
+def contrasts(found: Dissimilarities) -> list[float]:
+    """Of every layer: mean dissimilarity of images of different classes, less that within a class (Figure 5)."""
+    alike = found.labels[:, None] == found.labels
+    itself = np.eye(len(found.labels), dtype=bool)
+    return [float(matrix[~alike].mean() - matrix[alike & ~itself].mean()) for matrix in found.matrices]
+
+
+def correlations(found: LossEvolution) -> npt.NDArray[np.float64]:
+    """Pearson correlation of the images' losses at every exit with those at main, at every step, ``(S, K)``.
+
+    0 where all images have the same loss.
+    """
+    losses = found.losses.astype(np.float64)
+    losses -= losses.mean(axis=2, keepdims=True)
+    products = (losses * losses[:, -1:]).mean(axis=2)  # (S, K)
+    scales = losses.std(axis=2) * losses[:, -1:].std(axis=2)
+    found_at: npt.NDArray[np.float64] = np.divide(products, scales, out=np.zeros_like(products), where=scales > 0)
+    return found_at
+
+
+def _top_pct(logits: npt.NDArray[np.floating], labels: npt.NDArray[np.integer]) -> float:
+    """How often the label is among the five classes with the largest logits, in percent."""
+    best = np.argsort(-logits, axis=1, kind="stable")[:, :TOP]  # (N, 5)
+    return 100 * float(np.mean((best == labels[:, None]).any(axis=1)))

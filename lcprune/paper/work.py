@@ -1,0 +1,178 @@
+"""Training the cells that are missing: resumed where they were stopped, shared with other processes, each done once."""
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from lcprune import runs
+from lcprune.errors import Interrupted, RunError, SetupError, TrainingError
+from lcprune.paper.cells import Cell, trains_the_same
+from lcprune.pipeline import train as training
+from lcprune.pipeline.train import Display, Notice
+from lcprune.recipe import Recipe
+
+POLL_S = 2.0
+"""Between two looks at what another process works on."""
+FAILURE = "failure.json"
+"""In a run folder: why it could not be finished."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where cells are trained, and how."""
+
+    out: Path
+    data_root: Path
+    device: str
+    display: Display
+    notice: Notice
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of training a cell."""
+
+    cell: Cell
+    folder: Path
+    failed: str | None = None
+    """What went wrong in training, such as a loss that is no longer finite; then there are no results."""
+    trained_now: bool = False
+    """Whether it was finished by this process, rather than found."""
+
+
+def complete(cells: Sequence[Cell], workspace: Workspace) -> list[Outcome]:
+    """Every cell finished, in the given order: those that another process works on are waited for at the end.
+
+    Raises:
+        RunError: If a folder holds a run that is not the cell's.
+        Interrupted: After Ctrl-C or SIGTERM; the run that was going is saved.
+    """
+    found: dict[Cell, Outcome] = {}
+    pending = list(cells)
+    waiting = False
+    while pending:
+        locked = []
+        for cell in pending:
+            outcome = _attempt(cell, workspace, f"{len(found) + 1} of {len(cells)}")
+            if outcome is None:
+                locked.append(cell)
+            else:
+                found[cell] = outcome
+        if locked and not waiting:
+            names = "; ".join(cell.title for cell in locked)
+            workspace.notice(f"waiting for another process, which works on: {names}")
+        waiting, pending = bool(locked), locked
+        if pending:
+            time.sleep(POLL_S)
+    return [found[cell] for cell in cells]
+
+
+def _attempt(cell: Cell, workspace: Workspace, number: str) -> Outcome | None:
+    """The finished cell, or None where another process has it."""
+    folder = cell.folder(workspace.out)
+    with _lock(folder) as mine:
+        if not mine:
+            return None
+        if (failed := _failure(folder)) is not None:
+            workspace.notice(f"{cell.title} failed before ({failed}); to try it again, remove {folder}")
+            return Outcome(cell, folder, failed)
+        if _is_finished(folder, cell.recipe):
+            return Outcome(cell, folder)
+        workspace.notice(f"run {number}: {cell.title}")
+        try:
+            _train(folder, cell.recipe, workspace)
+        except TrainingError as error:
+            runs.write_json(folder / FAILURE, {"problem": error.problem})
+            workspace.notice(f"{cell.title} failed: {error.problem}; going on with the others")
+            return Outcome(cell, folder, error.problem, trained_now=True)
+        except Interrupted as error:
+            raise Interrupted(error.problem, "go on with the same command again") from None
+        return Outcome(cell, folder, trained_now=True)
+
+
+def _train(folder: Path, recipe: Recipe, workspace: Workspace) -> None:
+    """From the start, or on from where it was stopped."""
+    if _holds_a_start(folder):
+        training.resume(folder, (), device=workspace.device, display=workspace.display, notice=workspace.notice)
+        return
+    training.train(
+        recipe,
+        out=folder,
+        is_latest=False,  # a table makes many runs, and none of them is what a person trained last
+        data_root=workspace.data_root,
+        device=workspace.device,
+        display=workspace.display,
+        notice=workspace.notice,
+    )
+
+
+def _is_finished(folder: Path, recipe: Recipe) -> bool:
+    """Whether the cell's predictions are written.
+
+    Raises:
+        RunError: If the folder holds another run.
+    """
+    if not (folder / runs.RECIPE).is_file():
+        return False
+    stored = runs.open_run(folder)[1]
+    if not trains_the_same(stored, recipe):
+        raise RunError(
+            f"{folder} holds a run of another recipe, which cannot be a cell of this table",
+            "give --out another folder, or remove that one",
+        )
+    return (folder / runs.PREDICTIONS).is_file()
+
+
+def _holds_a_start(folder: Path) -> bool:
+    """Whether there is something to resume; removes what a process left that ended before its first checkpoint."""
+    if (folder / runs.RECIPE).is_file() and (folder / runs.DATASET).is_file():
+        return True
+    left = {path.name.removesuffix(".part") for path in folder.iterdir()} if folder.is_dir() else set()
+    nothing_trained = not (folder / runs.CHECKPOINTS).is_dir() or not any((folder / runs.CHECKPOINTS).iterdir())
+    if left <= {runs.RECIPE, runs.ENVIRONMENT, runs.DATASET, runs.MANIFEST, runs.CHECKPOINTS} and nothing_trained:
+        shutil.rmtree(folder, ignore_errors=True)
+    return False
+
+
+def _failure(folder: Path) -> str | None:
+    """Why the run cannot be finished, as far as that is known: it would fail again at the same step."""
+    path = folder / FAILURE
+    return str(runs.read_json(path)["problem"]) if path.exists() else None
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[bool]:
+    """Whether this process alone may work on a cell. The lock ends with its process, however that ends."""
+    with exclusive(folder.with_name(f"{folder.name}.lock"), wait=False) as mine:
+        yield mine
+
+
+@contextmanager
+def exclusive(path: Path, *, wait: bool) -> Iterator[bool]:
+    """Whether the lock on a file was acquired; the file stays, because a waiting process may have it open.
+
+    Raises:
+        SetupError: If this system has no such locks.
+        RunError: If the file cannot be made.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        raise SetupError("this system has no file locks (fcntl)", "run lcprune reproduce on Linux or macOS") from None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    except OSError as error:
+        raise RunError(
+            f"{path} cannot be made: {error.strerror}", "give --out a folder that you may write to"
+        ) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+            return
+        yield True

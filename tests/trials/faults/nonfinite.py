@@ -1,0 +1,91 @@
+"""Puts NaN and infinity into images, weights and gradients: the place is named, and no checkpoint has them."""
+
+import random
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+
+from lcprune import runs
+from lcprune.errors import NotFiniteError
+from lcprune.pipeline import fitting
+from lcprune.training import checkpoint, loop
+from lcprune.training.checkpoint import TrainingState
+from tests.trials.faults.training import Found, train
+
+PROMISE = "NaN or infinity in a loss, weight or gradient is named, never saved, and retried three times at most."
+STEPS, EVERY = 60, 20
+WHERE = ("images", "weight", "gradient")
+HOW = {"stop": 0, "retry, it happens once": 1, "retry, it happens again": fitting.MAX_RETRIES}
+"""With the number of retries that are expected."""
+
+
+def attempt(scratch: Path, trials: int, seed: int) -> Found:
+    """Each trial injects NaN or infinity at another step, in another place."""
+    draws, failures = random.Random(seed), []
+    for number in range(trials):
+        where, how = WHERE[number % 3], list(HOW)[number // 3 % 3]
+        value = draws.choice((float("nan"), float("inf"), float("-inf")))
+        at = draws.randrange(STEPS)
+        if problem := _train_with(scratch / f"run-{number}", where, how, value, at):
+            failures.append(f"{value} in {where} at step {at}, {how}: {problem}")
+    return Found(failures)
+
+
+def _train_with(run: Path, where: str, how: str, value: float, at: int) -> str:
+    choice = how.partition(",")[0]
+    settings = (f"train.iterations={STEPS}", f"train.checkpoint_every={EVERY}", f"train.on_nonfinite={choice}")
+    notices: list[str] = []
+    problem = ""
+    with _injected(where, value, at, always=how.endswith("again")):
+        try:
+            train(run, *settings, notice=notices.append)
+        except NotFiniteError as error:
+            problem = error.problem
+    retries = sum("going back to step" in line for line in notices)
+    if retries != HOW[how]:
+        return f"{retries} retries, not {HOW[how]}"
+    if (problem == "") != how.endswith("once"):
+        return f"it ended with {problem!r}"
+    named = [problem] if problem else notices
+    if not any(re.search(r"(layer group|critic) \d", line) for line in named):
+        return f"no place is named: {named}"
+    for path in (run / runs.CHECKPOINTS).iterdir():
+        if not all(bool(tensor.isfinite().all()) for tensor in checkpoint.load(path)["network"].values()):
+            return f"{path.name} holds it"
+    return ""
+
+
+@contextmanager
+def _injected(where: str, value: float, at: int, *, always: bool) -> Iterator[None]:
+    """Makes a training meet `value` at a step, once or every time that it comes to that step."""
+    fit = loop.fit
+    met = 0
+
+    def injecting_fit(plan: Any, method: Any, state: TrainingState, listener: Any) -> None:
+        backward = method.backward
+
+        def injecting(images: torch.Tensor, labels: torch.Tensor, step: int) -> Any:
+            nonlocal met
+            injects = step == at and (always or not met)
+            met += injects
+            weight = next(state.network.groups[1].parameters())
+            if injects and where == "images":
+                images = images.clone()
+                images[0, 0, 0, 0] = value
+            losses = backward(images, labels, step)
+            if injects and where == "weight":
+                weight.data.view(-1)[0] = value
+            if injects and where == "gradient" and weight.grad is not None:
+                weight.grad.view(-1)[0] = value
+            return losses
+
+        with mock.patch.object(method, "backward", injecting):
+            fit(plan, method, state, listener)
+
+    with mock.patch.object(fitting, "fit", injecting_fit):
+        yield
