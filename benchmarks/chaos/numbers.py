@@ -17,9 +17,10 @@ import torch
 from benchmarks.chaos import promise, tiny
 from lcprune import runs
 from lcprune.errors import NotFiniteError
-from lcprune.pipeline import fitting
-from lcprune.training import checkpoint, loop
+from lcprune.pipeline.fit import MAX_RETRIES
+from lcprune.training import checkpoint
 from lcprune.training.checkpoint import TrainingState
+from lcprune.training.loop import Trainer
 
 PROMISE = "NaN or infinity in a loss, weight or gradient is named, never saved, and retried three times at most."
 MODULE = "benchmarks.chaos.numbers"
@@ -51,7 +52,7 @@ def _one(run: Path, where: str, how: str, value: float, at: int) -> str:
         except NotFiniteError as error:
             problem = error.problem
     retries = sum("going back to step" in line for line in told)
-    expected = {"stop": 0, "retry and it is mended": 1, "retry in vain": fitting.MAX_RETRIES}[how]
+    expected = {"stop": 0, "retry and it is mended": 1, "retry in vain": MAX_RETRIES}[how]
     if retries != expected:
         return f"{retries} retries, not {expected}"
     if (problem == "") != (how == "retry and it is mended"):
@@ -69,10 +70,10 @@ def _one(run: Path, where: str, how: str, value: float, at: int) -> str:
 @contextmanager
 def _spoilt(where: str, value: float, at: int, *, always: bool) -> Iterator[None]:
     """Inside, a training meets `value` at a step, once or every time that it comes to that step."""
-    fit = loop.fit
+    fit = Trainer.fit
     met = 0
 
-    def spoiling(plan: Any, method: Any, state: TrainingState, listener: Any) -> None:
+    def spoiling(trainer: Trainer, method: Any, state: TrainingState, listener: Any) -> None:
         backward = method.backward
 
         def spoilt_backward(images: torch.Tensor, labels: torch.Tensor, step: int) -> Any:
@@ -84,11 +85,11 @@ def _spoilt(where: str, value: float, at: int, *, always: bool) -> Iterator[None
 
         method.backward = spoilt_backward
         try:
-            fit(plan, method, state, listener)
+            fit(trainer, method, state, listener)
         finally:
             method.backward = backward
 
-    with mock.patch.object(fitting, "fit", spoiling):
+    with mock.patch.object(Trainer, "fit", spoiling):
         yield
 
 

@@ -11,7 +11,6 @@ from lcprune.models import Network, build
 from lcprune.training.methods import build_method
 from lcprune.training.methods.backprop import Backprop
 from lcprune.training.methods.base import sample_losses
-from lcprune.training.methods.critic import CriticTraining
 from lcprune.training.methods.deep_supervision import DeepSupervision
 from lcprune.training.methods.dni import Dni
 from lcprune.training.methods.local_critic import LocalCritic
@@ -68,7 +67,7 @@ def network_of(*overrides: str) -> tuple[recipe.Recipe, Network]:
         (["train.method=backprop"], Backprop),
         (["train.method=deep_supervision"], DeepSupervision),
         (["train.method=local_critic"], LocalCritic),
-        (["train.method=critic"], CriticTraining),
+        (["train.method=critic"], LocalCritic),
         (["train.method=sobolev_local_critic"], Sobolev),
         (["train.method=sobolev_critic"], Sobolev),
         (["train.method=dni"], Dni),
