@@ -25,10 +25,10 @@ from lcprune.models import Network
 from lcprune.recipe import Recipe
 from lcprune.training import precision
 from lcprune.training.checkpoint import TrainingState
-from lcprune.training.loop import Evaluation, LoggedStep, Plan, fit
+from lcprune.training.loop import Evaluation, LoggedStep, Trainer
 from lcprune.training.methods import Method, build_method
 from lcprune.training.optim import build_optimizers
-from lcprune.training.ranks import Alone, Ranks
+from lcprune.training.parallel import Coordinator
 from lcprune.training.step import GRAPH_WARMUP, compile_parts
 
 ITEM_EVERY = 20
@@ -38,7 +38,7 @@ SETTLE_S = 0.2
 
 
 class Ours:
-    """The training loop itself, `lcprune.training.loop.fit`, with everything that it does at every step."""
+    """The training loop itself, `lcprune.training.loop.Trainer.fit`, with everything that it does at every step."""
 
     def __init__(self, recipe: Recipe, split: Split, device: torch.device) -> None:
         """Puts the images of `split` on the device, as a run does."""
@@ -50,7 +50,7 @@ class Ours:
         method = build_method(recipe, network)
         if train.compile:
             compile_parts(method)
-        self._loop = Loop(plan_of(recipe, loader_of(recipe, split, device), device, Alone()), method, state)
+        self._loop = Loop(trainer_of(recipe, loader_of(recipe, split, device), Coordinator(device)), method, state)
 
     def __call__(self, steps: int) -> float:
         """See `Timed`."""
@@ -62,19 +62,19 @@ class Ours:
 
 
 class Loop:
-    """`fit` with a plan, so many steps at a time."""
+    """`Trainer.fit`, so many steps at a time."""
 
-    def __init__(self, plan: Plan, method: Method, state: TrainingState) -> None:
-        """The plan must not come to its end, nor to an evaluation or a checkpoint."""
-        self._plan = plan
+    def __init__(self, trainer: Trainer, method: Method, state: TrainingState) -> None:
+        """The trainer must not come to its end, nor to an evaluation or a checkpoint."""
+        self._trainer = trainer
         self._method = method
         self._state = state
 
     def laps(self, steps: Sequence[int]) -> list[float]:
         """Trains for the sum of `steps` in one go; the seconds of each stretch."""
-        clock = _Clock(steps, self._plan.device)
+        clock = _Clock(steps, self._trainer.coordinator.device)
         try:
-            fit(self._plan, self._method, self._state, clock)
+            self._trainer.fit(self._method, self._state, clock)
         except _EnoughError:
             return clock.seconds
         raise ValueError("the recipe is too short to be measured")
@@ -96,19 +96,18 @@ def loader_of(recipe: Recipe, split: Split, device: torch.device, rows: slice | 
     )
 
 
-def plan_of(recipe: Recipe, loader: Loader, device: torch.device, ranks: Ranks) -> Plan:
+def trainer_of(recipe: Recipe, loader: Loader, coordinator: Coordinator) -> Trainer:
     """Of a training that holds out no images and writes nothing."""
     nothing = Split(np.zeros((0, 1, 1, 1), np.uint8), np.zeros(0, np.int64))
-    return Plan(
+    return Trainer(
         recipe=recipe,
         iterations=recipe.train.iterations or 0,
         loader=loader,
         held_out=nothing,
         held_out_name="val",
         checkpoints=Path("never written"),
-        device=device,
-        surroundings={},
-        ranks=ranks,
+        reproducibility={},
+        coordinator=coordinator,
     )
 
 

@@ -22,7 +22,7 @@ class LcpruneError(Exception):
 
     exit_code: ClassVar[int] = 1
     kind: ClassVar[str] = "error"
-    speaks: bool | None = None
+    reports: bool | None = None
     """Of several processes that train together: whether this one tells the user; None: they have not agreed on it."""
 
     def __init__(self, problem: str, fix: str) -> None:

@@ -15,7 +15,7 @@ MODULES = {
 }
 
 LAYERS = (  # lowest first; a part may import what stands below it, and itself
-    {"errors"},
+    {"errors", "specs"},
     {"recipe"},
     {"models", "data", "runs"},
     {"training", "analysis", "export"},
@@ -42,7 +42,7 @@ HOMES = {  # who may import a library, as prefixes of module names
 }
 FACADE = {"lcprune.export.session.ProgressiveSession"}
 """What `lcprune` itself offers, imported when it is asked for."""
-INSTANT = ("lcprune", "lcprune.errors", "lcprune.recipe", "lcprune.cli")
+INSTANT = ("lcprune", "lcprune.errors", "lcprune.specs", "lcprune.recipe", "lcprune.cli")
 HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "numpy", "scipy", "matplotlib", "fvcore")
 
 

@@ -14,8 +14,8 @@ from benchmarks.case import Row
 from benchmarks.parallel.ranks import CPU
 from benchmarks.timing import repeated
 from lcprune.recipe import Recipe
-from lcprune.training.parallel.messages import Form, Neighbour, Receiver, Sender
-from lcprune.training.parallel.world import World
+from lcprune.training.parallel.mesh import ProcessMesh
+from lcprune.training.parallel.messages import Neighbour, Receiver, Sender, TensorSpec
 
 _REPEATS = 3
 _MESSAGES = 20
@@ -59,17 +59,17 @@ def of_groups(recipe: Recipe) -> list[GroupCost]:
     return found
 
 
-def link(world: World, _: object = None) -> list[Row]:
+def link(mesh: ProcessMesh, _: object = None) -> list[Row]:
     """Seconds of a message from one process to the other and back, by its size."""
     both = [dist.new_group([0, 1]) for _ in range(2)]
     rows = []
     for size in SIZES:
-        form = Form((size // 4,))
-        sends, receives = (both[0], both[1]) if world.rank == 0 else (both[1], both[0])
-        sender = Sender(world, Neighbour(1 - world.rank, "the other", sends), form, 1)
-        receiver = Receiver(world, Neighbour(1 - world.rank, "the other", receives), form, 1)
+        spec = TensorSpec((size // 4,))
+        sends, receives = (both[0], both[1]) if mesh.rank == 0 else (both[1], both[0])
+        sender = Sender(mesh, Neighbour(1 - mesh.rank, "the other", sends), spec, 1)
+        receiver = Receiver(mesh, Neighbour(1 - mesh.rank, "the other", receives), spec, 1)
         tensor = torch.zeros(size // 4)
-        taken = [_there_and_back(world.rank, step, tensor, sender, receiver) for step in range(_MESSAGES)]
+        taken = [_there_and_back(mesh.rank, step, tensor, sender, receiver) for step in range(_MESSAGES)]
         rows.append({"bytes": size, "one_way_s": sorted(taken)[len(taken) // 2] / 2})
         sender.close()
     return rows

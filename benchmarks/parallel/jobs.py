@@ -19,9 +19,9 @@ from benchmarks.parallel.links import Count, far
 from benchmarks.parallel.ranks import CPU, replicas_of
 from benchmarks.timing import in_turn, ratio
 from lcprune.recipe import Recipe
+from lcprune.training.parallel import Coordinator, ParallelOptions
 from lcprune.training.parallel.balance import balanced
-from lcprune.training.parallel.team import join
-from lcprune.training.parallel.world import World
+from lcprune.training.parallel.mesh import ProcessMesh
 from lcprune.training.step import EagerStep
 
 SAMPLES = 4096
@@ -39,15 +39,15 @@ class Distance:
     staleness: tuple[int, ...] = (0, 1)
 
 
-def speed(world: World, case: Case) -> Row:
+def speed(mesh: ProcessMesh, case: Case) -> Row:
     """Images/s of two processes over those of one, and of pipelines over backpropagation in one."""
     recipe = networks.load(case.recipe, case.local_critic)
     group_costs = _agreed_costs(recipe)
-    cut = _cut(group_costs, world.stages)
-    cuts = {"the same cut": cut, "its own cut": _lengths(balanced([each.main_s for each in group_costs], world.stages))}
+    cut = _cut(group_costs, mesh.stages)
+    cuts = {"the same cut": cut, "its own cut": _lengths(balanced([each.main_s for each in group_costs], mesh.stages))}
     if cuts["its own cut"] == cut:
         del cuts["its own cut"]
-    turns, sent_bytes = _turns(world, case, cut, cuts)
+    turns, sent_bytes = _turns(mesh, case, cut, cuts)
     seconds = in_turn(turns, case.rounds, case.burst)
     cpu_s = _of_everyone({name: each.cpu_s[-case.rounds :] for name, each in turns.items()})
     batch = recipe.data.batch_size
@@ -71,23 +71,23 @@ def speed(world: World, case: Case) -> Row:
 
 
 def _turns(
-    world: World, case: Case, cut: Sequence[int], cuts: Mapping[str, Sequence[int]]
+    mesh: ProcessMesh, case: Case, cut: Sequence[int], cuts: Mapping[str, Sequence[int]]
 ) -> tuple[dict[str, trainings.Turns], dict[str, list[int]]]:
     """All trainings of a case, and the bytes that divided trainings send in a step."""
     recipe, backprop = (networks.load(case.recipe, how) for how in (case.local_critic, case.backprop))
     split = networks.noise(recipe, SAMPLES)
-    layers, division = trainings.shared(recipe, split, world, cut)
-    stale, _ = trainings.shared(recipe, split, world, cut, staleness=1)
-    data, data_division = trainings.shared(recipe, split, replicas_of(world))
+    layers, division = trainings.shared(recipe, split, mesh, cut)
+    stale, _ = trainings.shared(recipe, split, mesh, cut, staleness=1)
+    data, data_division = trainings.shared(recipe, split, replicas_of(mesh))
     turns = {
-        ALONE: trainings.alone(recipe, split, world),
-        APART: trainings.alone(recipe, split, world, everywhere=True),
+        ALONE: trainings.alone(recipe, split, mesh),
+        APART: trainings.alone(recipe, split, mesh, everywhere=True),
         "layers": layers,
         "layers, staleness 1": stale,
         "data": data,
-        "backprop": trainings.alone(backprop, split, world),
+        "backprop": trainings.alone(backprop, split, mesh),
         **{
-            f"{name}, {which}": trainings.pipeline(recipe, split, world, counts, schedule)
+            f"{name}, {which}": trainings.pipeline(recipe, split, mesh, counts, schedule)
             for which, counts in cuts.items()
             for name, schedule in SCHEDULES.items()
         },
@@ -109,19 +109,19 @@ def _compared(name: str, seconds: Mapping[str, list[float]], batch: int) -> Row:
     }
 
 
-def delayed(world: World, about: Distance) -> Row:
+def delayed(mesh: ProcessMesh, about: Distance) -> Row:
     """Throughput with links that are slow over that without, for every staleness."""
     case = about.case
     recipe = networks.load(case.recipe, case.local_critic)
     split = networks.noise(recipe, SAMPLES)
     group_costs = _agreed_costs(recipe)
-    cut = _cut(group_costs, world.stages)
+    cut = _cut(group_costs, mesh.stages)
     turns = {}
     sent_bytes: tuple[int, ...] = ()
     for staleness in about.staleness:
         for delay_s in (0.0, about.delay_s):
             links = far(about.folder, f"{case.recipe}-{staleness}-{recipe.data.batch_size}", delay_s)
-            turns[f"{staleness} {delay_s}"], division = trainings.shared(recipe, split, world, cut, staleness, links)
+            turns[f"{staleness} {delay_s}"], division = trainings.shared(recipe, split, mesh, cut, staleness, links)
             sent_bytes = division.bytes_sent_per_step
     seconds = in_turn(turns, case.rounds, case.burst)
     rows = [
@@ -144,39 +144,38 @@ def delayed(world: World, about: Distance) -> Row:
     }
 
 
-def held_bytes(world: World, case: Case) -> Row:
+def held_bytes(mesh: ProcessMesh, case: Case) -> Row:
     """Most bytes alive at once in a step of each process, and those that it sends, against `backprop` in one."""
     local_critic, backprop = (networks.load(case.recipe, how) for how in (case.local_critic, case.backprop))
-    alone = [memory.peak_bytes(each, CPU) for each in (backprop, local_critic)] if world.rank == 0 else [0, 0]
+    alone = [memory.peak_bytes(each, CPU) for each in (backprop, local_critic)] if mesh.rank == 0 else [0, 0]
     gc.collect()
     split = networks.noise(local_critic, local_critic.data.batch_size)
     count = Count()
     shape = split.images.shape[1:]
-    one_each = (1,) * world.size
-    team = join(
-        world,
+    one_each = (1,) * mesh.world_size
+    coordinator = Coordinator(CPU, mesh, ParallelOptions("layers", groups_per_rank=one_each))
+    method, state = coordinator.place(
         local_critic,
         trainings.fresh_state(local_critic),
         shape,
         lambda: trainings.fresh_state(local_critic),
         iterations=1,
-        groups_per_rank=one_each,
     )
-    step = EagerStep(team.method, team.state.optimizers, CPU, bf16=False)
+    step = EagerStep(method, state.optimizers, CPU, bf16=False)
     images = torch.from_numpy(split.images).float().div_(255)
     images = images.contiguous(memory_format=networks.memory_format(local_critic))
-    if world.rank:
+    if mesh.rank:
         images = images[:0].clone()
     labels = torch.from_numpy(split.labels)
     step(images, labels, 0)  # optimizers make their state
-    for optimizer in team.state.optimizers:
+    for optimizer in state.optimizers:
         optimizer.zero_grad(set_to_none=True)
     gc.collect()
     before = live_bytes()
 
     def whole_step() -> None:
         step(images, labels, 1)
-        team.ranks.close()  # a message that ends after the profiler would write into memory that is free by then
+        coordinator.close()  # a message that ends after the profiler would write into memory that is free by then
 
     with count.counting():
         peak = before + memory.peak_of(whole_step)
@@ -190,7 +189,7 @@ def held_bytes(world: World, case: Case) -> Row:
         "peak_bytes": peaks,
         "largest_over_backprop": max(peaks) / max(1, alone[0]),
         "sent_bytes": [each["sent_bytes"] for each in found],
-        "bytes_sent_per_step": list(team.division.bytes_sent_per_step),
+        "bytes_sent_per_step": [rank["bytes_sent_per_step"] for rank in coordinator.division()["ranks"]],
     }
 
 

@@ -17,9 +17,9 @@ import numpy as np
 import torch.distributed as dist
 from torch import Tensor
 
-from lcprune.training.parallel import team
-from lcprune.training.parallel.messages import Form, Neighbour, Receiver, Sender
-from lcprune.training.parallel.world import World
+from lcprune.training.parallel import placement
+from lcprune.training.parallel.mesh import ProcessMesh
+from lcprune.training.parallel.messages import Neighbour, Receiver, Sender, TensorSpec
 
 _SLOTS = 64
 """Steps that the board remembers; more than ever are under way."""
@@ -53,10 +53,10 @@ class Board:
 class FarSender:
     """A `Sender` that notes when it sends."""
 
-    def __init__(self, board: Board, world: World, to: Neighbour, form: Form, depth: int) -> None:
-        self._inner = Sender(world, to, form, depth)
+    def __init__(self, board: Board, mesh: ProcessMesh, to: Neighbour, spec: TensorSpec, depth: int) -> None:
+        self._inner = Sender(mesh, to, spec, depth)
         self._board = board
-        self._row = _row(form)
+        self._row = _row(spec)
 
     def send(self, step: int, tensor: Tensor) -> None:
         """See `Sender`."""
@@ -71,11 +71,13 @@ class FarSender:
 class FarReceiver:
     """A `Receiver` that hands a message over late."""
 
-    def __init__(self, board: Board, delay_s: float, world: World, origin: Neighbour, form: Form, depth: int) -> None:
-        self._inner = Receiver(world, origin, form, depth)
+    def __init__(
+        self, board: Board, delay_s: float, mesh: ProcessMesh, origin: Neighbour, spec: TensorSpec, depth: int
+    ) -> None:
+        self._inner = Receiver(mesh, origin, spec, depth)
         self._board = board
         self._delay_s = delay_s
-        self._row = _row(form)
+        self._row = _row(spec)
         self._depth = depth
         self._expected = 0  # the first step that is not expected yet
 
@@ -102,7 +104,9 @@ def far(folder: Path, name: str, delay_s: float) -> Iterator[None]:
         yield
         return
     board = Board(folder / f"{name}.board")
-    with mock.patch.multiple(team, Sender=partial(FarSender, board), Receiver=partial(FarReceiver, board, delay_s)):
+    with mock.patch.multiple(
+        placement, Sender=partial(FarSender, board), Receiver=partial(FarReceiver, board, delay_s)
+    ):
         yield
 
 
@@ -125,6 +129,6 @@ class Count:
             yield
 
 
-def _row(form: Form) -> int:
+def _row(spec: TensorSpec) -> int:
     """Losses, ``(N,)``, go back; all else forward."""
-    return int(len(form.shape) == 1)
+    return int(len(spec.shape) == 1)

@@ -14,10 +14,9 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
-from lcprune.training.parallel import world as worlds
-from lcprune.training.parallel.world import LAYERS, REPLICAS, World
+from lcprune.training.parallel.mesh import LAYERS, REPLICAS, ProcessMesh, connected
 
-Job = Callable[[World, Any], Any]
+Job = Callable[[ProcessMesh, Any], Any]
 """What every process does; what the first one returns, as JSON has it, is the result."""
 CPU = torch.device("cpu")
 TIMEOUT_S = 600.0
@@ -58,10 +57,10 @@ def together(job: Job, about: Any, ranks: int, cores: Sequence[int], folder: Pat
     return json.loads(answer.read_text(encoding="utf-8"))
 
 
-def replicas_of(world: World) -> World:
+def replicas_of(mesh: ProcessMesh) -> ProcessMesh:
     """The same processes, with batches divided instead of layers."""
-    mesh = init_device_mesh(world.device.type, (1, world.size), mesh_dim_names=(LAYERS, REPLICAS))
-    return replace(world, stages=1, replicas=world.size, mesh=mesh)
+    of_torch = init_device_mesh(mesh.device.type, (1, mesh.world_size), mesh_dim_names=(LAYERS, REPLICAS))
+    return replace(mesh, stages=1, replicas=mesh.world_size, mesh=of_torch)
 
 
 def _rank(job: Job, about: Any, settings: dict[str, str], core: int, answer: Path) -> None:
@@ -69,12 +68,11 @@ def _rank(job: Job, about: Any, settings: dict[str, str], core: int, answer: Pat
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
     torch.set_num_threads(1)
-    world = worlds.start("layers", int(settings["WORLD_SIZE"]), CPU, TIMEOUT_S)
-    result = job(world, about)
-    dist.barrier()
-    if world.rank == 0:
-        answer.write_text(json.dumps(result), encoding="utf-8")
-    worlds.stop(world)
+    with connected("layers", int(settings["WORLD_SIZE"]), CPU, TIMEOUT_S) as mesh:
+        result = job(mesh, about)
+        dist.barrier()
+        if mesh.rank == 0:
+            answer.write_text(json.dumps(result), encoding="utf-8")
 
 
 def _free_port() -> int:

@@ -24,9 +24,9 @@ from lcprune.data.sources import Split
 from lcprune.recipe import Recipe
 from lcprune.training.checkpoint import TrainingState
 from lcprune.training.optim import build_optimizers
-from lcprune.training.parallel.replicas import Replicas
-from lcprune.training.parallel.team import Division, join
-from lcprune.training.parallel.world import World
+from lcprune.training.parallel import Coordinator, ParallelOptions
+from lcprune.training.parallel.mesh import ProcessMesh
+from lcprune.training.parallel.placement import Placement
 
 FIRST_STEPS = 2
 """Of a turn, that do not count."""
@@ -56,63 +56,62 @@ class Turns:
         return float(everyone)
 
 
-def alone(recipe: Recipe, split: Split, world: World, everywhere: bool = False) -> Turns:
+def alone(recipe: Recipe, split: Split, mesh: ProcessMesh, everywhere: bool = False) -> Turns:
     """A training in the first process; or one in each, which know nothing of each other."""
-    return Turns(steps.Ours(recipe, split, CPU).laps if everywhere or world.rank == 0 else None)
+    return Turns(steps.Ours(recipe, split, CPU).laps if everywhere or mesh.rank == 0 else None)
 
 
 def shared(
     recipe: Recipe,
     split: Split,
-    world: World,
+    mesh: ProcessMesh,
     groups_per_rank: Sequence[int] = (),
     staleness: int = 0,
     links: AbstractContextManager[None] | None = None,
-) -> tuple[Turns, Division]:
-    """A training in all processes, as the world says, and how it is divided.
+) -> tuple[Turns, Placement]:
+    """A training in all processes, as the mesh says, and how it is divided.
 
     Args:
         recipe: What to train.
         split: Images and labels.
-        world: How the processes share the work.
+        mesh: How the processes share the work.
         groups_per_rank: See `lcprune train`.
         staleness: See `lcprune train`.
         links: Inside, the processes are connected.
     """
-    rows = Replicas(world.replica_group, CPU).rows(recipe.data.batch_size)
-    whole = fresh_state(recipe)
-    loader: Loader = steps.loader_of(recipe, split, CPU, rows)
+    coordinator = Coordinator(CPU, mesh, ParallelOptions(staleness=staleness, groups_per_rank=tuple(groups_per_rank)))
+    loader: Loader = steps.loader_of(recipe, split, CPU, coordinator.rows(recipe.data.batch_size))
     with links or nullcontext():
-        team = join(
-            world,
+        method, state = coordinator.place(
             recipe,
-            whole,
+            fresh_state(recipe),
             split.images.shape[1:],
             lambda: fresh_state(recipe),
             iterations=recipe.train.iterations or 0,
-            groups_per_rank=groups_per_rank,
-            staleness=staleness,
         )
-    plan = steps.plan_of(recipe, loader if world.stage == 0 else LabelLoader(loader), CPU, team.ranks)
-    return Turns(steps.Loop(plan, team.method, team.state).laps), team.division
+    trainer = steps.trainer_of(recipe, loader if coordinator.reads_images else LabelLoader(loader), coordinator)
+    placement = coordinator.placement
+    if placement is None:
+        raise ValueError("a mesh divides the work")
+    return Turns(steps.Loop(trainer, method, state).laps), placement
 
 
-def pipeline(recipe: Recipe, split: Split, world: World, groups_per_rank: Sequence[int], schedule: type) -> Turns:
+def pipeline(recipe: Recipe, split: Split, mesh: ProcessMesh, groups_per_rank: Sequence[int], schedule: type) -> Turns:
     """Backpropagation through main by `torch.distributed.pipelining`, with 4 micro-batches.
 
     Args:
         recipe: Whose network it is; its critics stay away.
         split: Images and labels.
-        world: One stage in each process.
+        mesh: One stage in each process.
         groups_per_rank: Consecutive layer groups of each.
         schedule: Such as `ScheduleGPipe`.
     """
     network = networks.make_network(recipe, CPU)
-    start = sum(groups_per_rank[: world.rank])
+    start = sum(groups_per_rank[: mesh.rank])
     train = recipe.train
-    first: nn.Module = _Permuted(train.channels_last, 0, 3, 1, 2) if world.rank else network.normalize
-    last = _Permuted(train.channels_last and world.rank < world.size - 1, 0, 2, 3, 1)
-    own = nn.Sequential(first, *network.groups[start : start + groups_per_rank[world.rank]], last)
+    first: nn.Module = _Permuted(train.channels_last, 0, 3, 1, 2) if mesh.rank else network.normalize
+    last = _Permuted(train.channels_last and mesh.rank < mesh.world_size - 1, 0, 2, 3, 1)
+    own = nn.Sequential(first, *network.groups[start : start + groups_per_rank[mesh.rank]], last)
     optimizer = SGD(
         own.parameters(),
         lr=train.lr,
@@ -121,7 +120,7 @@ def pipeline(recipe: Recipe, split: Split, world: World, groups_per_rank: Sequen
         weight_decay=train.weight_decay,
         fused=True,
     )
-    stage = PipelineStage(own, world.rank, world.size, CPU)
+    stage = PipelineStage(own, mesh.rank, mesh.world_size, CPU)
     smoothing = train.label_smoothing
     run = schedule(
         stage, MICRO_BATCHES, loss_fn=lambda logits, y: F.cross_entropy(logits, y, label_smoothing=smoothing)
@@ -132,9 +131,9 @@ def pipeline(recipe: Recipe, split: Split, world: World, groups_per_rank: Sequen
     def step() -> None:
         nonlocal done
         optimizer.zero_grad(set_to_none=True)
-        if world.rank == 0:
+        if mesh.rank == 0:
             run.step(loader.batch(done)[0], return_outputs=False)
-        elif world.rank == world.size - 1:
+        elif mesh.rank == mesh.world_size - 1:
             losses: list[Tensor] = []
             run.step(target=loader.labels(done), losses=losses, return_outputs=False)
         else:

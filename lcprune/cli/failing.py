@@ -42,8 +42,8 @@ def _tells(error: LcpruneError) -> bool:
 
     Where they have met already, they agree on one.
     """
-    if error.speaks is not None:
-        return error.speaks
+    if error.reports is not None:
+        return error.reports
     if isinstance(error, Interrupted):
         return os.environ.get("RANK", "0") == "0"
     if os.environ.get("LOCAL_RANK", "0") != "0":

@@ -75,7 +75,6 @@ def train(
             return
         with torch_needed():
             from lcprune.pipeline import train as pipeline
-            from lcprune.pipeline.together import Together
         result = pipeline.train(
             chosen,
             out=out,
@@ -83,7 +82,7 @@ def train(
             device=device.value,
             display=display(is_silent(quiet)),
             notice=notice(is_silent(quiet)),
-            together=Together(**_shared(parallel, staleness, groups_per_rank, timeout)),
+            parallel=_parallel_options(parallel, staleness, groups_per_rank, timeout),
         )
         _print_trained(result, as_json, quiet)
 
@@ -109,32 +108,34 @@ def resume(
             device=device.value,
             display=display(is_silent(quiet)),
             notice=notice(is_silent(quiet)),
-            together=_shared(parallel, staleness, groups_per_rank, timeout),
+            parallel=_parallel_options(parallel, staleness, groups_per_rank, timeout),
         )
         _print_trained(result, as_json, quiet)
 
 
-def _shared(
+def _parallel_options(
     parallel: Parallel | None, staleness: int | None, groups_per_rank: str | None, timeout: float | None
-) -> dict[str, Any]:
-    """What the user says of how processes share the work: fields of `lcprune.pipeline.together.Together`.
+) -> Any:
+    """How processes share the work, as the user asks for it: a `lcprune.training.parallel.ParallelOptions`.
 
     Raises:
         SetupError: If they are to share it and there is one alone.
     """
-    fields = {
-        "parallel": None if parallel is None else parallel.value,
-        "staleness": staleness,
-        "groups_per_rank": None if groups_per_rank is None else whole_numbers("--groups-per-rank", groups_per_rank),
-        "timeout_s": timeout,
-    }
-    said = {name: value for name, value in fields.items() if value is not None}
-    if said and int(os.environ.get("WORLD_SIZE", "1")) < 2:
+    from lcprune.training.parallel import ParallelOptions
+
+    divided: Any = None if parallel is None else parallel.value
+    options = ParallelOptions(
+        parallel=divided,
+        staleness=staleness,
+        groups_per_rank=() if groups_per_rank is None else whole_numbers("--groups-per-rank", groups_per_rank),
+        timeout_s=timeout,
+    )
+    if options != ParallelOptions() and int(os.environ.get("WORLD_SIZE", "1")) < 2:
         raise SetupError(
-            "there is one process alone, which has nobody to share the work with",
+            "there is one process alone, and nothing to share the work with",
             "start several: torchrun --nproc-per-node 2 -m lcprune train RECIPE --parallel layers",
         )
-    return said
+    return options
 
 
 def _print_trained(result: Any, as_json: bool, quiet: bool) -> None:

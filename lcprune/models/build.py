@@ -19,9 +19,7 @@ from lcprune.models.trunk import Shape
 from lcprune.models.vgg import build_vgg
 from lcprune.models.whitening import Whitening
 from lcprune.recipe import Recipe
-
-NEED_CUTS = ("local_critic", "critic", "sobolev_local_critic", "sobolev_critic", "dni")
-"""Methods that have nothing to do without a place in `critics.after`."""
+from lcprune.specs import METHODS
 
 
 def build(
@@ -54,16 +52,17 @@ def build(
         )
     config = recipe.critics
     alone = recipe.model.submodel
-    only_main = recipe.train.method == "backprop" and alone is None
+    method = METHODS[recipe.train.method]
+    only_main = method.side is None and alone is None
     in_parts = bool(recipe.train.frozen_groups) or recipe.train.layer_decay != 1  # which differ from each other
     after = () if only_main and not in_parts else config.after or ()
-    if recipe.train.method in NEED_CUTS and not after:
+    if method.needs_cuts and not after:
         raise ModelError(
             f"{recipe.train.method} needs a critic, but critics.after is empty",
             "leave critics.after out, or write places such as after: [2, 5, 8]",
         )
     groups, shapes = _build_trunk(recipe, image_shape, classes, after)
-    if recipe.train.method == "dni":
+    if method.side == "synthesizers":
         told = classes if config.condition_on_label else 0
         synthesizers = [Synthesizer(*side, told) for side in zip(shapes, _designs(recipe, shapes), strict=True)]
         return _initialized(Network(Normalize(mean, std), [Parts(*groups)], [], synthesizers), recipe)

@@ -1,5 +1,6 @@
 """Critics: the side networks that estimate main's loss from a hidden layer (Eq. 2 and 3 of the paper)."""
 
+import importlib
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -8,20 +9,19 @@ from torch import nn
 
 from lcprune.errors import ModelError
 from lcprune.models.layers import AveragePool, Flatten
-from lcprune.models.msdnet import classifier
 from lcprune.models.trunk import Shape
-from lcprune.recipe.schema import Head
+from lcprune.specs import HEADS
 
 
 @dataclass(frozen=True)
 class CriticDesign:
     """A critic in three parts: what reduces the hidden layer, convolutions, and a linear layer.
 
-    Of a head that is ``msdnet``, only the channels can be chosen.
+    A head of a module of its own may read fewer of these, as ``msdnet`` reads the channels alone.
     """
 
-    head: Head
-    """See `critics.head` in a recipe."""
+    head: str
+    """A name in `lcprune.specs.HEADS`."""
     depth: int
     """Convolutions after the reduction; those of a strided reduction are not counted."""
     channels: int
@@ -45,24 +45,29 @@ def build_critic(shape: Shape, classes: int, design: CriticDesign) -> nn.Sequent
     Raises:
         ModelError: If the hidden layer cannot be reduced to `pool_to`.
     """
-    if design.head == "msdnet":
-        return nn.Sequential(*classifier(shape, classes, design.channels))
+    return nn.Sequential(*importlib.import_module(HEADS[design.head].module).build_head(shape, classes, design))
+
+
+def build_head(shape: Shape, classes: int, design: CriticDesign) -> list[nn.Module]:
+    """See `build_critic`; the heads that are a reduction, convolutions and a linear layer."""
+    spec = HEADS[design.head]
     layers, (channels, height, width) = _reduction(shape, design)
     for _ in range(design.depth):
-        if design.head == "separable":
+        if spec.separable:
             layers += _separable(channels, design)
         else:
             layers += _convolution(channels, design, kernel=design.kernel)
         channels = design.channels
-    if design.head == "global":
+    if spec.global_average:
         layers += _average((height, width))
         height = width = 1
-    return nn.Sequential(*layers, Flatten(), nn.Linear(channels * height * width, classes))
+    return [*layers, Flatten(), nn.Linear(channels * height * width, classes)]
 
 
 def _reduction(shape: Shape, design: CriticDesign) -> tuple[list[nn.Module], Shape]:
     """What makes the hidden layer `pool_to` wide and high, and the shape that it then has."""
-    if design.head == "paper":
+    reduction = HEADS[design.head].reduction
+    if reduction is None:
         return [], shape
     channels, height, width = shape
     size = design.pool_to
@@ -71,7 +76,7 @@ def _reduction(shape: Shape, design: CriticDesign) -> tuple[list[nn.Module], Sha
             f"a {design.head} critic on a hidden layer of {height}x{width} cannot reduce it to {size}x{size}",
             f"set critics.pool_to to a divisor of {height} and {width}, or critics.head: paper",
         )
-    if design.head != "strided":
+    if reduction == "pool":
         return _average((height // size, width // size)), (channels, size, size)
     layers: list[nn.Module] = []
     for _ in range(_halvings(height, width, size)):

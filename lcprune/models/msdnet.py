@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from lcprune.models.critics import CriticDesign
 from lcprune.models.layers import AveragePool, Flatten
 from lcprune.models.trunk import Shape, check_size, cut, scaled
 
@@ -190,6 +191,11 @@ def classifier(shape: Shape, classes: int, channels: int) -> list[nn.Module]:
     convolutions = [*_convolution(inputs, channels, 3, stride=2), *_convolution(channels, channels, 3, stride=2)]
     window = (-(-height // 4), -(-width // 4))
     return [*convolutions, AveragePool(window), Flatten(), nn.Linear(channels, classes)]
+
+
+def build_head(shape: Shape, classes: int, design: CriticDesign) -> list[nn.Module]:
+    """The critic head of this name: what main ends in, with channels of its own."""
+    return classifier(shape, classes, design.channels)
 
 
 def reader(group: nn.Sequential, shape: Shape) -> tuple[list[nn.Module], Shape]:

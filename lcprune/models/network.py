@@ -1,6 +1,7 @@
 """A network cut into layer groups, with a critic at the end of every group but the last (Figure 1b of the paper)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,18 @@ class Normalize(nn.Module):
 
 class Parts(nn.Sequential):
     """Several layer groups as one, with one exit behind the last of them."""
+
+
+@contextmanager
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Inside, `module` is in eval mode; afterwards every module inside it has its own mode again."""
+    modes = [(part, part.training) for part in module.modules()]  # frozen groups have another one than the rest
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 class Network(nn.Module):

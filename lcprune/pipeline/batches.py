@@ -1,35 +1,27 @@
-"""The training batches of a recipe."""
+"""The training batches of a recipe, the rows that this process trains on."""
 
 from typing import Any
 
 import torch
 
-from lcprune.data.loaders import TrainLoader
+from lcprune.data.loaders import LabelLoader, Loader, TrainLoader
 from lcprune.data.sampling import Targets, class_weights
 from lcprune.data.sources import Dataset
 from lcprune.data.stream import FileImages
 from lcprune.data.streaming import Streaming, StreamLoader
 from lcprune.recipe import Recipe
+from lcprune.training.parallel import Coordinator
 
 
-def batches_of(
-    recipe: Recipe, dataset: Dataset, device: torch.device, rows: slice | None = None
-) -> TrainLoader | StreamLoader:
-    """Batches on `device`; `rows` of each of them, or all.
+def loader_of(recipe: Recipe, dataset: Dataset, coordinator: Coordinator) -> Loader:
+    """What this process learns from: its rows of every batch, and where it has no first layers, their labels alone.
 
     Raises:
-        DataError: If there are fewer images than a batch has.
+        LcpruneError: If batches cannot be made or shared, or the recipe asks for what several processes cannot do.
     """
+    coordinator.check(recipe)
     data, labels = recipe.data, dataset.train.labels
     weights = class_weights(labels, len(dataset.classes))
-    drawn = weights[torch.from_numpy(labels)] if data.balance == "sampling" else None
-    targets = Targets(
-        classes=len(dataset.classes),
-        seed=recipe.train.seed,
-        mixup=data.mixup,
-        cutmix=data.cutmix,
-        loss_weights=weights if data.balance == "loss" else None,
-    )
     common: dict[str, Any] = {
         "batch_size": data.batch_size,
         "pad": data.pad,
@@ -37,14 +29,23 @@ def batches_of(
         "flip": data.flip,
     }
     to: dict[str, Any] = {
-        "device": device,
+        "device": coordinator.device,
         "channels_last": recipe.train.channels_last,
-        "targets": targets,
-        "weights": drawn,
-        "rows": rows,
+        "targets": Targets(
+            classes=len(dataset.classes),
+            seed=recipe.train.seed,
+            mixup=data.mixup,
+            cutmix=data.cutmix,
+            loss_weights=weights if data.balance == "loss" else None,
+        ),
+        "weights": weights[torch.from_numpy(labels)] if data.balance == "sampling" else None,
+        "rows": coordinator.rows(data.batch_size),
     }
+    loader: Loader
     in_memory = not isinstance(dataset.train.images, FileImages)
     if in_memory and data.augment != "resized_crop" and data.augment != "randaugment":
-        return TrainLoader(dataset.train, augment=data.augment, **common, **to)
-    streaming = Streaming(augment=data.augment, interpolation=data.interpolation, workers=data.workers, **common)
-    return StreamLoader(dataset.train, streaming, **to)
+        loader = TrainLoader(dataset.train, augment=data.augment, **common, **to)
+    else:
+        streaming = Streaming(augment=data.augment, interpolation=data.interpolation, workers=data.workers, **common)
+        loader = StreamLoader(dataset.train, streaming, **to)
+    return loader if coordinator.reads_images else LabelLoader(loader)

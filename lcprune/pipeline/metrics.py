@@ -1,4 +1,4 @@
-"""``metrics.jsonl``: what a training tells of itself on the way."""
+"""``metrics.jsonl``: losses, speed and accuracies on the way."""
 
 import json
 import os
@@ -9,18 +9,17 @@ from typing import Any
 
 from lcprune import runs
 from lcprune.errors import LcpruneError
-from lcprune.recipe import Recipe
 from lcprune.training.loop import Evaluation, Listener, LoggedStep
 
 MUCH_WAITING = 0.3
 """Part of the time that training waits for images, from which on a person should know."""
 
 
-def loading_hint(recipe: Recipe) -> str:
-    """What may be changed where training waits for images."""
-    data, cores = recipe.data, os.cpu_count() or 1
-    ways = ["read them once: data.cache=disk"] if data.cache == "none" else []
-    if data.workers < cores:
+def loading_hint(workers: int, *, is_cached: bool) -> str:
+    """What may be changed where training waits for images; the arguments are what `data` in a recipe says."""
+    cores = os.cpu_count() or 1
+    ways = [] if is_cached else ["read them once: data.cache=disk"]
+    if workers < cores:
         ways.append(f"read them beside training: data.workers={cores}")
     return "; ".join(ways) or "take a smaller data.resize, or store the images smaller"
 

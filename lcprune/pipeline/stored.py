@@ -1,4 +1,4 @@
-"""What a run folder holds, as objects: the network, and what is known of its data."""
+"""The network of a run folder, and the description of its data."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -17,7 +17,7 @@ from lcprune.recipe import Recipe
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What a trained network needs to know of its data."""
+    """Description of the data that a network was trained on."""
 
     classes: tuple[str, ...]
     image_shape: tuple[int, int, int]
@@ -88,7 +88,7 @@ def load_dataset(folder: Path, recipe: Recipe) -> tuple[Dataset, DataFacts]:
     return dataset, facts
 
 
-def build_network(recipe: Recipe, facts: DataFacts) -> Network:
+def build_network(recipe: Recipe, facts: DataFacts | Dataset) -> Network:
     """The recipe's network with initial weights."""
     return models.build(recipe, len(facts.classes), facts.image_shape, facts.mean, facts.std)
 

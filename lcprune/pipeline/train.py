@@ -1,9 +1,8 @@
-"""Training a recipe into a run folder, and going on with one that was stopped."""
+"""`lcprune train` and `lcprune resume`: load, build, connect, make the run folder; then `lcprune.pipeline.fit`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -11,26 +10,18 @@ from lcprune import recipe as recipes
 from lcprune import runs
 from lcprune.data import sources
 from lcprune.errors import RunError, SetupError
+from lcprune.models.check import check_forward_pass
 from lcprune.models.pretrained import load_pretrained
 from lcprune.pipeline import stored
+from lcprune.pipeline.batches import loader_of
 from lcprune.pipeline.cuts import balance
-from lcprune.pipeline.finish import Trained
-from lcprune.pipeline.fitting import Display, Job, Notice, loader_of, run
-from lcprune.pipeline.surroundings import environment
-from lcprune.pipeline.together import (
-    Together,
-    agreed_folder,
-    as_before,
-    begun_before_a_restart,
-    launches_of,
-    meeting,
-    processes,
-)
-from lcprune.pipeline.trial import refuse_what_cannot_train
+from lcprune.pipeline.environment import environment
+from lcprune.pipeline.fit import Display, Notice, Trained, fit
+from lcprune.pipeline.parallel_run import begun_before_a_restart, launches_of, options_before
 from lcprune.recipe import Recipe
 from lcprune.report.tables import balance_line
 from lcprune.training import checkpoint
-from lcprune.training.parallel.world import World
+from lcprune.training.parallel import Coordinator, ParallelOptions, connect
 
 __all__ = ["Display", "Notice", "Trained", "choose_device", "resume", "train"]
 
@@ -54,7 +45,7 @@ def train(
     display: Display,
     notice: Notice,
     is_latest: bool = True,
-    together: Together | None = None,
+    parallel: ParallelOptions | None = None,
 ) -> Trained:
     """Trains a recipe into a new run folder.
 
@@ -68,31 +59,28 @@ def train(
         display: Shows the progress.
         notice: Is told what a person should know.
         is_latest: Whether ``runs/latest`` names the run from now on.
-        together: How processes that torchrun started share the work; None: each is alone.
+        parallel: How processes that torchrun started share the work; None: each is alone.
 
     Raises:
-        LcpruneError: For what the user can mend. Nothing is written before data and network are known to fit.
+        LcpruneError: For what the user can fix. Nothing is written before data and network are known to fit.
     """
     on = choose_device(device)
     data_root = data_root.resolve()
     dataset = sources.load(recipe.data, data_root, recipe.train.seed)
-    facts = stored.facts_of(dataset, data_root)
-    network = stored.build_network(recipe, facts)
+    network = stored.build_network(recipe, dataset)
     for line in load_pretrained(network, recipe.model):
         notice(line)
-    if groups := balance(network, facts.image_shape):
+    if groups := balance(network, dataset.image_shape):
         notice(balance_line(groups))
-    with meeting(together, len(network.groups), on) as world:
-        on = on if world is None else world.device
-        loader = loader_of(recipe, dataset, on, world)
-        refuse_what_cannot_train(network, facts, recipe.data.batch_size)
-
-        launches = launches_of(world)
+    with connect(parallel, len(network.groups), on) as coordinator:
+        loader = loader_of(recipe, dataset, coordinator)
+        check_forward_pass(network, dataset.image_shape, recipe.data.batch_size)
+        launches = launches_of(coordinator)
 
         def prepare(folder: Path) -> None:
-            began = environment(recipe, on, processes(world, together))
+            began = environment(recipe.train.precision, recipe.train.channels_last, coordinator)
             runs.write_json(folder / runs.ENVIRONMENT, began | ({"launches": launches} if launches else {}))
-            stored.write_facts(folder, facts)
+            stored.write_facts(folder, stored.facts_of(dataset, data_root))
 
         def begin() -> Path:
             begun = begun_before_a_restart(out, launches)
@@ -100,10 +88,10 @@ def train(
                 notice("started again after a process was lost")
             return begun or runs.create(recipe, out, prepare, is_latest=is_latest)
 
-        folder = agreed_folder(world, begin)
+        folder = coordinator.broadcast(begin)
         notice(f"run folder: {folder}")
-        with _locked(folder, world):
-            return run(Job(folder, recipe, dataset, facts, network, on, world, together), loader, display, notice)
+        with _locked(folder, coordinator):
+            return fit(folder, recipe, dataset, network, loader, coordinator, display, notice)
 
 
 def resume(
@@ -113,7 +101,7 @@ def resume(
     device: str,
     display: Display,
     notice: Notice,
-    together: Mapping[str, Any] | None = None,
+    parallel: ParallelOptions | None = None,
 ) -> Trained:
     """Goes on with a run from its newest checkpoint, or from the start where none was written yet.
 
@@ -125,8 +113,8 @@ def resume(
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         display: Shows the progress.
         notice: Is told what a person should know.
-        together: Fields of `Together`, for processes that torchrun started; those left out are as the run was begun
-            with. None: each process is alone.
+        parallel: How processes that torchrun started share the work; what it leaves out is as the run was begun. None:
+            each process is alone.
 
     Raises:
         LcpruneError: If there is no such run, its checkpoints are damaged, or `overrides` change more than the length
@@ -136,15 +124,14 @@ def resume(
     if overrides:
         recipe = _with_overrides(folder, recipe, overrides)
     on = choose_device(device)
-    dataset, facts = stored.load_dataset(folder, recipe)
-    network = stored.build_network(recipe, facts)
-    shared = None if together is None else as_before(folder, together)
-    with meeting(shared, len(network.groups), on) as world, _locked(folder, world):
+    dataset, _ = stored.load_dataset(folder, recipe)
+    network = stored.build_network(recipe, dataset)
+    options = parallel and options_before(folder, parallel)
+    with connect(options, len(network.groups), on) as coordinator, _locked(folder, coordinator):
         if not checkpoint.exists(folder / runs.CHECKPOINTS):
             load_pretrained(network, recipe.model)
-        on = on if world is None else world.device
-        loader = loader_of(recipe, dataset, on, world)
-        return run(Job(folder, recipe, dataset, facts, network, on, world, shared), loader, display, notice)
+        loader = loader_of(recipe, dataset, coordinator)
+        return fit(folder, recipe, dataset, network, loader, coordinator, display, notice)
 
 
 def choose_device(name: str) -> torch.device:
@@ -161,9 +148,9 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _locked(folder: Path, world: World | None) -> AbstractContextManager[None]:
+def _locked(folder: Path, coordinator: Coordinator) -> AbstractContextManager[None]:
     """Keeps other trainings out of the folder; of several processes, the writer does."""
-    return runs.lock(folder) if world is None or world.rank == 0 else nullcontext()
+    return runs.lock(folder) if coordinator.is_writer else nullcontext()
 
 
 def _with_overrides(folder: Path, recipe: Recipe, overrides: Sequence[str]) -> Recipe:

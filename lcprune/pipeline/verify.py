@@ -5,7 +5,7 @@ from typing import Any
 
 from lcprune import runs
 from lcprune.errors import RunError
-from lcprune.training.seal import is_intact
+from lcprune.training.checksum import is_intact
 
 EXPORTED = {".onnx", ".ort", ".md", ".json", ".config"}
 

@@ -9,6 +9,7 @@ from typing import Any
 from lcprune.export.metadata import ModelInfo
 from lcprune.recipe import Recipe
 from lcprune.report.tables import NOT_KNOWN, kilobytes, millions, percent, share
+from lcprune.specs import METHODS
 
 _HUB_DATASETS = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
 _DATA = {
@@ -114,7 +115,7 @@ def _origin(info: ModelInfo, recipe: Recipe) -> str:
 
 def _has_early_exits(recipe: Recipe) -> bool:
     """Whether what was trained has exits before main."""
-    return recipe.train.method not in ("backprop", "dni") and bool(recipe.critics.after)
+    return METHODS[recipe.train.method].has_early_exits and bool(recipe.critics.after)
 
 
 def _ends_before_main(info: ModelInfo) -> bool:

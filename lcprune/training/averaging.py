@@ -18,11 +18,6 @@ BATCHES = 100
 """Training batches that BatchNorm's statistics are recomputed on, at most; never more than one epoch."""
 
 
-def new_average(recipe: Recipe, network: Network) -> AveragedModel | None:
-    """An average of nothing yet, on the network's device; None where the recipe asks for none."""
-    return AveragedModel(network) if recipe.train.average else None
-
-
 def first_step(recipe: Recipe, iterations: int) -> int:
     """After how many steps the first weights go into the average; they are followed by others until the last step."""
     train = recipe.train

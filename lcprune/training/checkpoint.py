@@ -3,7 +3,7 @@
 The order of the images, their augmentation and the learning rate are functions of the step, so that weights, optimizer
 states, the step and torch's random state (for layers that draw from it) are all there is.
 
-A checkpoint is what `torch.save` writes, sealed with its SHA-256 (`lcprune.training.seal`).
+A checkpoint is what `torch.save` writes, with its SHA-256 in it (`lcprune.training.checksum`).
 """
 
 import io
@@ -19,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 from lcprune.errors import RunError
 from lcprune.models import Network
 from lcprune.runs import atomic_write
-from lcprune.training.seal import is_intact, sealed
+from lcprune.training.checksum import is_intact, with_checksum
 
 FORMAT = 1
 LAST, LAST_GOOD, BEST = "last.pt", "last_good.pt", "best.pt"
@@ -43,18 +43,18 @@ class TrainingState:
     """How often the run went back to an older checkpoint because a number was no longer finite."""
 
 
-def save(state: TrainingState, path: Path, surroundings: dict[str, str | int]) -> None:
-    """Writes a checkpoint, whole or not at all. `surroundings` records what bit-equality depends on.
+def save(state: TrainingState, path: Path, reproducibility: dict[str, str | int]) -> None:
+    """Writes a checkpoint, whole or not at all. `reproducibility` is what bit-equality depends on.
 
     Raises:
         RunError: If it cannot be written; what is at `path` stays.
     """
-    content = _packed(state, surroundings)
+    content = _packed(state, reproducibility)
     with atomic_write(path) as part:
         part.write_bytes(content)
 
 
-def _packed(state: TrainingState, surroundings: dict[str, str | int]) -> memoryview:
+def _packed(state: TrainingState, reproducibility: dict[str, str | int]) -> memoryview:
     """The bytes of a checkpoint, made in memory: a full disk reaches us as OSError only if Python writes the file."""
     content = {
         "format": FORMAT,
@@ -67,21 +67,21 @@ def _packed(state: TrainingState, surroundings: dict[str, str | int]) -> memoryv
         "average": None if state.average is None or not state.average.n_averaged else state.average.state_dict(),
         "rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "surroundings": surroundings,
+        "surroundings": reproducibility,
     }
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    return sealed(buffer)
+    return with_checksum(buffer)
 
 
-def rotate(folder: Path, state: TrainingState, surroundings: dict[str, str | int]) -> None:
+def rotate(folder: Path, state: TrainingState, reproducibility: dict[str, str | int]) -> None:
     """Writes ``last.pt``; what was the last one becomes ``last_good.pt``, so that one good file is always there.
 
     Raises:
         RunError: If it cannot be written; the older ones stay.
     """
     last = folder / LAST
-    content = _packed(state, surroundings)
+    content = _packed(state, reproducibility)
     with atomic_write(last) as part:
         part.write_bytes(content)
         with part.open("rb") as written:

@@ -11,7 +11,7 @@ from lcprune.models import Network
 def first_not_finite(network: Network) -> str | None:
     """The shallowest weight, running statistic or gradient with a number that is NaN or infinite; None: all are finite.
 
-    What comes after a group is spoilt by it within a step, so the shallowest place is the likeliest beginning.
+    What comes after a group is no longer finite within a step either: the shallowest place is the likeliest cause.
     """
     weights = [(f"the weight {name} of {part_of(name)}", tensor) for name, tensor in network.state_dict().items()]
     gradients = [

@@ -1,7 +1,5 @@
 """Layer groups that do not learn: for the whole run, or while the critics warm up."""
 
-from torch import nn
-
 from lcprune.models import Network
 from lcprune.recipe import Recipe
 
@@ -48,14 +46,3 @@ def hold_frozen(recipe: Recipe, network: Network) -> None:
     for weight in network.parameters():
         if id(weight) in frozen:
             weight.requires_grad_(False)
-
-
-def modes_of(module: nn.Module) -> list[tuple[nn.Module, bool]]:
-    """Every module inside, and whether it is in training mode."""
-    return [(part, part.training) for part in module.modules()]
-
-
-def restore_modes(modes: list[tuple[nn.Module, bool]]) -> None:
-    """Puts back what `modes_of` found."""
-    for part, training in modes:
-        part.training = training

@@ -24,8 +24,7 @@ from lcprune.training.finite import first_not_finite, loss_not_finite
 from lcprune.training.freezing import Freezer
 from lcprune.training.methods import Losses, Method
 from lcprune.training.optim import set_learning_rates
-from lcprune.training.predicting import predict_logits
-from lcprune.training.ranks import Alone, Ranks
+from lcprune.training.parallel import Coordinator
 from lcprune.training.step import build_step
 
 RETRY_FACTOR = 0.25
@@ -58,7 +57,7 @@ class Evaluation:
 
 
 class Listener(Protocol):
-    """Who is told of a run's progress."""
+    """Receives a run's progress."""
 
     def stepped(self, step: int, logged: LoggedStep | None) -> None:
         """`step` steps are done; `logged` is given where a line is due."""
@@ -92,8 +91,8 @@ class LossRecord(Protocol):
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What `fit` does, and where it writes."""
+class Trainer:
+    """Trains a network to the end of a run, in this process and those that its coordinator connects."""
 
     recipe: Recipe
     iterations: int
@@ -103,106 +102,117 @@ class Plan:
     held_out_name: str
     """``val``, or ``test`` where the recipe holds out no validation images; then it decides nothing."""
     checkpoints: Path
-    device: torch.device
-    surroundings: dict[str, str | int]
+    reproducibility: dict[str, str | int]
     """What bit-equality depends on, recorded in every checkpoint."""
     test_curve: Split | None = None
     """The test images, where evaluations on the way are to show them too."""
     loss_record: LossRecord | None = None
     """Where the losses of single images are recorded; None: nowhere. For one process alone."""
-    ranks: Ranks = field(default_factory=Alone)
-    """The processes that train together, of which each has a plan."""
+    coordinator: Coordinator = field(default_factory=Coordinator)
 
+    def fit(self, method: Method, state: TrainingState, listener: Listener) -> None:
+        """Trains from ``state.step`` to the end, in place.
 
-def fit(plan: Plan, method: Method, state: TrainingState, listener: Listener) -> None:
-    """Trains from ``state.step`` to the end of the plan, in place.
-
-    Raises:
-        NotFiniteError: If a loss, gradient or weight is no longer finite, found when a line or a checkpoint is due; no
-            checkpoint holds such a number.
-        Interrupted: After Ctrl-C or SIGTERM, with the state saved.
-    """
-    train = plan.recipe.train
-    keep_freed_memory()
-    bf16 = precision.resolve(train.precision, plan.device) == "bf16"
-    step = build_step(method, state.optimizers, plan.device, bf16=bf16, cuda_graph=train.cuda_graph)
-    freezer = Freezer(plan.recipe, state.network)
-    meter = _Meter(plan)
-    ranks = plan.ranks
-    with _interruptible() as interrupted, ranks.watched():
-        if state.step == 0:
-            _record_losses(plan, state, meter)
-        while state.step < plan.iterations:
-            ranks.begin(state.step)
-            freezer.set(state.step)
-            lr = set_learning_rates(plan.recipe, state.optimizers, state.step, plan.iterations)
-            lr = _lowered(lr, state)
-            meter.add(step(*plan.loader.batch(state.step), state.step))
-            state.step += 1
-            if state.average is not None:
-                averaging.collect(state.average, state.network, plan.recipe, state.step, plan.iterations)
-            at_end = state.step == plan.iterations
-            evaluates = at_end or state.step % train.evaluate_every == 0
-            stop = ranks.stops(interrupted.is_set())
-            due = [
-                at_end or stop or state.step % every == 0
-                for every in (plan.recipe.logging.every, train.checkpoint_every)
-            ]
-            if any(due) or evaluates:
-                ranks.settle(state)
-            logged = meter.read(state, lr) if any(due) else None
-            if logged is not None:
-                _refuse_not_finite(plan, state, logged)
-            listener.stepped(state.step, logged)
-            if evaluates:
-                _evaluate(plan, state, listener)
-            _record_losses(plan, state, meter)  # before a checkpoint of this step, after which nobody would
-            if due[1]:
-                save(plan, state)
-            if stop and not at_end:
-                raise Interrupted(
-                    f"interrupted at step {state.step}: saved", f"go on with: lcprune resume {plan.checkpoints.parent}"
+        Raises:
+            NotFiniteError: If a loss, gradient or weight is no longer finite, found when a line or a checkpoint is due;
+                no checkpoint holds such a number.
+            Interrupted: After Ctrl-C or SIGTERM, with the state saved.
+        """
+        train, device = self.recipe.train, self.coordinator.device
+        keep_freed_memory()
+        bf16 = precision.resolve(train.precision, device) == "bf16"
+        step = build_step(method, state.optimizers, device, bf16=bf16, cuda_graph=train.cuda_graph)
+        freezer = Freezer(self.recipe, state.network)
+        meter = _Meter(self)
+        with _interruptible() as interrupted, self.coordinator.watched():
+            if state.step == 0:
+                self._record_losses(state, meter)
+            while state.step < self.iterations:
+                self.coordinator.begin(state.step)
+                freezer.set(state.step)
+                lr = set_learning_rates(self.recipe, state.optimizers, state.step, self.iterations)
+                lr = _lowered(lr, state)
+                meter.add(step(*self.loader.batch(state.step), state.step))
+                state.step += 1
+                if state.average is not None:
+                    averaging.collect(state.average, state.network, self.recipe, state.step, self.iterations)
+                at_end = state.step == self.iterations
+                evaluates = at_end or state.step % train.evaluate_every == 0
+                stop = self.coordinator.should_stop(interrupted.is_set())
+                logs, saves = (
+                    at_end or stop or state.step % every == 0
+                    for every in (self.recipe.logging.every, train.checkpoint_every)
                 )
-            meter.resume(state)
+                if logs or saves or evaluates:
+                    self.coordinator.drain(state)
+                logged = meter.read(state, lr) if logs or saves else None
+                if logged is not None:
+                    self._refuse_not_finite(state, logged)
+                listener.stepped(state.step, logged)
+                if evaluates:
+                    self._evaluate(state, listener)
+                self._record_losses(state, meter)  # before a checkpoint of this step, which would not come back to it
+                if saves:
+                    self.save(state)
+                if stop and not at_end:
+                    raise Interrupted(
+                        f"interrupted at step {state.step}: saved",
+                        f"go on with: lcprune resume {self.checkpoints.parent}",
+                    )
+                meter.resume(state)
 
-
-def _evaluate(plan: Plan, state: TrainingState, listener: Listener) -> None:
-    if not len(plan.held_out.labels):
-        return
-    accuracies = _accuracies_pct(plan, state, plan.held_out)
-    on_test = None
-    if plan.test_curve is not None and len(plan.test_curve):
-        on_test = accuracies if plan.held_out_name == "test" else _accuracies_pct(plan, state, plan.test_curve)
-    listener.evaluated(Evaluation(state.step, plan.held_out_name, accuracies, on_test))
-    if plan.held_out_name == "val" and accuracies[-1] > state.best_accuracy_pct:
-        state.best_accuracy_pct = accuracies[-1]
-        whole = plan.ranks.whole(state)
+    def save(self, state: TrainingState) -> None:
+        """Writes a checkpoint, where this process is the one that does."""
+        whole = self.coordinator.gather_state(state)
         if whole is not None:
-            checkpoint.save(whole, plan.checkpoints / checkpoint.BEST, plan.surroundings)
+            checkpoint.rotate(self.checkpoints, whole, self.reproducibility)
+        release_freed_memory()
 
+    def predict(self, state: TrainingState, split: Split) -> Tensor:
+        """Logits of every exit for all images of `split`, ``(K, N, classes)``, on the CPU."""
+        return self.coordinator.predict_logits(state.network, split, self.recipe.train.channels_last)
 
-def _accuracies_pct(plan: Plan, state: TrainingState, split: Split) -> list[float]:
-    logits = plan.ranks.predict_logits(state.network, split, plan.device, plan.recipe.train.channels_last)
-    correct = logits.argmax(dim=2) == torch.from_numpy(split.labels)
-    accuracies: list[float] = (100 * correct.double().mean(dim=1)).tolist()
-    return accuracies
+    def _evaluate(self, state: TrainingState, listener: Listener) -> None:
+        if not len(self.held_out.labels):
+            return
+        accuracies = self._accuracies_pct(state, self.held_out)
+        on_test = None
+        if self.test_curve is not None and len(self.test_curve):
+            on_test = accuracies if self.held_out_name == "test" else self._accuracies_pct(state, self.test_curve)
+        listener.evaluated(Evaluation(state.step, self.held_out_name, accuracies, on_test))
+        if self.held_out_name == "val" and accuracies[-1] > state.best_accuracy_pct:
+            state.best_accuracy_pct = accuracies[-1]
+            whole = self.coordinator.gather_state(state)
+            if whole is not None:
+                checkpoint.save(whole, self.checkpoints / checkpoint.BEST, self.reproducibility)
 
+    def _accuracies_pct(self, state: TrainingState, split: Split) -> list[float]:
+        correct = self.predict(state, split).argmax(dim=2) == torch.from_numpy(split.labels)
+        accuracies: list[float] = (100 * correct.double().mean(dim=1)).tolist()
+        return accuracies
 
-def _record_losses(plan: Plan, state: TrainingState, meter: "_Meter") -> None:
-    record = plan.loss_record
-    if record is None or state.step not in record.steps:
-        return
-    started = time.perf_counter()
-    record.add(state.step, predict_logits(state.network, record.images, plan.device, plan.recipe.train.channels_last))
-    meter.leave_out(time.perf_counter() - started)
+    def _record_losses(self, state: TrainingState, meter: "_Meter") -> None:
+        if self.loss_record is None or state.step not in self.loss_record.steps:
+            return
+        started = time.perf_counter()
+        self.loss_record.add(state.step, self.predict(state, self.loss_record.images))
+        meter.leave_out(time.perf_counter() - started)
 
-
-def save(plan: Plan, state: TrainingState) -> None:
-    """Writes a checkpoint, where this process is the one that does."""
-    whole = plan.ranks.whole(state)
-    if whole is not None:
-        checkpoint.rotate(plan.checkpoints, whole, plan.surroundings)
-    release_freed_memory()
+    def _refuse_not_finite(self, state: TrainingState, logged: LoggedStep) -> None:
+        place = loss_not_finite(logged.loss, logged.critic_loss)
+        if place is None:
+            places = self.coordinator.all_gather(first_not_finite(state.network))
+            place = next((each for each in places if each is not None), None)
+        if place is None:
+            return
+        run = self.checkpoints.parent
+        retry = f", or go back and on with a lower one: lcprune resume {run} --set train.on_nonfinite=retry"
+        lower = self.recipe.train.lr * RETRY_FACTOR
+        raise NotFiniteError(
+            f"{place} is no longer a finite number at step {state.step}",
+            f"train again with a lower learning rate: --set train.lr={lower:g}"
+            + (retry if checkpoint.exists(self.checkpoints) else ""),
+        )
 
 
 def _lowered(lr: float, state: TrainingState) -> float:
@@ -216,30 +226,15 @@ def _lowered(lr: float, state: TrainingState) -> float:
     return lr * factor
 
 
-def _refuse_not_finite(plan: Plan, state: TrainingState, logged: LoggedStep) -> None:
-    place = loss_not_finite(logged.loss, logged.critic_loss)
-    place = place or plan.ranks.first_place(first_not_finite(state.network))
-    if place is None:
-        return
-    run = plan.checkpoints.parent
-    retry = f", or go back and on with a lower one: lcprune resume {run} --set train.on_nonfinite=retry"
-    lower = plan.recipe.train.lr * RETRY_FACTOR
-    raise NotFiniteError(
-        f"{place} is no longer a finite number at step {state.step}",
-        f"train again with a lower learning rate: --set train.lr={lower:g}"
-        + (retry if checkpoint.exists(plan.checkpoints) else ""),
-    )
-
-
 class _Meter:
     """Sums losses on the device and reads them only when a line is due."""
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
         self._sum: Tensor | None = None
         self._exits = 0
         self._steps = 0
-        self._waited_s = plan.loader.waited_s
+        self._waited_s = trainer.loader.waited_s
         self._started = time.perf_counter()
 
     def add(self, losses: Losses) -> None:
@@ -251,16 +246,16 @@ class _Meter:
     def read(self, state: TrainingState, lr: float) -> LoggedStep:
         """The means since the last reading."""
         means = torch.zeros(0) if self._sum is None else self._sum / self._steps
-        exits, critics = self._plan.ranks.whole_losses(means[: self._exits], means[self._exits :])
+        exits, critics = self._trainer.coordinator.gather_losses(means[: self._exits], means[self._exits :])
         elapsed = time.perf_counter() - self._started
-        images = self._steps * self._plan.recipe.data.batch_size
+        images = self._steps * self._trainer.recipe.data.batch_size
         state.seconds += elapsed
-        waited, self._waited_s = self._plan.loader.waited_s - self._waited_s, self._plan.loader.waited_s
+        waited, self._waited_s = self._trainer.loader.waited_s - self._waited_s, self._trainer.loader.waited_s
         self._sum, self._steps = None, 0
         self._started = time.perf_counter()
         return LoggedStep(
             step=state.step,
-            epoch=state.step / self._plan.loader.steps_per_epoch,
+            epoch=state.step / self._trainer.loader.steps_per_epoch,
             lr=lr,
             loss=exits,
             critic_loss=critics,

@@ -1,4 +1,4 @@
-"""What a network says of a split, for every exit."""
+"""Logits of every exit on a split."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,7 @@ from torch import Tensor
 from lcprune.data.loaders import eval_batches
 from lcprune.data.sources import Split
 from lcprune.models import Network
-from lcprune.training.freezing import modes_of, restore_modes
+from lcprune.models.network import eval_mode
 
 EVAL_BATCH = 500
 EVAL_PIXELS = EVAL_BATCH * 64 * 64
@@ -15,14 +15,11 @@ EVAL_PIXELS = EVAL_BATCH * 64 * 64
 
 def predict_logits(network: Network, split: Split, device: torch.device, channels_last: bool) -> Tensor:
     """Logits of every exit in eval mode on the CPU, ``(K, N, classes)`` float32; the mode is put back."""
-    modes = modes_of(network)  # frozen groups have another one than the rest
-    network.eval()
-    with torch.inference_mode():
+    with eval_mode(network), torch.inference_mode():
         batches = [
             torch.stack(network(images)).float().cpu()
             for images, _ in eval_batches(split, eval_batch(split), device, channels_last)
         ]
-    restore_modes(modes)
     return torch.cat(batches, dim=1)
 
 

@@ -11,7 +11,7 @@ import torch
 from benchmarks.parallel import __main__ as command
 from benchmarks.parallel import jobs, links
 from benchmarks.parallel.cases import MEMORY, SPEED
-from lcprune.training.parallel.messages import Form
+from lcprune.training.parallel.messages import TensorSpec
 
 TINY = ["--rounds", "1", "--cores", "0", "--set", "critics.channels=4", "--set", "data.batch_size=4"]
 
@@ -41,7 +41,7 @@ def test_a_far_receiver_sleeps_until_then(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(links, "Receiver", Inner)
     monkeypatch.setattr(time, "sleep", slept.append)
     board = links.Board(tmp_path / "board")
-    receiver = links.FarReceiver(board, 5.0, None, None, Form((4,)), 2)
+    receiver = links.FarReceiver(board, 5.0, None, None, TensorSpec((4,)), 2)
     board.send(1, 0)
     assert receiver.receive(0) == 0
     assert slept[0] == pytest.approx(10, abs=0.5)  # expected only now
@@ -51,12 +51,12 @@ def test_a_far_receiver_sleeps_until_then(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_no_delay_changes_nothing(tmp_path: Path) -> None:
-    before = links.team.Sender, links.team.Receiver
+    before = links.placement.Sender, links.placement.Receiver
     with links.far(tmp_path, "x", 0.0):
-        assert (links.team.Sender, links.team.Receiver) == before
+        assert (links.placement.Sender, links.placement.Receiver) == before
     with links.far(tmp_path, "x", 0.1):
-        assert links.team.Sender is not before[0]
-    assert (links.team.Sender, links.team.Receiver) == before
+        assert links.placement.Sender is not before[0]
+    assert (links.placement.Sender, links.placement.Receiver) == before
 
 
 def test_live_bytes_are_those_of_storages() -> None:

@@ -58,10 +58,10 @@ def test_of_several_processes_one_on_each_machine_tells(
 
 
 def test_where_they_have_agreed_one_tells(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    for rank, speaks in (("1", True), ("0", False)):
+    for rank, reports in (("1", True), ("0", False)):
         monkeypatch.setenv("RANK", rank)
         monkeypatch.setenv("LOCAL_RANK", rank)
         error = PeerError("rank 2 is gone", "resume")
-        error.speaks = speaks
+        error.reports = reports
         assert failed(error).exit_code == 1
-        assert capsys.readouterr().err == ("error: rank 2 is gone\n  fix: resume\n" if speaks else "")
+        assert capsys.readouterr().err == ("error: rank 2 is gone\n  fix: resume\n" if reports else "")

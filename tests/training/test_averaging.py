@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from lcprune import recipe as recipes
 from lcprune.data.loaders import TrainLoader
@@ -13,7 +14,7 @@ from lcprune.data.sources import Split
 from lcprune.models import Network, build
 from lcprune.recipe import Recipe
 from lcprune.training import averaging
-from lcprune.training.averaging import collect, first_step, new_average, settle
+from lcprune.training.averaging import collect, first_step, settle
 from lcprune.training.freezing import Freezer
 
 
@@ -40,8 +41,7 @@ def loader_of(count: int = 10) -> TrainLoader:
 def members(average: float, every: int, iterations: int) -> list[int]:
     """After which steps weights go in, seen from outside."""
     network, recipe = small_network(), recipe_of(average, every)
-    mean = new_average(recipe, network)
-    assert mean is not None
+    mean = AveragedModel(network)
     counts = [0]
     for step in range(1, iterations + 1):
         collect(mean, network, recipe, step, iterations)
@@ -67,11 +67,6 @@ def test_which_steps_go_in(average: float, every: int, iterations: int, expected
     assert first_step(recipe_of(average, every), iterations) == expected[0]
 
 
-def test_off_means_no_average() -> None:
-    assert new_average(recipe_of(0.0, 50), small_network()) is None
-    assert recipes.load("digits").train.average == 0
-
-
 def set_weights(network: nn.Module, value: float) -> None:
     with torch.no_grad():
         for parameter in network.parameters():
@@ -80,8 +75,7 @@ def set_weights(network: nn.Module, value: float) -> None:
 
 def test_the_network_gets_the_plain_mean() -> None:
     network, recipe = small_network(), recipe_of(0.5, 1)
-    mean = new_average(recipe, network)
-    assert mean is not None
+    mean = AveragedModel(network)
     for step, value in enumerate([7.0, 7.0, 7.0, 1.0, 2.0, 6.0], start=1):
         set_weights(network, value)
         collect(mean, network, recipe, step, 6)
@@ -93,8 +87,7 @@ def test_the_network_gets_the_plain_mean() -> None:
 
 def test_a_longer_run_begins_its_average_anew() -> None:
     network, recipe = small_network(), recipe_of(0.5, 1)
-    mean = new_average(recipe, network)
-    assert mean is not None
+    mean = AveragedModel(network)
     set_weights(network, 100.0)
     for step in range(1, 5):
         collect(mean, network, recipe, step, 4)
@@ -107,8 +100,7 @@ def test_a_longer_run_begins_its_average_anew() -> None:
 
 def test_statistics_are_means_over_the_batches_that_would_have_followed() -> None:
     network, recipe, loader = small_network(), recipe_of(0.5, 1), loader_of()
-    mean = new_average(recipe, network)
-    assert mean is not None
+    mean = AveragedModel(network)
     collect(mean, network, recipe, 6, 6)
     trunk, critic = network.groups[0][2], network.critics[0][1]
     trunk.running_mean.fill_(50)  # nothing of what was there remains
@@ -124,9 +116,8 @@ def test_statistics_are_means_over_the_batches_that_would_have_followed() -> Non
 
 
 def test_no_more_batches_than_stated(monkeypatch: pytest.MonkeyPatch) -> None:
-    network, recipe = small_network(), recipe_of(0.5, 1)
-    mean = new_average(recipe, network)
-    assert mean is not None
+    network = small_network()
+    mean = AveragedModel(network)
     assert averaging.BATCHES == 100
     monkeypatch.setattr(averaging, "BATCHES", 3)
     settle(mean, network, loader_of(), 6)
@@ -134,10 +125,9 @@ def test_no_more_batches_than_stated(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_settling_twice_is_settling_once() -> None:
-    recipe, networks = recipe_of(0.5, 1), [small_network(), small_network()]
+    networks = [small_network(), small_network()]
     for network, times in zip(networks, (1, 2), strict=True):
-        mean = new_average(recipe, network)
-        assert mean is not None
+        mean = AveragedModel(network)
         for _ in range(times):
             settle(mean, network, loader_of(), 6)
     one, two = (network.state_dict() for network in networks)

@@ -17,9 +17,9 @@ from lcprune.errors import RunError
 from lcprune.models import Network
 from lcprune.training import checkpoint
 from lcprune.training.checkpoint import TrainingState
-from lcprune.training.seal import is_intact
+from lcprune.training.checksum import is_intact
 
-SURROUNDINGS: dict[str, str | int] = {"threads": 1, "device": "cpu"}
+REPRODUCIBILITY: dict[str, str | int] = {"threads": 1, "device": "cpu"}
 
 
 def new_state(seed: int = 0, width: int = 3) -> TrainingState:
@@ -48,7 +48,7 @@ def flat(content: Any) -> list[Any]:
 def test_everything_comes_back(tmp_path: Path) -> None:
     state = new_state()
     torch.manual_seed(5)
-    checkpoint.save(state, tmp_path / "a.pt", SURROUNDINGS)
+    checkpoint.save(state, tmp_path / "a.pt", REPRODUCIBILITY)
     drawn = torch.rand(3)
     other = new_state(seed=1)
     content = checkpoint.load(tmp_path / "a.pt")
@@ -59,20 +59,20 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     for one, two in zip(other.optimizers, state.optimizers, strict=True):
         assert flat(one.state_dict()) == flat(two.state_dict())
         assert one.state_dict()["state"]
-    assert content["surroundings"] == SURROUNDINGS
+    assert content["surroundings"] == REPRODUCIBILITY
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
 
 
 def test_an_average_comes_back_once_there_is_one(tmp_path: Path) -> None:
     state, other = new_state(), new_state(seed=1)
     state.average, other.average = AveragedModel(state.network), AveragedModel(other.network)
-    checkpoint.save(state, tmp_path / "a.pt", SURROUNDINGS)
+    checkpoint.save(state, tmp_path / "a.pt", REPRODUCIBILITY)
     assert checkpoint.load(tmp_path / "a.pt")["average"] is None
     checkpoint.restore(other, checkpoint.load(tmp_path / "a.pt"))
     assert int(other.average.n_averaged) == 0
     state.average.update_parameters(state.network)
     state.average.update_parameters(new_state(seed=2).network)
-    checkpoint.save(state, tmp_path / "a.pt", SURROUNDINGS)
+    checkpoint.save(state, tmp_path / "a.pt", REPRODUCIBILITY)
     checkpoint.restore(other, checkpoint.load(tmp_path / "a.pt"))
     assert int(other.average.n_averaged) == 2
     assert flat(other.average.state_dict()) == flat(state.average.state_dict())
@@ -81,7 +81,7 @@ def test_an_average_comes_back_once_there_is_one(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_an_older_version_has_no_average(tmp_path: Path) -> None:
     state = new_state()
-    checkpoint.save(state, tmp_path / "a.pt", SURROUNDINGS)
+    checkpoint.save(state, tmp_path / "a.pt", REPRODUCIBILITY)
     content = checkpoint.load(tmp_path / "a.pt")
     del content["average"]
     checkpoint.restore(state, content)
@@ -93,7 +93,7 @@ def test_the_one_before_the_last_is_kept(tmp_path: Path) -> None:
     assert checkpoint.load_newest(tmp_path) == (None, [])
     for step in (10, 20, 30):
         state.step = step
-        checkpoint.rotate(tmp_path, state, SURROUNDINGS)
+        checkpoint.rotate(tmp_path, state, REPRODUCIBILITY)
     assert checkpoint.load(tmp_path / "last.pt")["step"] == 30
     assert checkpoint.load(tmp_path / "last_good.pt")["step"] == 20
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last.pt", "last_good.pt"]
@@ -104,7 +104,7 @@ def test_a_damaged_one_gives_way_to_the_one_before(tmp_path: Path, damage: str) 
     state = new_state()
     for step in (10, 20):
         state.step = step
-        checkpoint.rotate(tmp_path, state, SURROUNDINGS)
+        checkpoint.rotate(tmp_path, state, REPRODUCIBILITY)
     last = tmp_path / "last.pt"
     whole = last.read_bytes()
     last.write_bytes({"truncated": whole[:-200], "empty": b"", "text": b"hello"}[damage])
@@ -147,7 +147,7 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
-    checkpoint.save(new_state(width=4), tmp_path / "a.pt", SURROUNDINGS)
+    checkpoint.save(new_state(width=4), tmp_path / "a.pt", REPRODUCIBILITY)
     with pytest.raises(RunError, match="the checkpoint belongs to another network"):
         checkpoint.restore(new_state(), checkpoint.load(tmp_path / "a.pt"))
 
@@ -156,7 +156,7 @@ def test_a_full_disk_keeps_every_checkpoint_there_is(tmp_path: Path, monkeypatch
     state = new_state()
     for step in (10, 20):
         state.step = step
-        checkpoint.rotate(tmp_path, state, SURROUNDINGS)
+        checkpoint.rotate(tmp_path, state, REPRODUCIBILITY)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     def full(self: Path, content: bytes) -> int:
@@ -167,18 +167,18 @@ def test_a_full_disk_keeps_every_checkpoint_there_is(tmp_path: Path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", full)
         with pytest.raises(RunError, match=r"last\.pt cannot be written: No space left on device"):
-            checkpoint.rotate(tmp_path, state, SURROUNDINGS)
+            checkpoint.rotate(tmp_path, state, REPRODUCIBILITY)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_folder_that_is_gone(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"gone/last\.pt cannot be written: No such file or directory"):
-        checkpoint.rotate(tmp_path / "gone", new_state(), SURROUNDINGS)
+        checkpoint.rotate(tmp_path / "gone", new_state(), REPRODUCIBILITY)
 
 
 def test_any_flipped_byte_is_found(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
-    checkpoint.save(new_state(), path, SURROUNDINGS)
+    checkpoint.save(new_state(), path, REPRODUCIBILITY)
     whole = path.read_bytes()
     places = {0, 1, len(whole) // 2, *range(len(whole) - 110, len(whole)), *range(0, len(whole), 97)}
     for place in sorted(places):  # the end of the archive, its comment and its digest among them
@@ -193,7 +193,7 @@ def test_any_flipped_byte_is_found(tmp_path: Path) -> None:
 
 def test_a_checkpoint_is_still_an_archive_that_torch_and_others_read(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
-    checkpoint.save(new_state(), path, SURROUNDINGS)
+    checkpoint.save(new_state(), path, REPRODUCIBILITY)
     with zipfile.ZipFile(path) as archive:
         assert archive.testzip() is None
         assert archive.comment.startswith(b"lcprune sha256 ")
@@ -202,7 +202,7 @@ def test_a_checkpoint_is_still_an_archive_that_torch_and_others_read(tmp_path: P
 
 def test_a_checkpoint_of_an_older_version_has_no_digest(tmp_path: Path) -> None:
     state = new_state()
-    checkpoint.save(state, tmp_path / "a.pt", SURROUNDINGS)
+    checkpoint.save(state, tmp_path / "a.pt", REPRODUCIBILITY)
     content = checkpoint.load(tmp_path / "a.pt")
     del content["retries"]
     torch.save(content, tmp_path / "a.pt")
@@ -214,13 +214,13 @@ def test_a_damaged_one_never_becomes_the_good_one(tmp_path: Path) -> None:
     state = new_state()
     for step in (10, 20):
         state.step = step
-        checkpoint.rotate(tmp_path, state, SURROUNDINGS)
+        checkpoint.rotate(tmp_path, state, REPRODUCIBILITY)
     last = tmp_path / "last.pt"
     content = bytearray(last.read_bytes())
     content[len(content) // 2] ^= 1
     last.write_bytes(content)
     state.step = 30
-    checkpoint.rotate(tmp_path, state, SURROUNDINGS)
+    checkpoint.rotate(tmp_path, state, REPRODUCIBILITY)
     assert checkpoint.load(tmp_path / "last_good.pt")["step"] == 10
     assert checkpoint.load(tmp_path / "last.pt")["step"] == 30
 
@@ -229,7 +229,7 @@ def test_bytes_are_on_the_disk_before_their_name_and_the_name_before_the_next_st
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a killed process cannot show: without these a power cut leaves a name of an empty file, or none."""
-    checkpoint.rotate(tmp_path, new_state(), SURROUNDINGS)
+    checkpoint.rotate(tmp_path, new_state(), REPRODUCIBILITY)
     events: list[str] = []
     flush, rename = os.fsync, Path.replace
 
@@ -243,7 +243,7 @@ def test_bytes_are_on_the_disk_before_their_name_and_the_name_before_the_next_st
 
     monkeypatch.setattr(os, "fsync", noted_flush)
     monkeypatch.setattr(Path, "replace", noted_rename)
-    checkpoint.rotate(tmp_path, new_state(), SURROUNDINGS)
+    checkpoint.rotate(tmp_path, new_state(), REPRODUCIBILITY)
     first, second = "last.pt becomes last_good.pt", "last.pt.part becomes last.pt"
     assert [event for event in events if event.startswith("last")] == [first, second]
     assert "file" in events[: events.index(first)]

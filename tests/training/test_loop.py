@@ -19,11 +19,12 @@ from lcprune.errors import Interrupted, NotFiniteError, TrainingError
 from lcprune.models import Network
 from lcprune.paper import recording
 from lcprune.paper.recording import LossRecord
-from lcprune.training import checkpoint, predicting, ranks
+from lcprune.training import checkpoint, predicting
 from lcprune.training.checkpoint import TrainingState
-from lcprune.training.loop import Evaluation, LoggedStep, Plan, fit
+from lcprune.training.loop import Evaluation, LoggedStep, Trainer
 from lcprune.training.methods import Losses
 from lcprune.training.optim import build_optimizers
+from lcprune.training.parallel import coordinator
 from lcprune.training.predicting import predict_logits
 
 CPU = torch.device("cpu")
@@ -84,21 +85,20 @@ class Bench:
         self.state = TrainingState(self.network, build_optimizers(self.recipe, self.network))
         loader = TrainLoader(Split(images, labels), batch_size=2, augment="none", pad=1, seed=0, device=CPU)
         self.folder = folder
-        self.plan = Plan(
+        self.trainer = Trainer(
             recipe=self.recipe,
             iterations=self.recipe.train.iterations or 0,
             loader=loader,
             held_out=Split(images[:held_out], labels[:held_out]),
             held_out_name=name,
             checkpoints=folder,
-            device=CPU,
-            surroundings={"threads": 1},
+            reproducibility={"threads": 1},
         )
         self.heard = Heard()
 
     def fit(self, at: int = -1, act: Callable[[], None] = lambda: None) -> Scripted:
         method = Scripted(self.network, at, act)
-        fit(self.plan, method, self.state, self.heard)
+        self.trainer.fit(method, self.state, self.heard)
         return method
 
     def saved(self) -> dict[str, int]:
@@ -208,7 +208,7 @@ def test_a_loss_that_is_not_finite_names_the_group(tmp_path: Path, exit_index: i
         return losses
 
     with pytest.raises(TrainingError) as error:
-        fit(bench.plan, type("Failing", (), {"backward": staticmethod(backward)})(), bench.state, bench.heard)
+        bench.trainer.fit(type("Failing", (), {"backward": staticmethod(backward)})(), bench.state, bench.heard)
     assert error.value.problem == f"the loss of {name} is no longer a finite number at step 6"
     assert error.value.fix == (
         f"train again with a lower learning rate: --set train.lr=0.125, or go back and on with a lower one: "
@@ -248,7 +248,7 @@ def test_a_critic_loss_and_a_gradient_that_are_not_finite_are_named(
     for optimizer in bench.state.optimizers:
         monkeypatch.setattr(optimizer, "step", lambda: None)
     with pytest.raises(NotFiniteError) as error:
-        fit(bench.plan, type("Failing", (), {"backward": staticmethod(backward)})(), bench.state, bench.heard)
+        bench.trainer.fit(type("Failing", (), {"backward": staticmethod(backward)})(), bench.state, bench.heard)
     named = "the loss of critic 1" if critic != 0.5 else "the gradient of groups.1.bias in layer group 2"
     assert error.value.problem == f"{named} is no longer a finite number at step 4"
     assert bench.saved()["last.pt"] == 3
@@ -273,7 +273,7 @@ def test_the_best_checkpoint_is_of_the_best_evaluation(tmp_path: Path, monkeypat
         said = torch.where(torch.arange(3) < right, labels, 1 - labels)
         return nn.functional.one_hot(said, 2).float().repeat(2, 1, 1)
 
-    monkeypatch.setattr(ranks, "predict_logits", logits)
+    monkeypatch.setattr(coordinator, "predict_logits", logits)
     bench = Bench(tmp_path, "train.evaluate_every=1")
     bench.fit()
     assert [evaluation.accuracy_pct[1] for evaluation in bench.heard.evaluations] == pytest.approx(
@@ -298,12 +298,12 @@ def test_the_test_split_chooses_no_best_checkpoint(tmp_path: Path) -> None:
 
 def test_losses_of_single_images_at_their_steps(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
-    watched = bench.plan.held_out
+    watched = bench.trainer.held_out
     record = LossRecord(tmp_path / "run" / "sample_losses.npz", watched, frozenset({0, 1, 6, 99}))
     record.path.parent.mkdir()
-    plan = replace(bench.plan, loss_record=record)
+    trainer = replace(bench.trainer, loss_record=record)
     first = predict_logits(bench.network, watched, CPU, channels_last=False)
-    fit(plan, Scripted(bench.network), bench.state, bench.heard)
+    trainer.fit(Scripted(bench.network), bench.state, bench.heard)
     last = predict_logits(bench.network, watched, CPU, channels_last=False)
     arrays = recording.read(record.path)
     assert arrays["steps"].tolist() == [0, 1, 6]
@@ -316,15 +316,17 @@ def test_losses_of_single_images_at_their_steps(tmp_path: Path) -> None:
 def test_a_resumed_run_records_no_start(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.state.step = 4
-    record = LossRecord(tmp_path / "sample_losses.npz", bench.plan.held_out, frozenset({0, 4, 5}))
-    fit(replace(bench.plan, loss_record=record), Scripted(bench.network), bench.state, bench.heard)
+    record = LossRecord(tmp_path / "sample_losses.npz", bench.trainer.held_out, frozenset({0, 4, 5}))
+    replace(bench.trainer, loss_record=record).fit(Scripted(bench.network), bench.state, bench.heard)
     assert recording.read(record.path)["steps"].tolist() == [5]
 
 
 def test_a_test_curve_beside_the_validation_split(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
-    test = Split(bench.plan.held_out.images, 1 - bench.plan.held_out.labels)  # two classes: right where val is wrong
-    fit(replace(bench.plan, test_curve=test), Scripted(bench.network), bench.state, bench.heard)
+    test = Split(
+        bench.trainer.held_out.images, 1 - bench.trainer.held_out.labels
+    )  # two classes: right where val is wrong
+    replace(bench.trainer, test_curve=test).fit(Scripted(bench.network), bench.state, bench.heard)
     for evaluation in bench.heard.evaluations:
         assert evaluation.test_accuracy_pct == pytest.approx([100 - value for value in evaluation.accuracy_pct])
     assert bench.state.best_accuracy_pct == max(e.accuracy_pct[-1] for e in bench.heard.evaluations)
@@ -338,8 +340,8 @@ def test_the_test_split_is_not_looked_at_twice(tmp_path: Path, monkeypatch: pyte
         calls.append(split)
         return torch.zeros(2, len(split), 2)
 
-    monkeypatch.setattr(ranks, "predict_logits", counted)
-    fit(replace(bench.plan, test_curve=bench.plan.held_out), Scripted(bench.network), bench.state, bench.heard)
+    monkeypatch.setattr(coordinator, "predict_logits", counted)
+    replace(bench.trainer, test_curve=bench.trainer.held_out).fit(Scripted(bench.network), bench.state, bench.heard)
     assert len(calls) == len(bench.heard.evaluations) == 2
     assert [e.test_accuracy_pct for e in bench.heard.evaluations] == [e.accuracy_pct for e in bench.heard.evaluations]
 
@@ -349,9 +351,9 @@ def test_logits_of_every_exit_in_eval_mode(tmp_path: Path, monkeypatch: pytest.M
     bench.network.critics[0] = nn.Sequential(nn.Dropout(0.9), bench.network.critics[0])
     bench.network.train()
     monkeypatch.setattr(predicting, "EVAL_BATCH", 4)
-    found = predict_logits(bench.network, bench.plan.held_out, CPU, channels_last=False)
+    found = predict_logits(bench.network, bench.trainer.held_out, CPU, channels_last=False)
     assert bench.network.training
-    pixels = torch.from_numpy(bench.plan.held_out.images.astype(np.float32) / 255)
+    pixels = torch.from_numpy(bench.trainer.held_out.images.astype(np.float32) / 255)
     with torch.no_grad():
         expected = torch.stack(bench.network.eval()(pixels))
     assert found.shape == (2, 10, 2)

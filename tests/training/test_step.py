@@ -1,7 +1,7 @@
 """The step: eager, and recorded once and replayed. A stand-in for CUDA graphs replays on the CPU."""
 
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lcprune import recipe as recipes
 from lcprune.models import Network, build
-from lcprune.recipe.schema import TrainConfig
+from lcprune.specs import METHODS
 from lcprune.training.methods import Losses, build_method
 from lcprune.training.optim import build_optimizers, set_learning_rates
 from lcprune.training.step import GRAPH_WARMUP, EagerStep, GraphedStep, Record, Work, build_step, record_cuda_graph
@@ -18,7 +18,6 @@ from lcprune.training.step import GRAPH_WARMUP, EagerStep, GraphedStep, Record, 
 CPU = torch.device("cpu")
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 STEPS = 8
-METHODS = get_args(TrainConfig.model_fields["method"].annotation)
 
 
 def tiny(*overrides: str) -> recipes.Recipe:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from lcprune.models import Network
+from lcprune.recipe import Recipe
 from lcprune.training.methods.base import Losses, Wrap, as_it_is, sample_losses
 
 
@@ -37,6 +38,12 @@ class _Cut:
     """The same values, as the next group reads them."""
     predicted: Tensor
     """The gradient of each sample's own loss there, with the module's graph, ``(N, C, H, W)``."""
+
+
+def build(recipe: Recipe, network: Network, iterations: int | None, wrap: Wrap) -> "Dni":
+    """See `Build`."""
+    smoothing = recipe.train.label_smoothing
+    return Dni(network, update_every=recipe.critics.update_every, label_smoothing=smoothing, wrap=wrap)
 
 
 class Dni:

@@ -24,8 +24,10 @@ import torch
 from torch import Tensor, nn
 
 from lcprune.models import Network
+from lcprune.recipe import Recipe
+from lcprune.specs import METHODS
 from lcprune.training.methods.base import Losses, Wrap, as_it_is, sample_losses
-from lcprune.training.methods.critic_loss import CriticLoss, ExitOutput
+from lcprune.training.methods.critic_loss import CriticLoss, ExitOutput, critic_loss
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,21 @@ class _Exit:
     leaf: Tensor
     """The same values, as the critic and the next group read them; ``.grad`` is what came back from the latter."""
     output: ExitOutput
-    """What the critic says, with its graph."""
+    """Of the critic, with its graph."""
+
+
+def build(recipe: Recipe, network: Network, iterations: int | None, wrap: Wrap) -> "Sobolev":
+    """See `Build`."""
+    critics, train = recipe.critics, recipe.train
+    return Sobolev(
+        network,
+        critic_loss(critics),
+        target=METHODS[train.method].target,
+        weight=critics.sobolev,
+        update_every=critics.update_every,
+        label_smoothing=train.label_smoothing,
+        wrap=wrap,
+    )
 
 
 class Sobolev:

@@ -4,9 +4,9 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
-from lcprune.recipe.schema.section import NonNegativeInt, PositiveFloat, PositiveInt, Section
+from lcprune.recipe.schema.section import Head, NonNegativeInt, PositiveFloat, PositiveInt, Section
+from lcprune.specs import HEADS, described
 
-Head = Literal["paper", "pooled", "global", "separable", "strided", "msdnet"]
 T = TypeVar("T", int, float)
 
 
@@ -23,12 +23,7 @@ class CriticsConfig(Section):
     """Convolutions in each critic, before its linear layer; one number for all, or one for each."""
     channels: PositiveInt | tuple[PositiveInt, ...] = 128
     """Channels of the critics' convolutions; one number for all, or one for each."""
-    head: Head = "paper"
-    """``paper``: convolutions at full resolution; ``pooled``: an average pool to `pool_to` before them; ``global``:
-    and a global average after them; ``separable``: as pooled, each convolution a depthwise and a pointwise one;
-    ``strided``: 3x3 convolutions of stride 2 down to `pool_to` instead of the pool, not counted in `depth`;
-    ``msdnet``: two 3x3 convolutions of stride 2 with BatchNorm, then a global average; of the keys below, it reads
-    `channels` alone."""
+    head: Head = Field(default="paper", description=described(HEADS))
     pool_to: PositiveInt | tuple[PositiveInt, ...] = 4
     """Height and width to which all heads but ``paper`` and ``msdnet`` reduce, in pixels; one number for all, or one
     for each. In a trunk from torchvision, or your own, the most: the largest number up to it that divides the hidden

@@ -1,13 +1,33 @@
 """What every section of a recipe is."""
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, WithJsonSchema, field_validator
+from pydantic_core import PydanticKnownError
+
+from lcprune.specs import HEADS, METHODS
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+
+
+def _name_in(table: Mapping[str, object]) -> tuple[AfterValidator, WithJsonSchema]:
+    """Lets a key be one of the names of a table of `lcprune.specs`, as a Literal of them would."""
+
+    def known(name: str) -> str:
+        if name not in table:
+            *others, last = map(repr, table)
+            raise PydanticKnownError("literal_error", {"expected": f"{', '.join(others)} or {last}"})
+        return name
+
+    return AfterValidator(known), WithJsonSchema({"enum": list(table), "type": "string"})
+
+
+Method = Annotated[str, *_name_in(METHODS)]
+Head = Annotated[str, *_name_in(HEADS)]
 
 
 class Section(BaseModel):

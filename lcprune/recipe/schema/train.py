@@ -4,24 +4,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from lcprune.recipe.schema.section import NonNegativeInt, PositiveFloat, PositiveInt, Section
+from lcprune.recipe.schema.section import Method, NonNegativeInt, PositiveFloat, PositiveInt, Section
+from lcprune.specs import METHODS, described
 
 
 class TrainConfig(Section):
     """The ``train:`` section: the method and its hyperparameters."""
 
-    method: Literal[
-        "backprop",
-        "local_critic",
-        "deep_supervision",
-        "critic",
-        "sobolev_local_critic",
-        "sobolev_critic",
-        "dni",
-    ] = "local_critic"
-    """``local_critic``: Eq. (1) to (7); ``backprop``: main alone, no critics; ``deep_supervision``: all jointly;
-    ``critic``: every critic estimates main's loss; ``sobolev_local_critic``, ``sobolev_critic``: the derivatives
-    matched as well; ``dni``: predicted gradients (Eq. 8), no critics."""
+    method: Method = Field(default="local_critic", description=described(METHODS))
     iterations: PositiveInt | None = None
     """Training steps. Give this or `epochs`."""
     epochs: PositiveFloat | None = None

@@ -9,6 +9,7 @@ from lcprune.recipe.schema.data import DataConfig
 from lcprune.recipe.schema.model import PLACES, ModelConfig
 from lcprune.recipe.schema.section import Section
 from lcprune.recipe.schema.train import LoggingConfig, TrainConfig
+from lcprune.specs import METHODS
 
 
 class Recipe(Section):
@@ -44,7 +45,7 @@ class Recipe(Section):
         alone, count = self.model.submodel, len(self.critics.after or ())
         if alone is None:
             return self
-        if self.train.method != "backprop":
+        if METHODS[self.train.method].side is not None:
             raise ValueError(
                 f"model.submodel is one network with one exit, which train.method {self.train.method} cannot train: "
                 "set train.method: backprop, or leave model.submodel out"
@@ -66,7 +67,7 @@ class Recipe(Section):
             raise ValueError(
                 f"train.freeze names group {outside[-1]} but there are {count}: write numbers from 1 to {count}"
             )
-        if self.train.method in ("backprop", "dni"):
+        if not METHODS[self.train.method].has_early_exits:
             if len(set(frozen)) == count:
                 raise ValueError("train.freeze leaves nothing to learn: leave out a group")
             if self.train.critic_warmup:
@@ -79,7 +80,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _a_label_that_is_told_is_one_class(self) -> "Recipe":
         shares = self.data.mixup or self.data.cutmix or self.data.balance == "loss"
-        if self.critics.condition_on_label and self.train.method == "dni" and shares:
+        if self.critics.condition_on_label and METHODS[self.train.method].side == "synthesizers" and shares:
             raise ValueError(
                 "critics.condition_on_label tells one class of each image, but data.mixup, data.cutmix and "
                 "data.balance: loss make shares of classes: drop one of them"
@@ -91,7 +92,7 @@ class Recipe(Section):
         if self.train.cuda_graph and (self.train.critic_warmup or self.train.layer_decay != 1):
             key = "critic_warmup" if self.train.critic_warmup else "layer_decay"
             raise ValueError(f"train.cuda_graph replays one step with one learning rate, not {key}: drop one of them")
-        decays = self.train.method == "deep_supervision" and self.critics.weight_schedule == "decay"
+        decays = METHODS[self.train.method].decays_weights and self.critics.weight_schedule == "decay"
         if self.train.cuda_graph and decays:
             raise ValueError(
                 "train.cuda_graph replays one step, but a critics.weight_schedule of decay makes every step another "

@@ -6,7 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from lcprune.models import Network
+from lcprune.recipe import Recipe
 from lcprune.training.methods.base import Losses, Wrap, as_it_is, sample_losses
+
+
+def build(recipe: Recipe, network: Network, iterations: int | None, wrap: Wrap) -> "Backprop":
+    """See `Build`."""
+    return Backprop(network, recipe.train.label_smoothing, wrap=wrap)
 
 
 class Backprop:

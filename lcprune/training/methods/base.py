@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lcprune.models import Network
+from lcprune.recipe import Recipe
+
 Wrap = Callable[[nn.Module], nn.Module]
 """Puts something around a part that a method calls, such as what averages its gradients over several processes."""
 
@@ -42,6 +45,14 @@ class Method(Protocol):
 
     def parts(self) -> Iterable[nn.Module]:
         """The modules that `backward` calls, without what is put around them, which may be compiled one by one."""
+        ...
+
+
+class Build(Protocol):
+    """What the module of a method offers as ``build``; see `lcprune.training.methods.build_method`."""
+
+    def __call__(self, recipe: Recipe, network: Network, iterations: int | None, wrap: Wrap) -> Method:
+        """The method, with what the recipe says."""
         ...
 
 

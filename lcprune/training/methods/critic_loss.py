@@ -1,16 +1,17 @@
-"""What a critic learns from: the loss that it stands in for, the labels, and what the exit behind it says."""
+"""What a critic learns from: the loss that it stands in for, the labels, and the logits of the exit behind it."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 
+from lcprune.recipe.schema import CriticsConfig
 from lcprune.training.methods.distillation import distillation_losses
 
 
 @dataclass(frozen=True)
 class ExitOutput:
-    """What an exit says of a batch."""
+    """Logits and losses of an exit on a batch."""
 
     logits: Tensor
     """``(N, classes)``."""
@@ -73,3 +74,10 @@ class CriticLoss:
         sides = (own.losses.detach() - target.losses.detach()).sign()
         share = self.cascade_share
         return share * (sides.relu() if self.one_sided else sides) + (1 - share)
+
+
+def critic_loss(critics: CriticsConfig) -> CriticLoss:
+    """What critics learn from, as a recipe says it."""
+    return CriticLoss(
+        critics.loss, critics.mix, critics.one_sided, critics.distill, temperature=critics.distill_temperature
+    )

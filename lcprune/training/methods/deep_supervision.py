@@ -6,8 +6,27 @@ import torch
 from torch import Tensor, nn
 
 from lcprune.models import Network
+from lcprune.recipe import Recipe
 from lcprune.training.methods.base import Losses, Wrap, as_it_is, sample_losses
 from lcprune.training.methods.distillation import distillation_losses
+
+
+def build(recipe: Recipe, network: Network, iterations: int | None, wrap: Wrap) -> "DeepSupervision":
+    """See `Build`."""
+    critics, train = recipe.critics, recipe.train
+    steps = iterations or train.iterations
+    decays = critics.weight_schedule == "decay"
+    if decays and steps is None:
+        raise ValueError("the weights of exits decay over the run: say how many iterations it has")
+    return DeepSupervision(
+        network,
+        critics.weights,
+        train.label_smoothing,
+        distill=critics.distill,
+        temperature=critics.distill_temperature,
+        decay_over=steps if decays else None,
+        wrap=wrap,
+    )
 
 
 class DeepSupervision:
@@ -18,8 +37,8 @@ class DeepSupervision:
     constant, or fall in a straight line to zero: at step t of N they are (1 - t / N) * w_i.
 
     Source: Wang et al. 2015, arXiv:1505.02496, where the weights of the auxiliary losses fall; here by the step, there
-    by the epoch. Exits that learn
-    from the last one: Phuong and Lampert 2019, "Distillation-Based Training for Multi-Exit Architectures", ICCV.
+    by the epoch. Exits that learn from the last one: Phuong and Lampert 2019, "Distillation-Based Training for
+    Multi-Exit Architectures", ICCV.
     """
 
     def __init__(

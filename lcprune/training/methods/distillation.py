@@ -1,4 +1,4 @@
-"""Learning from what another exit says, instead of from the labels."""
+"""Learning from the logits of another exit, instead of from the labels."""
 
 import torch
 from torch import Tensor

@@ -2,6 +2,18 @@
 
 Source: Lee and Lee 2018, arXiv:1805.01128, Eq. (1) to (7).
 
+Critic training (``method: critic``) is the same without the cascade. Every critic estimates the loss of main itself:
+
+    L_ci = l(L_i, L_K)        in the place of Eq. (7), L_ci = l(L_i, L_{i+1})
+
+Group i is still trained with delta_i = d L_i / d h_i (Eq. 5), and l is what `critics.loss` says, with main in the place
+of the next exit. Every critic has to wait for main.
+
+Source: Czarnecki et al. 2017, arXiv:1706.04859, where a critic predicts the loss of a network from a hidden layer; Lee
+and Lee 2018, arXiv:1805.01128, Section 3.1, which compares with it and calls its critics modules "to estimate the main
+network's output". They are taken to be of the same kind as the paper's own: the loss of a critic's logits is its
+estimate.
+
 How the gradients of a step come about stands in `local_exits`.
 """
 
@@ -12,10 +24,27 @@ import torch
 from torch import Tensor, nn
 
 from lcprune.models import Network
+from lcprune.recipe import Recipe
+from lcprune.specs import METHODS
 from lcprune.training.methods.base import Losses, Wrap, as_it_is
-from lcprune.training.methods.critic_loss import CriticLoss
+from lcprune.training.methods.critic_loss import CriticLoss, critic_loss
 from lcprune.training.methods.local_exits import Exit, LocalExits, stages_of
 from lcprune.training.methods.streams import SideStream
+
+
+def build(recipe: Recipe, network: Network, iterations: int | None, wrap: Wrap) -> "LocalCritic":
+    """See `Build`."""
+    critics, train = recipe.critics, recipe.train
+    return LocalCritic(
+        network,
+        critic_loss(critics),
+        target=METHODS[train.method].target,
+        update_every=critics.update_every,
+        label_smoothing=train.label_smoothing,
+        memory=train.memory,
+        overlap=train.overlap,
+        wrap=wrap,
+    )
 
 
 class LocalCritic:
@@ -38,10 +67,11 @@ class LocalCritic:
         Args:
             network: With at least one critic.
             loss: Of every critic.
-            target: What a critic is held against: the next exit, or main (`CriticTraining`).
+            target: What a critic is held against: the next exit, or main (critic training).
             update_every: The critics learn at every n-th step.
             label_smoothing: Share of the target spread over all classes.
-            memory: ``lean`` frees what a group keeps for its gradients before the next group runs.
+            memory: ``lean`` frees what a group keeps for its gradients before the next group runs. Where the target is
+                main, ``fast`` keeps that of all groups until main's loss is known.
             overlap: On a CUDA device, a critic runs on a second stream while the next group runs on the first.
             wrap: Goes around every group, and around every critic where it learns.
         """
@@ -70,7 +100,7 @@ class LocalCritic:
         waiting: list[Exit] = []  # for their target
         for stage in self._stages:
             output = stage.group(hidden)  # (N, C_i, H_i, W_i), with the graph of this group alone
-            hidden = stage.hand_on(output.detach())
+            hidden = stage.next_pool(output.detach())
             if waiting and side.enabled:
                 self._exits.train_group_early(waiting[-1], critics_learn)  # its critic ran beside this group
             own = self._exits.read(stage, stage.pool(output), labels, critics_learn)

@@ -42,7 +42,7 @@ class Stage:
     critic: nn.Module
     """What comes after the pool, as it is called where it learns: with what is put around it."""
     two_passes: bool
-    hand_on: nn.Module
+    next_pool: nn.Module
     """The max pool at the head of the next group."""
     plain_group: nn.Module
     """With nothing around it."""
@@ -51,7 +51,7 @@ class Stage:
 
 
 def stages_of(network: Network, *, two_passes: bool, wrap: Wrap = as_it_is) -> tuple[list[Stage], nn.Module]:
-    """Every layer group with a critic, shallow first, and the last group, without the pool that is handed on.
+    """Every layer group with a critic, shallow first, and the last group, without the pool that comes before it.
 
     Nothing is around the last group.
 
@@ -79,7 +79,7 @@ class Exit:
     leaf: Tensor
     """The same values, cut off from the group."""
     output: ExitOutput
-    """What the critic says, with its graph."""
+    """Of the critic, with its graph."""
 
 
 class LocalExits:
@@ -99,7 +99,7 @@ class LocalExits:
             return Exit(stage, pooled, leaf, self.output(critic(leaf), labels))
 
     def output(self, logits: Tensor, labels: Tensor) -> ExitOutput:
-        """What an exit says, from its logits, ``(N, classes)``."""
+        """Logits ``(N, classes)`` and losses of an exit."""
         return ExitOutput(logits, sample_losses(logits, labels, self._label_smoothing))
 
     def train_group_early(self, own: Exit, critics_learn: bool) -> None:

@@ -1,4 +1,4 @@
-"""Who of the processes is gone, told by the pulse that each gives to torchrun's store."""
+"""Detects dead ranks, by the pulse that each process gives to torchrun's store."""
 
 import os
 import signal
@@ -15,11 +15,11 @@ from lcprune.errors import Interrupted, LcpruneError, PeerError
 
 PULSE_S = 0.5
 PATIENCE_S = 2.0
-"""How long a pulse may stay away before its process counts as gone."""
+"""How long a pulse may stay away before its rank counts as dead."""
 
 
 class Heartbeat:
-    """A thread that says that this process lives, and asks who of the others does."""
+    """A thread that signals that this process lives, and checks the others."""
 
     def __init__(self, store: Store, rank: int, size: int) -> None:
         """`store` is one that all processes reach."""
@@ -43,7 +43,7 @@ class Heartbeat:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Inside, an operation that fails because another process is gone says which.
+        """Inside, an operation that fails because of a dead rank names it.
 
         Raises:
             PeerError: Instead of torch's error.
@@ -58,22 +58,22 @@ class Heartbeat:
 
     @contextmanager
     def agreeing(self) -> Iterator[None]:
-        """Inside, of all processes that an error ends, the first one speaks: the one with the cause, if one has it.
+        """Inside, of all processes that an error ends, the first one reports it: the one with the cause, if one has it.
 
-        SIGTERM is an error as well: torchrun sends it to the others when one is gone.
+        SIGTERM is an error as well: torchrun sends it to the others when a rank is dead.
         """
         is_main = threading.current_thread() is threading.main_thread()
-        before = signal.signal(signal.SIGTERM, self._told_to_end) if is_main else None
+        before = signal.signal(signal.SIGTERM, self._terminated) if is_main else None
         try:
             yield
         except LcpruneError as error:
             _outlive_torchrun()
-            error.speaks = self._is_first_to_speak()
+            error.reports = self._is_first_to_report()
             raise
         if is_main:
             signal.signal(signal.SIGTERM, before)
 
-    def _told_to_end(self, number: int, frame: FrameType | None) -> None:
+    def _terminated(self, number: int, frame: FrameType | None) -> None:
         _outlive_torchrun()
         raise self._named(None)
 
@@ -81,16 +81,16 @@ class Heartbeat:
         fix = "start the same torchrun command with: lcprune resume"
         reason = "" if error is None else str(error).splitlines()[0]
         try:
-            gone = self._gone()
+            dead = self._dead_ranks()
         except RuntimeError:
             return PeerError("torchrun's store does not answer; the last checkpoint stays", fix)
-        if gone:
-            return PeerError(f"{', '.join(self.names[rank] for rank in gone)} is gone; the last checkpoint stays", fix)
+        if dead:
+            return PeerError(f"{', '.join(self.names[rank] for rank in dead)} is gone; the last checkpoint stays", fix)
         if error is None:
             return Interrupted("told to end; the last checkpoint stays", fix)
         return PeerError(f"the other processes do not answer: {reason}", fix)
 
-    def _gone(self) -> list[int]:
+    def _dead_ranks(self) -> list[int]:
         before = self._pulses()
         time.sleep(PATIENCE_S)
         after = self._pulses()
@@ -99,9 +99,9 @@ class Heartbeat:
     def _pulses(self) -> list[int]:
         return [self._store.add(f"pulse/{rank}", 0) for rank in range(self._size)]
 
-    def _is_first_to_speak(self) -> bool:
+    def _is_first_to_report(self) -> bool:
         try:
-            return self._store.add("speaks", 1) == 1
+            return self._store.add("reports", 1) == 1
         except RuntimeError:  # the store is gone, and torchrun with it
             return os.environ.get("LOCAL_RANK", "0") == "0"
 
@@ -114,7 +114,7 @@ class Heartbeat:
 
 
 def _outlive_torchrun() -> None:
-    """Torchrun ends the others as soon as one is gone, but not before they spoke."""
+    """Torchrun ends the others as soon as one is dead, but not before one of them has reported it."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 

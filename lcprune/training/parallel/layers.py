@@ -1,12 +1,12 @@
 """Layer parallel: every process holds consecutive layer groups, and none waits for a gradient of another.
 
-Between two processes go, for every batch, what the first one's last group says (forward, at once) and the losses of
+Between two processes go, for every batch, the output of the first one's last group (forward, at once) and the losses of
 the samples at the second one's first exit (back), which the critic at the cut is held against (Eq. 7). The losses need
 nothing but the second one's forward pass, and the first one runs its group's backward pass meanwhile.
 
 With a staleness of k the critic at a cut learns from a batch exactly k steps late, from the losses that both exits had
 on that batch: nothing waits as long as a process is no more than k steps behind the one before it, and the result does
-not depend on who was how fast. Until then its graph is kept, with the weights that it was made with.
+not depend on how fast each was. Until then its graph is kept, with the weights that it was made with.
 
 Source: Lee and Lee 2018, arXiv:1805.01128, Section 3; the staleness is ours.
 """
@@ -28,7 +28,7 @@ from lcprune.training.methods.streams import SideStream
 from lcprune.training.parallel.messages import Receiver, Sender
 
 
-@dataclass(frozen=True)
+@dataclass
 class Links:
     """What connects a process with its neighbours; None where there is none, or nothing goes."""
 
@@ -46,7 +46,7 @@ class _Late:
     step: int
     own: Exit
     weights: Sequence[Tensor]
-    """With which it spoke."""
+    """Of the critic, at that step."""
     learns: bool
 
 
@@ -130,20 +130,20 @@ class LayerParallel:
         waiting: Exit | None = None  # for its target
         for stage in self._stages:
             output = stage.group(hidden)  # (N, C_i, H_i, W_i), with the graph of this group alone
-            hidden = stage.hand_on(output.detach())
+            hidden = stage.next_pool(output.detach())
             if stage is self._cut and links.hidden_out is not None:
                 links.hidden_out.send(step, hidden)
-                hidden = hidden.new_empty(0)  # nobody here reads it: its memory is free for the backward pass
+                hidden = hidden.new_empty(0)  # nothing here reads it: its memory is free for the backward pass
             own, weights = self._read(stage, stage.pool(output), labels, learns)
             del output
-            self._tell(step, own.output, exits)
+            self._note_losses(step, own.output, exits)
             if waiting is not None:
                 critics.append(self._exits.learn(waiting, own.output.detach(), learns))
             self._exits.train_group_early(own, learns)
             waiting = own
         if self._last_group is not None:
             main = self._exits.output(self._last_group(hidden), labels)
-            self._tell(step, main, exits)
+            self._note_losses(step, main, exits)
             if waiting is not None:
                 critics.append(self._exits.learn(waiting, main.detach(), learns))
             if main.losses.requires_grad:  # unless the last group is frozen
@@ -176,7 +176,7 @@ class LayerParallel:
                 sender.close()
 
     def _read(self, stage: Stage, pooled: Tensor, labels: Tensor, learns: bool) -> tuple[Exit, Sequence[Tensor]]:
-        """The critic's forward pass, and the weights with which it speaks: copies, where they change meanwhile."""
+        """The critic's forward pass, and the weights of its logits: copies, where they change meanwhile."""
         if stage is not self._cut or self._links.losses_in is None:
             return self._exits.read(stage, pooled, labels, learns), ()
         critic = stage.plain_critic
@@ -187,7 +187,7 @@ class LayerParallel:
         output = self._exits.output(functional_call(critic, weights, (leaf,)), labels)
         return Exit(stage, pooled, leaf, output), tuple(weights.values())
 
-    def _tell(self, step: int, own: ExitOutput, exits: list[Tensor]) -> None:
+    def _note_losses(self, step: int, own: ExitOutput, exits: list[Tensor]) -> None:
         """Notes the losses of an exit; those of the first one go to the process before."""
         losses = own.losses.detach()
         if not exits and self._links.losses_out is not None:
@@ -209,10 +209,10 @@ class LayerParallel:
         own = late.own.output
         loss = self._exits.loss.of_samples(own, ExitOutput(own.logits, receiver.receive(late.step))).mean()
         if late.learns:
-            self._give(torch.autograd.grad(loss, late.weights), late.own.stage.plain_critic)
+            self._set_gradients(torch.autograd.grad(loss, late.weights), late.own.stage.plain_critic)
         return loss.detach()
 
-    def _give(self, gradients: Sequence[Tensor], critic: nn.Module) -> None:
+    def _set_gradients(self, gradients: Sequence[Tensor], critic: nn.Module) -> None:
         if self._mean is not None:
             flat = self._mean(torch.cat([gradient.flatten() for gradient in gradients]))
             sizes = [gradient.numel() for gradient in gradients]
@@ -223,6 +223,6 @@ class LayerParallel:
 
 
 def _held(stage: Stage, wrap: Wrap, at_cut: bool, waits: bool) -> Stage:
-    """A stage with what is put around it. At a cut its group waits for nobody, and its critic is called by hand."""
+    """A stage with what is put around it. At a cut its group waits for no other, and its critic is called by hand."""
     critic = stage.plain_critic if at_cut and waits else wrap(stage.plain_critic)
     return replace(stage, group=wrap(stage.plain_group), critic=critic, two_passes=stage.two_passes or at_cut)

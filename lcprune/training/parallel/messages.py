@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from lcprune.errors import PeerError
-from lcprune.training.parallel.world import World
+from lcprune.training.parallel.mesh import ProcessMesh
 
 HEADER_BYTES = 8
 
 
 @dataclass(frozen=True)
-class Form:
+class TensorSpec:
     """What every tensor of a channel looks like."""
 
     shape: tuple[int, ...]
@@ -53,14 +53,14 @@ class Neighbour:
 class Sender:
     """Sends one tensor a step, and waits only where `depth` of them have not been taken."""
 
-    def __init__(self, world: World, to: Neighbour, form: Form, depth: int) -> None:
+    def __init__(self, mesh: ProcessMesh, to: Neighbour, spec: TensorSpec, depth: int) -> None:
         self.sent_bytes = 0
         """So far, headers included."""
-        self._world = world
+        self._mesh = mesh
         self._to = to
-        self._form = form
+        self._spec = spec
         self._free = [
-            torch.empty(form.message_bytes, dtype=torch.uint8, device=world.device) for _ in range(max(1, depth))
+            torch.empty(spec.message_bytes, dtype=torch.uint8, device=mesh.device) for _ in range(max(1, depth))
         ]
         self._under_way: deque[tuple[dist.Work, Tensor]] = deque()
 
@@ -74,7 +74,7 @@ class Sender:
             self._reclaim()
         message = self._free.pop()
         message[:HEADER_BYTES].view(torch.int64).fill_(step)
-        self._form.view(message).copy_(tensor)
+        self._spec.view(message).copy_(tensor)
         work = _started(dist.isend(message, self._to.rank, group=self._to.group), self._to)
         self._under_way.append((work, message))
         self.sent_bytes += message.numel()
@@ -86,17 +86,17 @@ class Sender:
 
     def _reclaim(self) -> None:
         work, message = self._under_way.popleft()
-        work.wait(self._world.timeout)
+        work.wait(self._mesh.timeout)
         self._free.append(message)
 
 
 class Receiver:
     """Receives one tensor a step, with `depth` of them expected ahead of time."""
 
-    def __init__(self, world: World, origin: Neighbour, form: Form, depth: int) -> None:
-        self._world = world
+    def __init__(self, mesh: ProcessMesh, origin: Neighbour, spec: TensorSpec, depth: int) -> None:
+        self._mesh = mesh
         self._origin = origin
-        self._form = form
+        self._spec = spec
         self._depth = max(1, depth)
         self._expected: deque[tuple[dist.Work, Tensor]] = deque()
         self._last: Tensor | None = None
@@ -111,7 +111,7 @@ class Receiver:
         while len(self._expected) < self._depth:
             self._expect()
         work, message = self._expected.popleft()
-        work.wait(self._world.timeout)
+        work.wait(self._mesh.timeout)
         self._last = message
         sent = int(message[:HEADER_BYTES].view(torch.int64).item())
         if sent != step:
@@ -119,12 +119,12 @@ class Receiver:
                 f"{self._origin.name} sent step {sent} where step {step} was due",
                 "start the same command with the same version on every machine",
             )
-        return self._form.view(message)
+        return self._spec.view(message)
 
     def _expect(self) -> None:
         message, self._last = self._last, None
         if message is None:
-            message = torch.empty(self._form.message_bytes, dtype=torch.uint8, device=self._world.device)
+            message = torch.empty(self._spec.message_bytes, dtype=torch.uint8, device=self._mesh.device)
         work = _started(dist.irecv(message, self._origin.rank, group=self._origin.group), self._origin)
         self._expected.append((work, message))
 

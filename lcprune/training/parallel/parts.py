@@ -1,7 +1,7 @@
 """What one process of a layer-parallel training holds of a network, and the whole again.
 
 A part is the whole network with empty modules in place of what other processes hold: names of weights, optimizers and
-everything that goes by the number of a layer group stay as they are.
+everything that goes by the number of a layer group stay as they are. Weights are not averaged there.
 """
 
 from collections.abc import Callable, Iterable
@@ -15,7 +15,6 @@ from torch.optim import Optimizer
 from lcprune.models import Network
 from lcprune.models.network import Parts
 from lcprune.recipe import Recipe
-from lcprune.training import averaging
 from lcprune.training.checkpoint import TrainingState
 from lcprune.training.optim import build_optimizers
 
@@ -33,22 +32,16 @@ def part_of(whole: TrainingState, recipe: Recipe, held: range) -> TrainingState:
     """
     packed = pack(whole)
     _empty(whole.network, held)
-    part = replace(
-        whole,
-        optimizers=build_optimizers(recipe, whole.network),
-        average=averaging.new_average(recipe, whole.network),
-    )
+    part = replace(whole, optimizers=build_optimizers(recipe, whole.network))
     unpack([packed], part)
     return part
 
 
 def pack(state: TrainingState) -> Packed:
     """The tensors of a state, whole or a part, on the CPU."""
-    average = state.average
     return {
         "network": _on_cpu(state.network.state_dict()),
         "optimizers": [_by_name(optimizer, state.network) for optimizer in state.optimizers],
-        "average": {} if average is None or not average.n_averaged else _on_cpu(average.state_dict()),
     }
 
 
@@ -60,8 +53,6 @@ def unpack(packed: Iterable[Packed], state: TrainingState) -> None:
             for name, parameter in _named(optimizer, state.network):
                 if name in states:
                     optimizer.state[parameter] = _like(states[name], parameter)
-        if state.average is not None and one["average"]:
-            _load(state.average, one["average"])
 
 
 def gather(state: TrainingState, packed: Iterable[Packed], make: Callable[[], TrainingState]) -> TrainingState:

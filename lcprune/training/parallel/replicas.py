@@ -19,7 +19,6 @@ from torch.optim import Optimizer
 from lcprune.data.sources import Split
 from lcprune.errors import RecipeError
 from lcprune.models import Network
-from lcprune.recipe import Recipe
 from lcprune.training.parallel.waiting import wait
 from lcprune.training.predicting import predict_logits
 
@@ -78,7 +77,7 @@ class Replicas:
     def share_of(self, split: Split) -> Split:
         """This replica's images, neighbours in `split`, and never none.
 
-        Where images are fewer than replicas, some get one that another has too, so that everybody comes to know the
+        Where images are fewer than replicas, some get one that another has too, so that all of them know the
         shape of the logits; `join_rows` drops what is there twice.
         """
         start, end = self._share(self.rank, len(split))
@@ -120,18 +119,3 @@ class Replicas:
     def _share(self, rank: int, count: int) -> tuple[int, int]:
         """The first of `count` rows that a replica has, and the one after its last."""
         return rank * count // self.size, (rank + 1) * count // self.size
-
-
-def refuse_what_cannot_be_shared(recipe: Recipe) -> None:
-    """Refuses what replicas cannot do.
-
-    Raises:
-        RecipeError: If the recipe asks for it.
-    """
-    train = recipe.train
-    for key, is_asked_for in (("train.cuda_graph", train.cuda_graph), ("train.overlap", train.overlap)):
-        if is_asked_for:
-            raise RecipeError(
-                f"{key} does not go with several replicas, whose gradients travel on CUDA streams of their own",
-                f"set {key}: false, or divide the layers alone: --parallel layers",
-            )

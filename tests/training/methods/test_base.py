@@ -8,7 +8,6 @@ from torch import nn
 
 from lcprune import recipe
 from lcprune.models import Network, build
-from lcprune.paper.methods.critic import CriticTraining
 from lcprune.paper.methods.dni import Dni
 from lcprune.paper.methods.sobolev import Sobolev
 from lcprune.training.methods import build_method
@@ -68,7 +67,7 @@ def network_of(*overrides: str) -> tuple[recipe.Recipe, Network]:
         (["train.method=backprop"], Backprop),
         (["train.method=deep_supervision"], DeepSupervision),
         (["train.method=local_critic"], LocalCritic),
-        (["train.method=critic"], CriticTraining),
+        (["train.method=critic"], LocalCritic),
         (["train.method=sobolev_local_critic"], Sobolev),
         (["train.method=sobolev_critic"], Sobolev),
         (["train.method=dni"], Dni),

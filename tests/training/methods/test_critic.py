@@ -3,16 +3,17 @@
 import math
 import weakref
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from lcprune.models import Network
-from lcprune.paper.methods.critic import CriticTraining
 from lcprune.training.methods.critic_loss import CriticLoss
 from lcprune.training.methods.local_critic import LocalCritic
 
+critic_training = partial(LocalCritic, target="main")
 Trunk = Callable[..., tuple[Network, Tensor, Tensor]]
 
 LOSSES = [
@@ -38,7 +39,7 @@ def chain(*weights: float) -> Network:
 
 def test_a_case_worked_out_by_hand() -> None:
     network = chain(1.0, 1.0, 0.25)  # a pixel of 1: h = 1, 1, 1/4, and the logits of 0 are 1, 2 and 1
-    losses = CriticTraining(network, CriticLoss()).backward(torch.ones(1, 1, 1, 1).double(), torch.tensor([0]), 0)
+    losses = critic_training(network, CriticLoss()).backward(torch.ones(1, 1, 1, 1).double(), torch.tensor([0]), 0)
     one, two = math.log1p(math.exp(-1)), math.log1p(math.exp(-2))
     assert losses.exits.tolist() == pytest.approx([one, two, one])
     assert losses.critics.tolist() == pytest.approx([0.0, one - two])  # both against main, the first is as good
@@ -92,8 +93,8 @@ def test_every_gradient_is_that_of_plain_autograd(
 ) -> None:
     network, images, labels = trunk(*overrides)
     expected = naive(network, loss, images, labels)
-    method = CriticTraining(network, loss, memory=memory, overlap=overlap)
-    method._steps._exits.side.enabled = overlap  # the order of work is that of two streams; without CUDA there is one
+    method = critic_training(network, loss, memory=memory, overlap=overlap)
+    method._exits.side.enabled = overlap  # the order of work is that of two streams; without CUDA there is one
     method.backward(images, labels, 0)
     assert len(expected) == len(list(network.parameters()))
     for name, parameter in network.named_parameters():
@@ -102,7 +103,7 @@ def test_every_gradient_is_that_of_plain_autograd(
 
 def test_the_cascade_would_be_another_target(trunk: Trunk) -> None:
     network, images, labels = trunk()
-    main = CriticTraining(network, CriticLoss()).backward(images, labels, 0).critics
+    main = critic_training(network, CriticLoss()).backward(images, labels, 0).critics
     following = LocalCritic(network, CriticLoss()).backward(images, labels, 0).critics
     assert main[-1].item() == pytest.approx(following[-1].item())  # main is what follows the last critic
     assert main[:-1].tolist() != pytest.approx(following[:-1].tolist())
@@ -117,5 +118,5 @@ def test_everything_waits_for_main_unless_memory_is_lean(trunk: Trunk, memory: s
         convolution = next(module for module in group if isinstance(module, nn.Conv2d))
         convolution.register_forward_pre_hook(lambda *_: seen.append(sum(ref() is not None for ref in alive)))
         convolution.register_forward_hook(lambda *args: alive.append(weakref.ref(args[-1])))
-    CriticTraining(network, CriticLoss(), memory=memory).backward(images, labels, 0)
+    critic_training(network, CriticLoss(), memory=memory).backward(images, labels, 0)
     assert seen == kept

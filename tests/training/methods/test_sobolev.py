@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from lcprune.models import Network
-from lcprune.paper.methods.critic import CriticTraining
 from lcprune.paper.methods.sobolev import Sobolev
 from lcprune.training.methods.critic_loss import CriticLoss
 from lcprune.training.methods.local_critic import LocalCritic
@@ -121,7 +121,7 @@ def test_groups_learn_as_without_derivatives(trunk: Trunk, target: str) -> None:
     Sobolev(network, CriticLoss(), target=target).backward(images, labels, 0)
     found = {name: parameter.grad.clone() for name, parameter in network.groups.named_parameters()}
     network.zero_grad(set_to_none=True)
-    plain = LocalCritic if target == "next" else CriticTraining
+    plain = partial(LocalCritic, target=target)
     plain(network, CriticLoss()).backward(images, labels, 0)
     for name, parameter in network.groups.named_parameters():
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-9, atol=1e-12, msg=name)

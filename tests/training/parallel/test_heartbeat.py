@@ -70,15 +70,15 @@ def test_what_is_no_affair_of_others_keeps_its_traceback(three: list[Heartbeat])
 
 
 def test_the_first_one_speaks(three: list[Heartbeat]) -> None:
-    spoken = []
+    reported = []
     for beat in (three[2], three[0], three[1]):
         try:
             with beat.agreeing():
                 raise LcpruneError("the disk is full", "free it")
         except LcpruneError as error:
-            spoken.append(error.speaks)
-    assert spoken == [True, False, False]
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN  # torchrun does not end it before it has spoken
+            reported.append(error.reports)
+    assert reported == [True, False, False]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN  # torchrun does not end it before it has reported
 
 
 def test_what_ends_well_leaves_signals_as_they_were(three: list[Heartbeat]) -> None:
@@ -105,12 +105,12 @@ def test_without_a_store_each_machine_speaks(three: list[Heartbeat], monkeypatch
             raise dist.DistNetworkError("no route to host")
 
     monkeypatch.setattr(three[0], "_store", Gone())
-    for rank, speaks in (("0", True), ("1", False)):
+    for rank, reports in (("0", True), ("1", False)):
         monkeypatch.setenv("LOCAL_RANK", rank)
         answers = pytest.raises(PeerError, match="torchrun's store does not answer")
         with answers as caught, three[0].agreeing(), three[0].watched():
             raise RuntimeError(GLOO)
-        assert caught.value.speaks is speaks
+        assert caught.value.reports is reports
 
 
 def test_a_store_in_a_file_will_do(tmp_path: Path) -> None:

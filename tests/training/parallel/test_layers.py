@@ -17,9 +17,9 @@ from lcprune import recipe as recipes
 from lcprune.models import Network, build
 from lcprune.recipe import Recipe
 from lcprune.training.checkpoint import TrainingState
-from lcprune.training.methods import build_method, critic_loss
+from lcprune.training.methods import build_method
 from lcprune.training.methods.base import sample_losses
-from lcprune.training.methods.critic_loss import ExitOutput
+from lcprune.training.methods.critic_loss import ExitOutput, critic_loss
 from lcprune.training.optim import build_optimizers
 from lcprune.training.parallel.layers import LayerParallel, Links
 from lcprune.training.parallel.parts import part_of

@@ -11,32 +11,32 @@ import torch.distributed as dist
 
 from lcprune.errors import PeerError
 from lcprune.training.parallel.heartbeat import is_of_others
-from lcprune.training.parallel.messages import Form, Neighbour, Receiver, Sender
+from lcprune.training.parallel.messages import Neighbour, Receiver, Sender, TensorSpec
 
 FORMS = (
-    Form((2, 3, 4, 5)),
-    Form((2, 3, 4, 5), torch.bfloat16, channels_last=True),
-    Form((2, 3, 4, 5), channels_last=True),
-    Form((6,)),
-    Form((3, 7), torch.float16),
+    TensorSpec((2, 3, 4, 5)),
+    TensorSpec((2, 3, 4, 5), torch.bfloat16, channels_last=True),
+    TensorSpec((2, 3, 4, 5), channels_last=True),
+    TensorSpec((6,)),
+    TensorSpec((3, 7), torch.float16),
 )
 
 
-def tensor(form: Form, step: int) -> torch.Tensor:
-    count = torch.Size(form.shape).numel()
-    made = (torch.arange(count) + step).to(form.dtype).view(form.shape)
-    return made.contiguous(memory_format=torch.channels_last) if form.channels_last else made
+def tensor(spec: TensorSpec, step: int) -> torch.Tensor:
+    count = torch.Size(spec.shape).numel()
+    made = (torch.arange(count) + step).to(spec.dtype).view(spec.shape)
+    return made.contiguous(memory_format=torch.channels_last) if spec.channels_last else made
 
 
 def test_a_message_is_a_header_and_the_tensor() -> None:
-    assert [form.message_bytes for form in FORMS] == [8 + 480, 8 + 240, 8 + 480, 8 + 24, 8 + 42]
-    for form in FORMS:
-        message = torch.zeros(form.message_bytes, dtype=torch.uint8)
-        form.view(message).copy_(tensor(form, 0))
-        view = form.view(message)
-        assert torch.equal(view, tensor(form, 0))
-        assert (view.shape, view.dtype) == (form.shape, form.dtype)
-        if form.channels_last:
+    assert [spec.message_bytes for spec in FORMS] == [8 + 480, 8 + 240, 8 + 480, 8 + 24, 8 + 42]
+    for spec in FORMS:
+        message = torch.zeros(spec.message_bytes, dtype=torch.uint8)
+        spec.view(message).copy_(tensor(spec, 0))
+        view = spec.view(message)
+        assert torch.equal(view, tensor(spec, 0))
+        assert (view.shape, view.dtype) == (spec.shape, spec.dtype)
+        if spec.channels_last:
             assert view.is_contiguous(memory_format=torch.channels_last)
         assert not message[:8].any()
 
@@ -44,25 +44,25 @@ def test_a_message_is_a_header_and_the_tensor() -> None:
 def work() -> dict[str, Any]:
     """Rank 0 sends and rank 1 receives."""
     rank = dist.get_rank()
-    world: Any = SimpleNamespace(device=torch.device("cpu"), timeout=timedelta(minutes=2))
+    mesh: Any = SimpleNamespace(device=torch.device("cpu"), timeout=timedelta(minutes=2))
     found: dict[str, Any] = {"arrived": []}
-    for form in FORMS:
+    for spec in FORMS:
         other = neighbour(rank)
-        sender, receiver = Sender(world, other, form, 2), Receiver(world, other, form, 2)
+        sender, receiver = Sender(mesh, other, spec, 2), Receiver(mesh, other, spec, 2)
         right = []
         for step in range(5):
             if rank == 0:
-                sent = tensor(form, step)
+                sent = tensor(spec, step)
                 sender.send(step, sent)
                 sent.zero_()  # what was sent may be changed
             else:
                 time.sleep(0.02)
                 arrived = receiver.receive(step)
-                right.append(torch.equal(arrived, tensor(form, step)))
+                right.append(torch.equal(arrived, tensor(spec, step)))
         sender.close()
         found["arrived"].append((right, sender.sent_bytes, len(sender._free)))
     dist.barrier()
-    found |= wrong_step(world, rank) | never_taken(rank)
+    found |= wrong_step(mesh, rank) | never_taken(rank)
     return found
 
 
@@ -70,15 +70,15 @@ def neighbour(rank: int) -> Neighbour:
     return Neighbour(1 - rank, f"rank {1 - rank} (layer group 1)", dist.new_group([0, 1]))
 
 
-def wrong_step(world: Any, rank: int) -> dict[str, Any]:
+def wrong_step(mesh: Any, rank: int) -> dict[str, Any]:
     pair = neighbour(rank)
     if rank == 0:
-        sender = Sender(world, pair, FORMS[3], 1)
+        sender = Sender(mesh, pair, FORMS[3], 1)
         sender.send(7, tensor(FORMS[3], 0))
         sender.close()
         return {}
     try:
-        Receiver(world, pair, FORMS[3], 1).receive(6)
+        Receiver(mesh, pair, FORMS[3], 1).receive(6)
     except PeerError as error:
         return {"wrong step": error.problem}
     return {}
@@ -86,17 +86,17 @@ def wrong_step(world: Any, rank: int) -> dict[str, Any]:
 
 def never_taken(rank: int) -> dict[str, Any]:
     """The third of two messages waits for the other process, but not for ever."""
-    world: Any = SimpleNamespace(device=torch.device("cpu"), timeout=timedelta(seconds=1))
-    form = Form((1 << 18,))
+    mesh: Any = SimpleNamespace(device=torch.device("cpu"), timeout=timedelta(seconds=1))
+    spec = TensorSpec((1 << 18,))
     pair = neighbour(rank)
     found: dict[str, Any] = {}
     if rank == 0:
-        sender = Sender(world, pair, form, 2)
+        sender = Sender(mesh, pair, spec, 2)
         for step in range(2):
-            sender.send(step, tensor(form, 0))
+            sender.send(step, tensor(spec, 0))
         started = time.perf_counter()
         try:
-            sender.send(2, tensor(form, 0))
+            sender.send(2, tensor(spec, 0))
         except RuntimeError as error:
             found = {"waited_s": time.perf_counter() - started, "is of others": is_of_others(error)}
     dist.barrier()
@@ -111,9 +111,9 @@ def pair(ranks: Any) -> list[dict[str, Any]]:
 
 def test_tensors_arrive(pair: list[dict[str, Any]]) -> None:
     sent, received = pair[0]["arrived"], pair[1]["arrived"]
-    for form, (_, sent_bytes, free), (right, _, _) in zip(FORMS, sent, received, strict=True):
+    for spec, (_, sent_bytes, free), (right, _, _) in zip(FORMS, sent, received, strict=True):
         assert right == [True] * 5
-        assert sent_bytes == 5 * form.message_bytes
+        assert sent_bytes == 5 * spec.message_bytes
         assert free == 2  # no more memory than that
 
 

@@ -9,7 +9,6 @@ from torch import Tensor
 from lcprune import recipe as recipes
 from lcprune.models import build
 from lcprune.recipe import Recipe
-from lcprune.training import averaging
 from lcprune.training.checkpoint import TrainingState
 from lcprune.training.methods import build_method
 from lcprune.training.optim import build_optimizers
@@ -22,7 +21,7 @@ SMALL = ("model.width=0.0625", "critics.channels=4", "critics.pool_to=1", "criti
 
 def fresh(loaded: Recipe) -> TrainingState:
     network = build(loaded, 10, (1, 8, 8), (0.5,), (0.25,))
-    return TrainingState(network, build_optimizers(loaded, network), average=averaging.new_average(loaded, network))
+    return TrainingState(network, build_optimizers(loaded, network))
 
 
 def trained(loaded: Recipe) -> TrainingState:
@@ -31,8 +30,6 @@ def trained(loaded: Recipe) -> TrainingState:
     step = EagerStep(build_method(loaded, state.network), state.optimizers, torch.device("cpu"), bf16=False)
     for number in range(3):
         step(torch.rand(8, 1, 8, 8), torch.arange(8), number)
-        if state.average is not None:
-            state.average.update_parameters(state.network)
     return replace(state, step=3, seconds=1.5, best_accuracy_pct=40.0, retries=1)
 
 
@@ -42,8 +39,6 @@ def leaves(state: TrainingState) -> dict[str, Tensor]:
     for number, optimizer in enumerate(state.optimizers):
         for index, values in optimizer.state_dict()["state"].items():
             found |= {f"optimizer {number} {index} {k}": v for k, v in values.items() if isinstance(v, Tensor)}
-    if state.average is not None:
-        found |= {f"average {name}": value for name, value in state.average.state_dict().items()}
     return {name: value.clone() for name, value in found.items()}
 
 
@@ -52,7 +47,6 @@ def leaves(state: TrainingState) -> dict[str, Tensor]:
     [
         (),
         ("train.optimizer=adam", "train.lr=0.001"),
-        ("train.average=0.5",),
         ("train.freeze=[1]",),
         ("train.layer_decay=0.5",),
     ],

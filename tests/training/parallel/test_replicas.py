@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from lcprune import recipe
 from lcprune.data.loaders import TrainLoader
@@ -20,7 +21,7 @@ from lcprune.training.freezing import Freezer
 from lcprune.training.methods import as_it_is, build_method
 from lcprune.training.optim import build_optimizers
 from lcprune.training.parallel.batch_norm import reduce_statistics
-from lcprune.training.parallel.replicas import Replicas, refuse_what_cannot_be_shared
+from lcprune.training.parallel.replicas import Replicas
 from lcprune.training.predicting import predict_logits
 from lcprune.training.step import EagerStep
 
@@ -158,8 +159,7 @@ def settled() -> float:
         network = build(loaded, 10, SHAPE, (0.5,), (0.25,))
         if rows is not None:
             reduce_statistics(network, dist.group.WORLD)
-        average = averaging.new_average(loaded, network)
-        assert average is not None
+        average = AveragedModel(network)
         averaging.collect(average, network, loaded, 5, 5)
         loader = TrainLoader(split, BATCH, "crop_flip", 1, 0, "cpu", rows=rows)
         averaging.settle(average, network, loader, 5)
@@ -237,10 +237,3 @@ def test_a_batch_that_cannot_be_shared_evenly(monkeypatch: pytest.MonkeyPatch) -
     assert caught.value.fix == "set data.batch_size to 6 or 9, or start another number of processes"
     with pytest.raises(RecipeError, match="set data.batch_size to 3, or"):
         replicas.rows(2)
-
-
-def test_what_cannot_be_shared_is_refused() -> None:
-    refuse_what_cannot_be_shared(recipe.load("digits", ["train.critic_warmup=3", "critics.update_every=2"]))
-    for key in ("train.cuda_graph", "train.overlap"):
-        with pytest.raises(RecipeError, match=f"{key} does not go with several replicas.*\n.*set {key}: false"):
-            refuse_what_cannot_be_shared(recipe.load("digits", [f"{key}=true"]))

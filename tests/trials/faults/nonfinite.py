@@ -12,15 +12,16 @@ import torch
 
 from lcprune import runs
 from lcprune.errors import NotFiniteError
-from lcprune.pipeline import fitting
-from lcprune.training import checkpoint, loop
+from lcprune.pipeline.fit import MAX_RETRIES
+from lcprune.training import checkpoint
 from lcprune.training.checkpoint import TrainingState
+from lcprune.training.loop import Trainer
 from tests.trials.faults.training import Found, train
 
 PROMISE = "NaN or infinity in a loss, weight or gradient is named, never saved, and retried three times at most."
 STEPS, EVERY = 60, 20
 WHERE = ("images", "weight", "gradient")
-HOW = {"stop": 0, "retry, it happens once": 1, "retry, it happens again": fitting.MAX_RETRIES}
+HOW = {"stop": 0, "retry, it happens once": 1, "retry, it happens again": MAX_RETRIES}
 """With the number of retries that are expected."""
 
 
@@ -63,10 +64,10 @@ def _train_with(run: Path, where: str, how: str, value: float, at: int) -> str:
 @contextmanager
 def _injected(where: str, value: float, at: int, *, always: bool) -> Iterator[None]:
     """Makes a training meet `value` at a step, once or every time that it comes to that step."""
-    fit = loop.fit
+    fit = Trainer.fit
     met = 0
 
-    def injecting_fit(plan: Any, method: Any, state: TrainingState, listener: Any) -> None:
+    def injecting_fit(trainer: Trainer, method: Any, state: TrainingState, listener: Any) -> None:
         backward = method.backward
 
         def injecting(images: torch.Tensor, labels: torch.Tensor, step: int) -> Any:
@@ -85,7 +86,7 @@ def _injected(where: str, value: float, at: int, *, always: bool) -> Iterator[No
             return losses
 
         with mock.patch.object(method, "backward", injecting):
-            fit(plan, method, state, listener)
+            fit(trainer, method, state, listener)
 
-    with mock.patch.object(fitting, "fit", injecting_fit):
+    with mock.patch.object(Trainer, "fit", injecting_fit):
         yield

@@ -4,17 +4,25 @@ import os
 import platform
 import sys
 from importlib import metadata
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from lcprune import __version__
-from lcprune.recipe import Recipe
 from lcprune.training import precision
+from lcprune.training.parallel import Coordinator
+
+Precision = Literal["fp32", "bf16", "auto"]
 
 
-def environment(recipe: Recipe, device: torch.device, processes: str = "1") -> dict[str, Any]:
-    """What a run's results depend on besides the recipe."""
+def environment(wanted: Precision, channels_last: bool, coordinator: Coordinator) -> dict[str, Any]:
+    """``environment.json``: what a run's results depend on besides the recipe.
+
+    Args:
+        wanted: The recipe's `train.precision`.
+        channels_last: The recipe's `train.channels_last`.
+        coordinator: The processes that train.
+    """
     packages = ("torch", "torchvision", "numpy", "onnx", "onnxruntime", "fvcore")
     return {
         "lcprune": __version__,
@@ -23,19 +31,20 @@ def environment(recipe: Recipe, device: torch.device, processes: str = "1") -> d
         "packages": {name: metadata.version(name) for name in packages},
         "command": ["lcprune", *sys.argv[1:]],
         "cores": os.cpu_count(),
-        **surroundings_of(recipe, device, processes),
+        **reproducibility(wanted, channels_last, coordinator),
     }
 
 
-def surroundings_of(recipe: Recipe, device: torch.device, processes: str = "1") -> dict[str, str | int]:
-    """What bit-equality depends on."""
+def reproducibility(wanted: Precision, channels_last: bool, coordinator: Coordinator) -> dict[str, str | int]:
+    """What bit-equality depends on; see `environment`."""
+    device = coordinator.device
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
         "threads": torch.get_num_threads(),
         "device": f"{device.type} ({kind})",
-        "memory_format": "channels_last" if recipe.train.channels_last else "contiguous",
-        "precision": precision.resolve(recipe.train.precision, device),
+        "memory_format": "channels_last" if channels_last else "contiguous",
+        "precision": precision.resolve(wanted, device),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "processes": processes,
+        "processes": str(coordinator),
         "torch": str(torch.__version__),  # a TorchVersion could not be read back with weights_only
     }

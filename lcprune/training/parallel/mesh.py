@@ -1,11 +1,13 @@
 """The processes that train one network together, as torchrun started them.
 
-They form a grid of stages x replicas: a stage holds one or more consecutive layer groups, its replicas share every
+They form a mesh of stages x replicas: a stage holds one or more consecutive layer groups, its replicas share every
 batch. Data parallel is one stage, layer parallel one replica. Rank ``stage * replicas + replica``: the ranks that
 exchange gradients are neighbours, and so on one machine where that is possible.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
@@ -23,13 +25,11 @@ from lcprune.training.parallel.heartbeat import Heartbeat
 Parallel = Literal["data", "layers", "both"]
 
 LAYERS, REPLICAS = "layers", "replicas"
-"""Dimensions of the grid."""
-TIMEOUT_S = 120.0
-"""How long a rank waits for another one, unless the user says."""
+"""Dimensions of the mesh."""
 
 
 @dataclass(frozen=True)
-class World:
+class ProcessMesh:
     """This process among those that train together."""
 
     rank: int
@@ -38,11 +38,12 @@ class World:
     device: torch.device
     mesh: DeviceMesh
     heartbeat: Heartbeat
-    """Names a process that is gone."""
-    timeout_s: float
+    """Names a dead rank."""
+    timeout: timedelta
+    """How long it waits for another process."""
 
     @property
-    def size(self) -> int:
+    def world_size(self) -> int:
         """Processes in all."""
         return self.stages * self.replicas
 
@@ -55,11 +56,6 @@ class World:
     def replica(self) -> int:
         """Which share of every batch is its, from 0."""
         return self.rank % self.replicas
-
-    @property
-    def timeout(self) -> timedelta:
-        """How long it waits for another one."""
-        return timedelta(seconds=self.timeout_s)
 
     @property
     def replica_group(self) -> ProcessGroup:
@@ -77,12 +73,13 @@ class World:
 
 
 def is_launched() -> bool:
-    """Whether torchrun, or what does as it does, started this process as one of several."""
+    """Whether torchrun, or another launcher like it, started this process as one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
 
 
-def start(parallel: Parallel, groups: int, device: torch.device, timeout_s: float = TIMEOUT_S) -> World:
-    """Meets the other processes.
+@contextmanager
+def connected(parallel: Parallel, groups: int, device: torch.device, timeout_s: float) -> Iterator[ProcessMesh]:
+    """Inside, this process is connected with the others, and an error that ends all is reported by one of them.
 
     Args:
         parallel: What is divided: batches, layers, or both.
@@ -92,39 +89,38 @@ def start(parallel: Parallel, groups: int, device: torch.device, timeout_s: floa
 
     Raises:
         SetupError: If there are more processes than can be used.
-        PeerError: If the others do not come.
+        PeerError: If the others do not come, or one of them is gone.
     """
-    size = int(os.environ["WORLD_SIZE"])
-    stages = _stages(parallel, size, groups)
+    world_size, timeout = int(os.environ["WORLD_SIZE"]), timedelta(seconds=timeout_s)
+    stages = _stages(parallel, world_size, groups)
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
-        store, rank, _ = next(rendezvous("env://", timeout=timedelta(seconds=timeout_s)))
+        store, rank, _ = next(rendezvous("env://", timeout=timeout))
         # Torchrun keeps its store when it starts processes again, with the addresses of those before in it.
         store = PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout_s))
-        mesh = init_device_mesh(device.type, (stages, size // stages), mesh_dim_names=(LAYERS, REPLICAS))
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+        mesh = init_device_mesh(device.type, (stages, world_size // stages), mesh_dim_names=(LAYERS, REPLICAS))
         for group in mesh.get_all_groups():
-            limit_waiting(group, timedelta(seconds=timeout_s))
+            _set_timeout(group, timeout)
     except RuntimeError as error:
         raise PeerError(
-            f"the {size} processes did not find each other: {str(error).splitlines()[0]}",
+            f"the {world_size} processes did not find each other: {str(error).splitlines()[0]}",
             "look at the address that torchrun was given, and at the network between the machines",
         ) from None
-    heartbeat = Heartbeat(store, rank, size)
+    heartbeat = Heartbeat(store, rank, world_size)
     heartbeat.start()
-    return World(rank, stages, size // stages, device, mesh, heartbeat, timeout_s)
+    try:
+        with heartbeat.agreeing(), heartbeat.watched():
+            yield ProcessMesh(rank, stages, world_size // stages, device, mesh, heartbeat, timeout)
+    finally:
+        heartbeat.stop()
+        dist.destroy_process_group()
 
 
-def stop(world: World) -> None:
-    """Leaves the others."""
-    world.heartbeat.stop()
-    dist.destroy_process_group()
-
-
-def limit_waiting(group: ProcessGroup, timeout: timedelta) -> None:
+def _set_timeout(group: ProcessGroup, timeout: timedelta) -> None:
     """Says how long operations of a group wait; a mesh gives its groups torch's half an hour."""
     if hasattr(dist, "set_timeout"):
         dist.set_timeout(timeout, group)
@@ -132,21 +128,21 @@ def limit_waiting(group: ProcessGroup, timeout: timedelta) -> None:
         dist.distributed_c10d._set_pg_timeout(timeout, group)
 
 
-def _stages(parallel: Parallel, size: int, groups: int) -> int:
+def _stages(parallel: Parallel, world_size: int, groups: int) -> int:
     """In how many parts the layers are divided."""
     if parallel == "data":
         return 1
     if parallel == "layers":
-        if size > groups:
+        if world_size > groups:
             raise SetupError(
-                f"{size} processes cannot share {groups} layer groups",
+                f"{world_size} processes cannot share {groups} layer groups",
                 f"start {groups} or fewer, or divide batches as well: --parallel both",
             )
-        return size
-    stages = max(n for n in range(1, min(groups, max(1, size // 2)) + 1) if size % n == 0)
+        return world_size
+    stages = max(n for n in range(1, min(groups, max(1, world_size // 2)) + 1) if world_size % n == 0)
     if stages == 1:
         raise SetupError(
-            f"{size} processes are no grid of layers and replicas for {groups} layer groups",
+            f"{world_size} processes are no grid of layers and replicas for {groups} layer groups",
             "start 4, 6 or 8, or divide only one of both: --parallel data, --parallel layers",
         )
     return stages

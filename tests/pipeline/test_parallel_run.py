@@ -12,7 +12,6 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -23,10 +22,9 @@ import torch
 from lcprune import recipe as recipes
 from lcprune import runs
 from lcprune.errors import LcpruneError, RunError, SetupError
-from lcprune.pipeline import together, train
-from lcprune.pipeline.together import Together
+from lcprune.pipeline import parallel_run, train
 from lcprune.training import checkpoint
-from lcprune.training.parallel import layers, messages, world
+from lcprune.training.parallel import ParallelOptions, layers, mesh, messages
 
 STEPS = 24
 RECIPE = """\
@@ -61,7 +59,7 @@ class Found:
     """What one process knows of a job."""
 
     error: str = ""
-    speaks: bool | None = None
+    reports: bool | None = None
     losses: list[list[float]] = field(default_factory=list)
     test_accuracy_pct: tuple[float, ...] = ()
     sent_bytes: int = 0
@@ -87,12 +85,11 @@ def done(job: Job, is_last: bool) -> Found:
     """A job, in the process that calls."""
     found = Found()
     asked_at = job.stopped_at - 3 - job.staleness if job.stopped_at and is_last else -1
-    shared = Together(job.parallel, job.staleness, job.groups_per_rank, 60) if job.parallel else None
-    options: dict[str, Any] = {
+    options = ParallelOptions(job.parallel, job.staleness, job.groups_per_rank, 60) if job.parallel else None
+    common: dict[str, Any] = {
         "device": "cpu",
         "display": lambda *_: nullcontext(Listener(found, asked_at)),
         "notice": lambda _: None,
-        "together": shared,
     }
     senders: list[messages.Sender] = []
     made, backward, is_spoilt = messages.Sender.__init__, layers.LayerParallel.backward, False
@@ -115,14 +112,15 @@ def done(job: Job, is_last: bool) -> Found:
     ):
         try:
             if job.goes_on:
-                said = asdict(shared) if shared else {}
-                trained = train.resume(Path(job.folder), job.overrides, **(options | {"together": said}))
+                trained = train.resume(Path(job.folder), job.overrides, parallel=options or ParallelOptions(), **common)
             else:
                 loaded = recipes.parse(RECIPE, "tiny", job.overrides)
-                trained = train.train(loaded, out=Path(job.folder), data_root=Path(), is_latest=False, **options)
+                trained = train.train(
+                    loaded, out=Path(job.folder), data_root=Path(), is_latest=False, parallel=options, **common
+                )
             found.test_accuracy_pct = trained.test_accuracy_pct
         except LcpruneError as error:
-            found.error, found.speaks = error.problem, error.speaks
+            found.error, found.reports = error.problem, error.reports
     found.sent_bytes = sum(sender.sent_bytes for sender in senders)
     return found
 
@@ -176,7 +174,7 @@ def started(size: int, folder: Path, *jobs: Job) -> dict[str, list[Found]]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("together")
+    return tmp_path_factory.mktemp("parallel")
 
 
 @pytest.fixture(scope="module")
@@ -318,7 +316,7 @@ def test_late_critics_give_the_same_bits_again(folder: Path, two: dict[str, list
 def test_told_to_stop_all_stop_at_the_same_step(folder: Path, three: Any, two: Any) -> None:
     assert {found.error for found in three["stopped-3"]} == {"interrupted at step 12: saved"}
     assert {found.error for found in two["late-stopped"]} == {"interrupted at step 12: saved"}
-    assert [found.speaks for found in three["stopped-3"]].count(True) == 1
+    assert [found.reports for found in three["stopped-3"]].count(True) == 1
 
 
 def test_others_go_on_to_the_same_bits(folder: Path, four: dict[str, list[Found]], alone: Any) -> None:
@@ -351,7 +349,7 @@ def test_batches_are_shared(
 def test_one_process_tells(folder: Path, three: dict[str, list[Found]], two: dict[str, list[Found]]) -> None:
     for found in (three["taken"], three["spoilt"]):
         assert len({each.error for each in found}) == 1
-        assert sorted(each.speaks for each in found if each.speaks is not None) == [False, False, True]
+        assert sorted(each.reports for each in found if each.reports is not None) == [False, False, True]
     assert three["taken"][0].error == "taken is there already and holds something"
     assert "critics.distill does not go with layers on several processes" in two["distilling"][0].error
 
@@ -367,17 +365,17 @@ def test_numbers_that_are_not_finite_are_everybodys(folder: Path, three: dict[st
 
 
 def test_the_run_that_torchrun_began_before(tmp_path: Path) -> None:
-    assert together.begun_before_a_restart(tmp_path, ["a"]) is None
+    assert parallel_run.begun_before_a_restart(tmp_path, ["a"]) is None
     (tmp_path / runs.RECIPE).touch()
     runs.write_json(tmp_path / runs.ENVIRONMENT, {"launches": ["a", "b"]})
-    assert together.begun_before_a_restart(tmp_path, ["b", "c"]) == tmp_path
-    assert together.begun_before_a_restart(tmp_path, ["c"]) is None
-    assert together.begun_before_a_restart(tmp_path, []) is None
+    assert parallel_run.begun_before_a_restart(tmp_path, ["b", "c"]) == tmp_path
+    assert parallel_run.begun_before_a_restart(tmp_path, ["c"]) is None
+    assert parallel_run.begun_before_a_restart(tmp_path, []) is None
 
 
 def test_layers_are_divided_as_before(tmp_path: Path) -> None:
     def before(stages: int) -> tuple[int, ...]:
-        return together.groups_before(tmp_path, SimpleNamespace(stages=stages))
+        return parallel_run.groups_before(tmp_path, stages)
 
     assert before(2) == ()
     ranks = [{"rank": rank, "groups": groups} for rank, groups in enumerate(([1], [1], [2, 3, 4], [2, 3, 4]))]
@@ -389,25 +387,28 @@ def test_layers_are_divided_as_before(tmp_path: Path) -> None:
         before(2)
 
 
-def test_who_goes_on_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert together.as_before(tmp_path, {}) == Together()
+def test_what_is_not_asked_for_is_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def before(**options: Any) -> ParallelOptions:
+        return parallel_run.options_before(tmp_path, ParallelOptions(**options))
+
+    assert before() == ParallelOptions()
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
-    assert together.as_before(tmp_path, {}) == Together()
+    assert before() == ParallelOptions()
     runs.write_json(tmp_path / runs.PARALLEL, {"parallel": "layers", "staleness": 2, "ranks": []})
-    assert together.as_before(tmp_path, {}) == Together("layers", 2)
-    assert together.as_before(tmp_path, {"timeout_s": 7.0}) == Together("layers", 2, timeout_s=7.0)
-    assert together.as_before(tmp_path, {"staleness": 0}) == Together("layers", 0)
+    assert before() == ParallelOptions("layers", 2)
+    assert before(timeout_s=7.0) == ParallelOptions("layers", 2, timeout_s=7.0)
+    assert before(staleness=0) == ParallelOptions("layers", 0)
     runs.write_json(tmp_path / runs.PARALLEL, {"parallel": "layers"})
     with pytest.raises(RunError, match=r"parallel.json is damaged"):
-        together.as_before(tmp_path, {})
+        before()
 
 
 def test_a_resume_that_asks_for_no_others_is_alone(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As that of a cell of a table, of which each process has its own."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    monkeypatch.setattr(world, "start", lambda *_: pytest.fail("it waited for others"))
+    monkeypatch.setattr(mesh, "connected", lambda *_: pytest.fail("it waited for others"))
     shown = {"display": lambda *_: nullcontext(Listener(Found(), -1)), "notice": lambda _: None}
     assert train.resume(run, (), device="cpu", **shown).run == run.resolve()
 
@@ -419,6 +420,6 @@ def test_too_many_processes_and_no_grid(monkeypatch: pytest.MonkeyPatch) -> None
     ):
         monkeypatch.setenv("WORLD_SIZE", str(size))
         with pytest.raises(SetupError, match=problem):
-            world.start(parallel, 4, torch.device("cpu"))
-    assert [world._stages("both", size, 4) for size in (4, 6, 8, 16)] == [2, 3, 4, 4]
-    assert [world._stages("data", 7, 4), world._stages("layers", 3, 4)] == [1, 3]
+            mesh.connected(parallel, 4, torch.device("cpu"), 60).__enter__()
+    assert [mesh._stages("both", size, 4) for size in (4, 6, 8, 16)] == [2, 3, 4, 4]
+    assert [mesh._stages("data", 7, 4), mesh._stages("layers", 3, 4)] == [1, 3]

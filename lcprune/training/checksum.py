@@ -15,7 +15,7 @@ _ZIP_END_BYTES = 22  # with an empty comment, whose length are the last two
 _CHUNK_BYTES = 1 << 20
 
 
-def sealed(archive: io.BytesIO) -> memoryview:
+def with_checksum(archive: io.BytesIO) -> memoryview:
     """The bytes of a ZIP archive that has no comment, with their SHA-256 as its comment."""
     archive.seek(-2, io.SEEK_END)
     archive.write(_DIGEST_BYTES.to_bytes(2, "little"))
@@ -24,7 +24,7 @@ def sealed(archive: io.BytesIO) -> memoryview:
 
 
 def is_intact(file: IO[bytes]) -> bool:
-    """Whether an archive is what was sealed; one without a comment, of an older version, is believed.
+    """Whether an archive still has its checksum; one without a comment, of an older version, is taken as it is.
 
     Raises:
         OSError: If it cannot be read.

@@ -1,4 +1,4 @@
-"""What cannot train is refused before a folder is made."""
+"""A network that cannot train is refused before a folder is made."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +10,7 @@ from torch import nn
 
 from lcprune.errors import LcpruneError, ModelError
 from lcprune.models import Network
-from lcprune.pipeline.stored import DataFacts
-from lcprune.pipeline.trial import refuse_what_cannot_train
-
-
-def facts(*image_shape: int) -> DataFacts:
-    channels, height, width = image_shape
-    return DataFacts(("a", "b"), (channels, height, width), (0.5,), (0.5,), (), ".")
+from lcprune.models.check import check_forward_pass
 
 
 def network(*layers: nn.Module) -> Network:
@@ -26,16 +20,16 @@ def network(*layers: nn.Module) -> Network:
 def test_batch_norm_of_one_value(tmp_path: Path) -> None:
     net = network(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(1, 2))
     with pytest.raises(ModelError, match=r"data\.batch_size is 1, and BatchNorm needs two values") as error:
-        refuse_what_cannot_train(net, facts(1, 4, 4), 1)
+        check_forward_pass(net, (1, 4, 4), 1)
     assert error.value.fix == "set data.batch_size: 2 or more"
-    refuse_what_cannot_train(net, facts(1, 4, 4), 2)
-    refuse_what_cannot_train(network(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(16, 2)), facts(1, 4, 4), 1)
+    check_forward_pass(net, (1, 4, 4), 2)
+    check_forward_pass(network(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(16, 2)), (1, 4, 4), 1)
 
 
-def test_a_trial_leaves_no_trace() -> None:
+def test_the_network_is_left_as_it_is() -> None:
     net = network(nn.BatchNorm2d(1), nn.Dropout(0.5), nn.Flatten(), nn.Linear(16, 2)).eval()
     before = torch.get_rng_state()
-    refuse_what_cannot_train(net, facts(1, 4, 4), 8)
+    check_forward_pass(net, (1, 4, 4), 8)
     assert torch.equal(torch.get_rng_state(), before)
     assert not net.training
     assert int(net.groups[0][0].num_batches_tracked) == 0
@@ -44,7 +38,7 @@ def test_a_trial_leaves_no_trace() -> None:
 def test_images_that_pooling_shrinks_to_nothing() -> None:
     net = network(*(nn.MaxPool2d(2) for _ in range(3)), nn.Flatten(), nn.Linear(1, 2))
     with pytest.raises(ModelError, match="the network cannot take images of 1x4x4: ") as error:
-        refuse_what_cannot_train(net, facts(1, 4, 4), 8)
+        check_forward_pass(net, (1, 4, 4), 8)
     assert "data.image_size" in error.value.fix
 
 

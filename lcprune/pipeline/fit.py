@@ -1,0 +1,296 @@
+"""Training in a run folder, from its newest checkpoint to the last file: restore, place, fit, write."""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib import import_module
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.optim.swa_utils import AveragedModel
+
+from lcprune import recipe as recipes
+from lcprune import runs
+from lcprune.analysis.balanced import balanced_accuracies_pct
+from lcprune.analysis.evaluate import accuracies_pct
+from lcprune.data.loaders import Loader
+from lcprune.data.sources import Dataset
+from lcprune.data.streaming import StreamLoader
+from lcprune.errors import NotFiniteError, RunError
+from lcprune.models import Network, Whitening
+from lcprune.pipeline import stored
+from lcprune.pipeline.environment import reproducibility
+from lcprune.pipeline.metrics import Recorder, loading_hint
+from lcprune.pipeline.parallel_run import groups_before
+from lcprune.recipe import Recipe
+from lcprune.training import averaging, checkpoint
+from lcprune.training.checkpoint import TrainingState
+from lcprune.training.determinism import deterministic
+from lcprune.training.loop import RETRY_FACTOR, Listener, Trainer
+from lcprune.training.methods import Method
+from lcprune.training.optim import build_optimizers
+from lcprune.training.parallel import Coordinator
+from lcprune.training.step import compile_parts
+
+MAX_RETRIES = 3
+"""How often a run goes back because a number is no longer finite, where the recipe lets it."""
+
+Notice = Callable[[str], None]
+Display = Callable[[int, int, tuple[str, ...]], AbstractContextManager[Listener]]
+"""Makes the display of a run from its iterations, the steps that are done and the names of its exits."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished run."""
+
+    run: Path
+    exit_names: tuple[str, ...]
+    iterations: int
+    seconds: float
+    """Time spent in training, over all sessions."""
+    val_accuracy_pct: tuple[float, ...]
+    """Of every exit; empty without validation images."""
+    test_accuracy_pct: tuple[float, ...]
+    """Of every exit; empty without test images."""
+    val_balanced_accuracy_pct: tuple[float, ...] = ()
+    """Likewise, the mean over the classes: what accuracy would be if all had as many images."""
+    test_balanced_accuracy_pct: tuple[float, ...] = ()
+    bad_images: tuple[str, ...] = ()
+    """Damaged files that were left out."""
+
+
+def fit(
+    folder: Path,
+    recipe: Recipe,
+    dataset: Dataset,
+    network: Network,
+    loader: Loader,
+    coordinator: Coordinator,
+    display: Display,
+    notice: Notice,
+) -> Trained:
+    """Trains to the end and writes what is left.
+
+    Args:
+        folder: Of the run; no other training may go on in it.
+        recipe: What to train.
+        dataset: The images.
+        network: With initial weights; it is trained.
+        loader: What this process learns from.
+        coordinator: The processes that do it together.
+        display: Shows the progress.
+        notice: Is told what a person should know.
+
+    Raises:
+        LcpruneError: For what the user can fix.
+    """
+    trainer = _trainer(folder, recipe, dataset, loader, coordinator)
+    state = _fresh_state(recipe, network, coordinator.device)
+    torch.manual_seed(recipe.train.seed)
+    _restore(trainer, state, notice)
+    if state.step == 0:
+        _whiten(network, dataset)
+    if state.step > trainer.iterations:
+        raise RunError(
+            f"{folder} has done {state.step} steps already, which is more than {trainer.iterations}",
+            "resume to a greater length, or train a new run",
+        )
+    method, state = coordinator.place(
+        recipe,
+        state,
+        dataset.image_shape,
+        lambda: _fresh_state(recipe, stored.build_network(recipe, dataset), torch.device("cpu")),
+        iterations=trainer.iterations,
+        groups_before=groups_before(folder, coordinator.stages),
+    )
+    if recipe.train.compile:
+        compile_parts(method)
+    if coordinator.is_writer:
+        runs.write_text(folder / runs.RECIPE, recipes.dump(recipe))  # with the overrides of `resume`, as they fit
+    if coordinator.is_writer and coordinator.world_size > 1:
+        runs.write_json(folder / runs.PARALLEL, coordinator.division())
+    try:
+        with deterministic(recipe.train.deterministic):
+            _fit(trainer, method, state, display, notice)
+            if state.average is not None:
+                _settle(state.average, trainer, state)
+    finally:
+        if isinstance(loader, StreamLoader):
+            loader.close()
+    with coordinator.watched():
+        return _write(trainer, state, dataset, notice)
+
+
+def _trainer(folder: Path, recipe: Recipe, dataset: Dataset, loader: Loader, coordinator: Coordinator) -> Trainer:
+    train, logging = recipe.train, recipe.logging
+    iterations = train.iterations or max(1, round((train.epochs or 0) * loader.steps_per_epoch))
+    record = None
+    if logging.sample_losses:
+        loss_record = import_module("lcprune.paper.recording").loss_record  # which the product does not import
+        record = loss_record(folder / runs.SAMPLE_LOSSES, dataset.train, logging.sample_losses, iterations)
+    return Trainer(
+        recipe=recipe,
+        iterations=iterations,
+        loader=loader,
+        held_out=dataset.val if len(dataset.val.labels) else dataset.test,
+        held_out_name="val" if len(dataset.val.labels) else "test",
+        checkpoints=folder / runs.CHECKPOINTS,
+        reproducibility=reproducibility(train.precision, train.channels_last, coordinator),
+        test_curve=dataset.test if logging.test_curve else None,
+        loss_record=record,
+        coordinator=coordinator,
+    )
+
+
+def _fresh_state(recipe: Recipe, network: Network, device: torch.device) -> TrainingState:
+    memory_format = torch.channels_last if recipe.train.channels_last else torch.contiguous_format
+    network.to(device).to(memory_format=memory_format)
+    average = AveragedModel(network) if recipe.train.average else None
+    return TrainingState(network, build_optimizers(recipe, network), average=average)
+
+
+def _restore(trainer: Trainer, state: TrainingState, notice: Notice) -> None:
+    content, complaints = checkpoint.load_newest(trainer.checkpoints)
+    for complaint in complaints:
+        notice(f"{complaint}; going on from the checkpoint before it")
+    if content is None:
+        return
+    checkpoint.restore(state, content)
+    notice(f"going on from step {state.step}")
+    before = content["surroundings"]
+    for key, now in trainer.reproducibility.items():
+        if before.get(key, now) != now:  # an older version recorded fewer
+            notice(
+                f"{key} was {before[key]} and is {now}: the result will not be bit-identical to an uninterrupted run"
+            )
+
+
+def _whiten(network: Network, dataset: Dataset) -> None:
+    """Finds the weights of the frozen first layer, where there is one. From then on they are in the checkpoints."""
+    for layer in network.modules():
+        if isinstance(layer, Whitening):
+            layer.fit(dataset.train.images, network.normalize)
+
+
+def _fit(trainer: Trainer, method: Method, state: TrainingState, display: Display, notice: Notice) -> None:
+    """Trains to the end; where the recipe lets it, it goes back when a number is no longer finite."""
+    data, retries = trainer.recipe.data, trainer.recipe.train.on_nonfinite == "retry"
+    if retries and not checkpoint.exists(trainer.checkpoints):
+        trainer.save(state)
+    while True:
+        if trainer.loss_record is not None:
+            trainer.loss_record.forget_after(state.step)
+        metrics = trainer.checkpoints.parent / runs.METRICS
+        try:
+            with display(trainer.iterations, state.step, state.network.exit_names) as listener:
+                if trainer.coordinator.is_writer:
+                    hint = loading_hint(data.workers, is_cached=data.cache != "none")
+                    listener = Recorder(metrics, state.step, listener, hint, notice)
+                trainer.fit(method, state, listener)
+            return
+        except NotFiniteError as error:
+            if not retries:
+                raise
+            _go_back(trainer, state, error, notice)
+
+
+def _go_back(trainer: Trainer, state: TrainingState, error: NotFiniteError, notice: Notice) -> None:
+    """Puts the newest checkpoint back, for another try with lower learning rates.
+
+    Raises:
+        NotFiniteError: If there were `MAX_RETRIES` already.
+    """
+    if state.retries >= MAX_RETRIES:
+        lr = trainer.recipe.train.lr / 1000
+        raise NotFiniteError(
+            f"{error.problem}, with {RETRY_FACTOR**MAX_RETRIES:g} of the learning rate too",
+            f"look at the data, and train again with a much lower one: --set train.lr={lr:g}",
+        ) from None
+    retries = state.retries + 1
+    content, _ = checkpoint.load_newest(trainer.checkpoints)
+    if content is None:
+        raise error
+    trainer.coordinator.restore(state, content)
+    if state.average is not None and content.get("average") is None:
+        state.average.n_averaged.zero_()  # what it has collected since is no part of it
+    state.retries = retries
+    notice(
+        f"{error.problem}: going back to step {state.step}, and on with {RETRY_FACTOR**retries:g} of the learning rate "
+        f"(retry {retries} of {MAX_RETRIES})"
+    )
+
+
+def _settle(average: AveragedModel, trainer: Trainer, state: TrainingState) -> None:
+    """Gives the network its averaged weights; that is training time too."""
+    started = time.perf_counter()
+    averaging.settle(average, state.network, trainer.loader, trainer.iterations)
+    if trainer.coordinator.device.type == "cuda":
+        torch.cuda.synchronize(trainer.coordinator.device)
+    state.seconds += time.perf_counter() - started
+
+
+def _write(trainer: Trainer, state: TrainingState, dataset: Dataset, notice: Notice) -> Trained:
+    """Writes the names of bad images, weights and predictions; of several processes, the writer does."""
+    folder, coordinator = trainer.checkpoints.parent, trainer.coordinator
+    found_on_the_way = trainer.loader.skipped if isinstance(trainer.loader, StreamLoader) else ()
+    everyone = coordinator.all_gather((*dataset.skipped, *found_on_the_way))
+    bad_images = tuple(dict.fromkeys(chain(*everyone)))
+    if coordinator.is_writer:
+        _write_bad_images(folder, bad_images, notice)
+    whole = coordinator.gather_state(state)
+    if whole is not None:
+        stored.write_weights(folder, whole.network)
+    arrays: dict[str, np.ndarray[Any, Any]] = {}
+    for name, split in (("val", dataset.val), ("test", dataset.test)):
+        arrays[f"{name}_labels"] = split.labels
+        arrays[f"{name}_logits"] = np.zeros((len(state.network.groups), 0, len(dataset.classes)), np.float32)
+        if len(split.labels):
+            arrays[f"{name}_logits"] = trainer.predict(state, split).numpy()
+    if coordinator.is_writer:
+        _write_predictions(folder, arrays, notice)
+    coordinator.close()
+
+    def measured(measure: Callable[..., tuple[float, ...]], name: str) -> tuple[float, ...]:
+        labels = arrays[f"{name}_labels"]
+        return measure(arrays[f"{name}_logits"], labels) if len(labels) else ()
+
+    return Trained(
+        run=folder,
+        exit_names=state.network.exit_names,
+        iterations=state.step,
+        seconds=state.seconds,
+        val_accuracy_pct=measured(accuracies_pct, "val"),
+        test_accuracy_pct=measured(accuracies_pct, "test"),
+        val_balanced_accuracy_pct=measured(balanced_accuracies_pct, "val"),
+        test_balanced_accuracy_pct=measured(balanced_accuracies_pct, "test"),
+        bad_images=bad_images,
+    )
+
+
+def _write_bad_images(folder: Path, paths: Sequence[str], notice: Notice) -> None:
+    if not paths:
+        return
+    runs.write_json(folder / runs.BAD_IMAGES, {"count": len(paths), "paths": list(paths)})
+    shown = ", ".join(paths[:3]) + (", ..." if len(paths) > 3 else "")
+    notice(f"damaged images left out: {len(paths)} ({shown}); all are named in {folder / runs.BAD_IMAGES}")
+
+
+def _write_predictions(folder: Path, arrays: dict[str, np.ndarray[Any, Any]], notice: Notice) -> None:
+    """Writes the logits; what was made of others, before a run was made longer, holds no more and is removed."""
+    path = folder / runs.PREDICTIONS
+    before = runs.sha256(path) if path.exists() else None
+    runs.write_predictions(folder, arrays)
+    if before is None or runs.sha256(path) == before:
+        return
+    decided = [name for name in (runs.SELECTION, runs.THRESHOLDS) if (folder / name).exists()]
+    pages = [name for name in runs.recorded_files(folder) if name.endswith((".html", ".htm"))]
+    runs.remove(folder, runs.PROFILE, *decided, *pages)  # the costs are measured again when they are asked for
+    if decided:
+        notice(f"{' and '.join(decided)} removed: the network has changed since; select and export again")
+    if pages:
+        notice(f"{' and '.join(pages)} removed: the network has changed since; report again")

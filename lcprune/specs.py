@@ -1,0 +1,84 @@
+"""What there is of each kind, and what it supports: training methods and critic heads.
+
+A new one is a module of its own and a line here. Nothing is imported before it is used.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """A training method, as `train.method` of a recipe names it."""
+
+    summary: str
+    module: str
+    """Where ``build(recipe, network, iterations, wrap)`` is; see `lcprune.training.methods.base.Build`."""
+    side: Literal["critics", "synthesizers"] | None = "critics"
+    """What learns beside the backbone. With critics the network has early exits, else main alone."""
+    needs_cuts: bool = True
+    """Whether it has nothing to do without a place in `critics.after`."""
+    target: Literal["next", "main"] = "next"
+    """The exit whose loss critics estimate."""
+    layer_parallel: bool = False
+    """Whether `lcprune.training.parallel` can put its layer groups on several processes."""
+    decays_weights: bool = False
+    """Whether it reads `critics.weight_schedule`."""
+
+    @property
+    def has_early_exits(self) -> bool:
+        """Whether it trains exits before main."""
+        return self.side == "critics"
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """What a critic is made of, as `critics.head` of a recipe names it."""
+
+    summary: str
+    module: str = "lcprune.models.critics"
+    """Where ``build_head(shape, classes, design)`` is: see `lcprune.models.critics.build_critic`."""
+    reduction: Literal["pool", "stride"] | None = None
+    """What makes the hidden layer `critics.pool_to` wide and high; None: it stays as it is."""
+    separable: bool = False
+    """Whether each convolution is a depthwise and a pointwise one."""
+    global_average: bool = False
+    """Whether an average over the whole height and width comes before the linear layer."""
+
+
+_METHODS, _PAPER = "lcprune.training.methods", "lcprune.paper.methods"
+
+METHODS: dict[str, MethodSpec] = {
+    "backprop": MethodSpec("main alone, no critics", f"{_METHODS}.backprop", side=None, needs_cuts=False),
+    "local_critic": MethodSpec("Eq. (1) to (7)", f"{_METHODS}.local_critic", layer_parallel=True),
+    "deep_supervision": MethodSpec(
+        "all jointly", f"{_METHODS}.deep_supervision", needs_cuts=False, target="main", decays_weights=True
+    ),
+    "critic": MethodSpec("every critic estimates main's loss", f"{_METHODS}.local_critic", target="main"),
+    "sobolev_local_critic": MethodSpec("as `local_critic`, the derivatives matched as well", f"{_PAPER}.sobolev"),
+    "sobolev_critic": MethodSpec("as `critic`, the derivatives matched as well", f"{_PAPER}.sobolev", target="main"),
+    "dni": MethodSpec("predicted gradients (Eq. 8), no critics", f"{_PAPER}.dni", side="synthesizers"),
+}
+
+HEADS: dict[str, HeadSpec] = {
+    "paper": HeadSpec("convolutions at full resolution"),
+    "pooled": HeadSpec("an average pool to `pool_to` before them", reduction="pool"),
+    "global": HeadSpec("and a global average after them", reduction="pool", global_average=True),
+    "separable": HeadSpec(
+        "as pooled, each convolution a depthwise and a pointwise one", reduction="pool", separable=True
+    ),
+    "strided": HeadSpec(
+        "3x3 convolutions of stride 2 down to `pool_to` instead of the pool, not counted in `depth`", reduction="stride"
+    ),
+    "msdnet": HeadSpec(
+        "two 3x3 convolutions of stride 2 with BatchNorm, then a global average; of the keys below, it reads "
+        "`channels` alone",
+        module="lcprune.models.msdnet",
+    ),
+}
+
+
+def described(table: Mapping[str, MethodSpec] | Mapping[str, HeadSpec]) -> str:
+    """Every name with its summary, in a line."""
+    return "; ".join(f"``{name}``: {spec.summary}" for name, spec in table.items()) + "."
