@@ -58,9 +58,7 @@ def columns(result: Mapping[str, Any]) -> list[str]:
     rows = result["rows"]
     if any("params" in row for row in rows):
         return ["network", "parameters", "paper's", 'paper\'s "FLOP"', "paper's", "true MACs", "of main"]
-    extra = (
-        ["leave at each exit", 'paper\'s "FLOP"', "paper's", "true MACs", "of main"] if _is_progressive(rows) else []
-    )
+    extra = ["stop at each exit", 'paper\'s "FLOP"', "paper's", "true MACs", "of main"] if _is_progressive(rows) else []
     return ["dataset", "row", "here", "seeds", "paper", *extra]
 
 

@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from lcprune import runs
-from lcprune.errors import Interrupted, RunError, SetupError, TrainingError
+from lcprune.errors import Interrupted, RunError, TrainingError
 from lcprune.paper.cells import Cell, trains_the_same
 from lcprune.pipeline import train as training
 from lcprune.pipeline.train import Display, Notice
@@ -152,27 +154,22 @@ def _lock(folder: Path) -> Iterator[bool]:
 
 @contextmanager
 def exclusive(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Whether the lock on a file was acquired; the file stays, because a waiting process may have it open.
+    """Whether the lock on a file was acquired. It ends with its process, however that ends.
 
     Raises:
-        SetupError: If this system has no such locks.
         RunError: If the file cannot be made.
     """
-    try:
-        import fcntl
-    except ImportError:
-        raise SetupError("this system has no file locks (fcntl)", "run lcprune reproduce on Linux or macOS") from None
+    lock = FileLock(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a")
+        lock.acquire(blocking=wait)
+    except Timeout:
+        pass  # another process has it
     except OSError as error:
         raise RunError(
             f"{path} cannot be made: {error.strerror}", "give --out a folder that you may write to"
         ) from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+    try:
+        yield lock.is_locked
+    finally:
+        lock.release()
