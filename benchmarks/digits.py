@@ -20,7 +20,7 @@ def main() -> None:
         result = {
             **provenance("benchmarks.digits", SEED),
             "train": lcprune("train", "digits", "--out", str(run), "--device", "cpu"),
-            "select": lcprune("select", str(run), "--max-drop", "0.5"),
+            "select": lcprune("select", str(run), "--max-drop", "2.0"),
             "export": lcprune("export", str(run), "--format", "onnx", "--progressive", "--threshold", "0.99"),
         }
     RESULT.write_text(json.dumps(result, indent=2).replace(scratch, "FOLDER") + "\n")

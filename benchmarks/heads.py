@@ -23,9 +23,10 @@ from benchmarks.cifar10_small import lcprune
 from benchmarks.provenance import provenance
 from lcprune import recipe as recipes
 from lcprune import runs
-from lcprune.analysis.evaluate import CascadeCost, accuracies_pct, progressive
+from lcprune.analysis.budget import Family
+from lcprune.analysis.evaluate import CascadeCost, accuracies_pct, sweep
 from lcprune.analysis.profile import NetworkCost, profile
-from lcprune.analysis.thresholds import calibrate
+from lcprune.analysis.thresholds import rows_of
 from lcprune.pipeline.dry_run import dry_run
 from lcprune.pipeline.stored import load_network
 
@@ -175,13 +176,17 @@ def measure(folder: Path, max_drop_pct: float) -> Row:
 def _progressive(arrays: Mapping[str, np.ndarray[Any, Any]], cost: NetworkCost, max_drop_pct: float) -> Row:
     """Cheapest thresholds within the budget on validation, and what they do there and on the test images."""
     of_cascade = CascadeCost(cost.group_macs, cost.critic_macs)
-    chosen = calibrate(arrays["val_logits"], arrays["val_labels"], of_cascade, max_drop_pct)
+    chosen = Family({"softmax": rows_of(arrays["val_logits"], arrays["val_labels"], of_cascade)}).within_drop(
+        max_drop_pct
+    )
+    if chosen is None:
+        raise ValueError(f"no thresholds lose at most {max_drop_pct} points")
     kept = [*chosen.exits, len(cost.exits) - 1]
     row: Row = {"exits": list(chosen.exits), "thresholds": list(chosen.thresholds)}
     for split in ("val", "test"):
         logits, labels = arrays[f"{split}_logits"], arrays[f"{split}_labels"]
         exit_macs = of_cascade.exit_macs(chosen.exits)
-        found = progressive(logits[kept], labels, chosen.thresholds, exit_macs, of_cascade.main_macs)
+        found = sweep(logits[kept], labels, exit_macs, of_cascade.main_macs, [chosen.thresholds])[0]
         main_pct = accuracies_pct(logits[-1:], labels)[0]
         row[split] = {
             "accuracy_pct": found.accuracy_pct,
