@@ -2,7 +2,7 @@
 
     python -m benchmarks.analysis_scale [--json] [--samples N] [--classes N] [--exits K] [--seed N]
 
-One set of made-up logits, 50,000 x 1,000 of 6 exits (1.2 GB), is the validation split for `calibrate` and `select`
+One set of made-up logits, 50,000 x 1,000 of 6 exits (1.2 GB), is the validation split for thresholds and `select`
 and the test split for `evaluate`. The limit is 10 s for the three together and 4 GiB at the peak of the process, the
 logits among them.
 """
@@ -22,8 +22,9 @@ import numpy.typing as npt
 
 from benchmarks.provenance import provenance
 from lcprune.analysis import evaluate as analysis
+from lcprune.analysis.budget import Calibration, Family
 from lcprune.analysis.select import Budget, SubmodelCost, candidates_from, choose
-from lcprune.analysis.thresholds import calibrate
+from lcprune.analysis.thresholds import rows_of
 
 LIMIT_S = 10.0
 LIMIT_BYTES = 4 << 30
@@ -70,16 +71,14 @@ def measure(*, samples: int = 50_000, classes: int = 1_000, exits: int = 6, seed
 
     Returns:
         ``evaluate_s``, ``calibrate_s``, ``select_s``, their sum ``total_s``; ``calibrate_confidence_s``, which is
-        `calibrate` with a confidence and is not in the sum; ``logits_bytes`` and ``peak_bytes``.
+        the same with a confidence and is not in the sum; ``logits_bytes`` and ``peak_bytes``.
     """
     logits, labels = made_up_predictions(samples, classes, exits, seed)
     cost = made_up_cost(exits)
     evaluate_s = _seconds(lambda: analysis.evaluate(logits, labels, cost))
-    calibrate_s = _seconds(lambda: calibrate(logits, labels, cost, CALIBRATION_DROP_PCT))
+    calibrate_s = _seconds(lambda: _calibrate(logits, labels, cost, None))
     select_s = _seconds(lambda: _select(logits, labels, cost))
-    confidence_s = _seconds(
-        lambda: calibrate(logits, labels, cost, CALIBRATION_DROP_PCT, confidence=CONFIDENCE, seed=seed)
-    )
+    confidence_s = _seconds(lambda: _calibrate(logits, labels, cost, CONFIDENCE))
     return {
         "evaluate_s": evaluate_s,
         "calibrate_s": calibrate_s,
@@ -121,6 +120,13 @@ def made_up_predictions(samples: int, classes: int, exits: int, seed: int) -> tu
 def made_up_cost(exits: int) -> analysis.CascadeCost:
     """Groups of equal cost with critics of a hundredth of main each."""
     return analysis.CascadeCost((1_000_000_000 // exits,) * exits, (10_000_000,) * (exits - 1))
+
+
+def _calibrate(
+    logits: Logits, labels: Labels, cost: analysis.CascadeCost, confidence: float | None
+) -> Calibration | None:
+    """What `lcprune export --progressive` computes: thresholds, and what they are expected to lose."""
+    return Family({"softmax": rows_of(logits, labels, cost)}).within_drop(CALIBRATION_DROP_PCT, confidence)
 
 
 def _select(logits: Logits, labels: Labels, cost: analysis.CascadeCost) -> None:

@@ -17,7 +17,7 @@ def main() -> None:
         result = {
             **provenance("benchmarks.digits", seed=0),
             "train": train("digits", run, Path("data")),
-            "select": lcprune("select", str(run), "--max-drop", "0.5"),
+            "select": lcprune("select", str(run), "--max-drop", "2.0"),
             "export": lcprune("export", str(run), "--format", "onnx", "--progressive", "--threshold", "0.99"),
         }
     save(RESULTS / "digits_cpu.json", result, {scratch: "FOLDER"})

@@ -20,8 +20,9 @@ from benchmarks.commands import lcprune, once, train
 from benchmarks.image_latency import mean_latencies, to_first
 from benchmarks.provenance import RESULTS, provenance, save
 from lcprune import runs
+from lcprune.analysis.budget import Family
 from lcprune.analysis.temperature import temperatures
-from lcprune.analysis.thresholds import calibrate_rows, rows_of, simulate
+from lcprune.analysis.thresholds import rows_of, simulate
 from lcprune.pipeline.profile import costs_of
 from lcprune.pipeline.stored import load_dataset
 
@@ -102,12 +103,19 @@ def sweep(run: Path) -> list[Row]:
         rows_of(arrays[f"{split}_logits"], arrays[f"{split}_labels"], cost, CRITERION, fitted)
         for split in ("val", "test")
     )
-    rows = []
+    rows, family = [], Family({CRITERION: val})
     for budget_pct in SWEEP_PCT:
-        chosen = calibrate_rows(val, budget_pct)
+        chosen = family.within_drop(budget_pct)
+        if chosen is None:
+            continue
         found = simulate(test, chosen.exits, chosen.thresholds)
         drop_pct = 100 * float(test.correct[-1].mean()) - found.accuracy_pct
-        row = {"max_drop_pct": budget_pct, "val_macs_ratio": chosen.macs_ratio, "test_macs_ratio": found.macs_ratio}
+        row = {"max_drop_pct": budget_pct, "expected_drop_pct": chosen.expected_drop_pct}
+        row |= {
+            "expected_drop_se_pct": chosen.expected_drop_se_pct,
+            "val_macs_ratio": chosen.macs_ratio,
+            "test_macs_ratio": found.macs_ratio,
+        }
         rows.append({**row, "test_accuracy_pct": found.accuracy_pct, "test_drop_pct": round(drop_pct, 6)})
     return rows
 

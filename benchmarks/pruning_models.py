@@ -15,9 +15,10 @@ from benchmarks.case import Row
 from benchmarks.commands import once
 from benchmarks.steps import loader_of
 from lcprune import runs
-from lcprune.analysis.evaluate import CascadeCost, accuracies_pct, progressive
+from lcprune.analysis.budget import Family
+from lcprune.analysis.evaluate import CascadeCost, accuracies_pct, sweep
 from lcprune.analysis.profile import NetworkCost, count_params, profile
-from lcprune.analysis.thresholds import calibrate
+from lcprune.analysis.thresholds import rows_of
 from lcprune.data.loaders import TrainLoader
 from lcprune.data.sources import Dataset
 from lcprune.errors import RunError
@@ -122,15 +123,16 @@ def progressive_model(subject: Subject, budget_pct: float) -> Row:
     def make(path: Path) -> Row:
         arrays, of_cascade = subject.arrays, CascadeCost(subject.cost.group_macs, subject.cost.critic_macs)
         started = pruning.clock()
-        chosen = calibrate(arrays["val_logits"], arrays["val_labels"], of_cascade, budget_pct)
-        if not chosen.exits:
+        rows = rows_of(arrays["val_logits"], arrays["val_labels"], of_cascade)
+        chosen = Family({"softmax": rows}).within_drop(budget_pct)
+        if chosen is None or not chosen.exits:
             return {}
         info = progressive_info(subject.recipe, subject.facts, subject.cost, chosen.exits)
         write_progressive(subject.network, chosen.exits, chosen.thresholds, path, info, subject.parity_images)
         taken_s = pruning.clock() - started
         kept, macs = [*chosen.exits, len(subject.cost.exits) - 1], of_cascade.exit_macs(chosen.exits)
         logits = arrays["test_logits"][kept]
-        test = progressive(logits, arrays["test_labels"], chosen.thresholds, macs, of_cascade.main_macs)
+        test = sweep(logits, arrays["test_labels"], macs, of_cascade.main_macs, [chosen.thresholds])[0]
         critics = sum(count_params(subject.network.critics[exit_index]) for exit_index in chosen.exits)
         return {
             "kind": "progressive",

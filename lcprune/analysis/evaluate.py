@@ -5,7 +5,7 @@ Logits are ``(K, N, C)`` float32, shallow exits first and ``main`` last; labels 
 
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from lcprune.analysis.criterion import Criterion, agreeing, chunks, predicted_cl
 FloatArray = npt.NDArray[np.floating]
 IntArray = npt.NDArray[np.integer]
 BoolArray = npt.NDArray[np.bool_]
+Paid = TypeVar("Paid", int, float)
 
 SWEEP_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 """The common thresholds that `sweep` tries, unless told otherwise."""
@@ -62,12 +63,7 @@ class CascadeCost:
         Raises:
             ValueError: If ``kept`` is not ascending or names no early exit.
         """
-        kept = range(len(self.critic_macs)) if kept is None else kept
-        check_exits(kept, len(self.group_macs))
-        through_group = list(accumulate(self.group_macs))
-        critics = [0, *accumulate(self.critic_macs[k] for k in kept)]
-        at_exits = (through_group[k] + paid for k, paid in zip(kept, critics[1:], strict=True))
-        return (*at_exits, self.main_macs + critics[-1])
+        return paid_at_exits(self.group_macs, self.critic_macs, kept)
 
 
 @dataclass(frozen=True)
@@ -97,6 +93,16 @@ class Evaluation:
     """See `sweep`; empty where there is no early exit."""
 
 
+def paid_at_exits(
+    groups: Sequence[Paid], critics: Sequence[Paid], kept: Sequence[int] | None = None
+) -> tuple[Paid, ...]:
+    """`CascadeCost.exit_macs` for groups and critics in any unit."""
+    exits: Sequence[int] = range(len(critics)) if kept is None else kept
+    check_exits(exits, len(groups))
+    ends = [*exits, len(groups) - 1]
+    return tuple(sum(groups[: end + 1]) + sum(critics[k] for k in exits if k <= end) for end in ends)
+
+
 def check_exits(exits: Sequence[int], n_exits: int) -> None:
     """Refuse what is not an ascending choice among the early exits of a network with ``n_exits`` exits.
 
@@ -114,15 +120,13 @@ def evaluate(
     thresholds: Sequence[float] = SWEEP_THRESHOLDS,
     criterion: Criterion = "softmax",
 ) -> Evaluation:
-    """`accuracies_pct`, `ensembles` and, where there are early exits, `sweep`, with one softmax for all of them.
+    """`accuracies_pct`, `ensembles` and, where there are early exits, `sweep`.
 
     Raises:
         ValueError: If the arguments do not fit each other.
     """
-    confidences, predictions = _cascade_scores(logits, criterion, None)
-    correct = correct_rows(predictions, labels)
-    swept = _sweep(confidences, correct, cost.exit_macs(), cost.main_macs, thresholds) if len(logits) > 1 else ()
-    return Evaluation(tuple(accuracy_pct(of_exit) for of_exit in correct), ensembles(logits, labels), swept)
+    swept = sweep(logits, labels, cost.exit_macs(), cost.main_macs, thresholds, criterion) if len(logits) > 1 else ()
+    return Evaluation(accuracies_pct(logits, labels), ensembles(logits, labels), swept)
 
 
 def accuracies_pct(logits: FloatArray, labels: IntArray) -> tuple[float, ...]:
@@ -155,6 +159,12 @@ def drop_pct(reference_correct: BoolArray, candidate_correct: BoolArray) -> floa
     """Points that the candidate ``(N,)`` is below the reference ``(N,)``, to 6 digits; from counts, so exactly."""
     lost = int(np.count_nonzero(reference_correct)) - int(np.count_nonzero(candidate_correct))
     return round(100 * lost / reference_correct.size, 6)
+
+
+def drop_se_pct(reference_correct: BoolArray, candidate_correct: BoolArray) -> float:
+    """Standard error of `drop_pct`, of images that both have seen."""
+    lost = reference_correct.astype(np.float64) - candidate_correct
+    return 100 * float(np.std(lost)) / float(np.sqrt(lost.size))
 
 
 def within(value: float, limit: float) -> bool:
@@ -206,42 +216,31 @@ def leave_at(confidences: FloatArray, thresholds: Sequence[float]) -> npt.NDArra
     return left_at
 
 
-def progressive(
-    logits: FloatArray,
-    labels: IntArray,
-    thresholds: Sequence[float],
-    exit_macs: Sequence[int],
-    main_macs: int,
-    criterion: Criterion = "softmax",
-    temperatures: Sequence[float] | None = None,
-) -> ProgressiveResult:
-    """Accuracy and mean MACs when every row leaves at the first exit that is confident enough.
-
-    Args:
-        logits: Of the exits in the cascade, main last, ``(K, N, C)``.
-        labels: ``(N,)``.
-        thresholds: One per early exit, ``(K - 1,)``.
-        exit_macs: Paid by a row that leaves at each exit, ``(K,)``: `CascadeCost.exit_macs`.
-        main_macs: Of main without critics, which ``macs_ratio`` is measured by.
-        criterion: Of leaving.
-        temperatures: One per exit, ``(K,)``; None leaves the logits as they are.
-    """
-    confidences, predictions = _cascade_scores(logits, criterion, temperatures)
-    return cascade(confidences, correct_rows(predictions, labels), thresholds, exit_macs, main_macs)
-
-
 def sweep(
     logits: FloatArray,
     labels: IntArray,
     exit_macs: Sequence[int],
     main_macs: int,
-    thresholds: Sequence[float] = SWEEP_THRESHOLDS,
+    thresholds: Sequence[float | Sequence[float]] = SWEEP_THRESHOLDS,
     criterion: Criterion = "softmax",
     temperatures: Sequence[float] | None = None,
 ) -> tuple[ProgressiveResult, ...]:
-    """`progressive` for each of ``thresholds``, the same one at every early exit."""
-    confidences, predictions = _cascade_scores(logits, criterion, temperatures)
-    return _sweep(confidences, correct_rows(predictions, labels), exit_macs, main_macs, thresholds)
+    """Accuracy and mean MACs when every row leaves at the first exit that is confident enough, for each of thresholds.
+
+    Args:
+        logits: Of the exits in the cascade, main last, ``(K, N, C)``.
+        labels: ``(N,)``.
+        exit_macs: Paid by a row that leaves at each exit, ``(K,)``: `CascadeCost.exit_macs`.
+        main_macs: Of main without critics, which ``macs_ratio`` is measured by.
+        thresholds: Each is one for all early exits, or one per early exit, ``(K - 1,)``.
+        criterion: Of leaving.
+        temperatures: One per exit, ``(K,)``; None leaves the logits as they are.
+    """
+    found, classes = scores(logits, criterion, temperatures)
+    confidences = agreeing(found, classes) if criterion == "agreement" else found
+    correct, early = correct_rows(classes, labels), len(logits) - 1
+    each = ([limits] * early if isinstance(limits, int | float) else limits for limits in thresholds)
+    return tuple(cascade(confidences, correct, limits, exit_macs, main_macs) for limits in each)
 
 
 def cascade(
@@ -251,7 +250,7 @@ def cascade(
     exit_macs: Sequence[int],
     main_macs: int,
 ) -> ProgressiveResult:
-    """`progressive` on what the logits say: confidences and correctness of every exit, ``(K, N)`` each.
+    """One of `sweep`, on what the logits say: confidences and correctness of every exit, ``(K, N)`` each.
 
     Raises:
         ValueError: If the exits of the arguments do not agree in number.
@@ -271,25 +270,6 @@ def cascade(
         macs_ratio=mean_macs / main_macs,
         exit_fractions=tuple((counts / len(left_at)).tolist()),
     )
-
-
-def _cascade_scores(
-    logits: FloatArray, criterion: Criterion, temperatures: Sequence[float] | None
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Scores and classes ``(K, N)`` where all of the exits are in the cascade."""
-    found, classes = scores(logits, criterion, temperatures)
-    return agreeing(found, classes) if criterion == "agreement" else found, classes
-
-
-def _sweep(
-    confidences: FloatArray,
-    correct: BoolArray,
-    exit_macs: Sequence[int],
-    main_macs: int,
-    thresholds: Sequence[float],
-) -> tuple[ProgressiveResult, ...]:
-    common = ([threshold] * (len(confidences) - 1) for threshold in thresholds)
-    return tuple(cascade(confidences, correct, per_exit, exit_macs, main_macs) for per_exit in common)
 
 
 def _ensemble_classes(logits: FloatArray, sizes: Container[int]) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:

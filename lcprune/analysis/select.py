@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lcprune.analysis.criterion import predicted_classes
-from lcprune.analysis.evaluate import accuracy_pct, correct_rows, drop_pct, within
+from lcprune.analysis.evaluate import accuracy_pct, correct_rows, drop_pct, drop_se_pct, within
 from lcprune.analysis.intervals import paired_drop_upper_pct
 from lcprune.errors import BudgetError, DataError, LcpruneError, RunError
 
@@ -42,7 +42,11 @@ class Candidate:
     val_accuracy_pct: float | None
     test_accuracy_pct: float | None
     drop_pct: float
-    """Points below main on the split that decides, to 6 digits."""
+    """Points below float32's main that the deciding images lose, to 6 digits."""
+    expected_drop_pct: float
+    """Points that new images are expected to lose: as many, where `expected_drop_se_pct` is within the budget."""
+    expected_drop_se_pct: float
+    """Standard error of `expected_drop_pct`."""
     drop_upper_pct: float | None
     """Upper end of the one-sided interval of the drop; 0 for main, which is its own reference."""
     macs_ratio: float
@@ -147,6 +151,8 @@ def candidates_from(
             val_accuracy_pct=_accuracy_pct(correct, "val", k),
             test_accuracy_pct=_accuracy_pct(correct, "test", k),
             drop_pct=drop_pct(deciding[-1], deciding[k]),
+            expected_drop_pct=drop_pct(deciding[-1], deciding[k]),
+            expected_drop_se_pct=drop_se_pct(deciding[-1], deciding[k]),
             drop_upper_pct=None if confidence is None else _drop_upper_pct(deciding, k, confidence),
             macs_ratio=cost.macs / main.macs,
         )
@@ -212,7 +218,9 @@ def _is_considered(candidate: Candidate, budget: Budget) -> bool:
 
 
 def _limits(candidate: Candidate, budget: Budget) -> list[_Limit]:
-    drop, text = candidate.drop_pct, "drop {} points is"
+    drop, error, text = candidate.drop_pct, candidate.expected_drop_se_pct, "drop {} points is"
+    if error > max(drop, -drop / 2):  # so uncertain a drop, or so small a gain, cannot be defended within less
+        drop, text = error, f"drop {drop:.2f} points, give or take {{}}, is"
     if budget.confidence is not None:
         if candidate.drop_upper_pct is None:
             raise ValueError(f"{candidate.name} was made without a confidence, but the budget asks for one")

@@ -1,65 +1,126 @@
-"""Thresholds that make progressive inference as cheap as an accuracy budget allows."""
+"""Thresholds from one price: what losing an image may cost, in the unit of what the exits cost.
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+Leaving at exit k costs what was paid up to there, and the price if the image is lost there: only main is right. Where
+only exit k is right, that gain pays the price back, but no more than `GAIN` times what main costs: gains hardly come
+again on other images, and at a high price the thresholds would be made for them. Going on costs what the exits behind
+it, settled before, make of it. So with the images in the order of their score at exit k, the highest first, the best
+threshold is where the running sum of (going on - leaving) is largest. One number gives all thresholds: the higher the
+price, the fewer images are lost and the more is computed.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 
-from lcprune.analysis.criterion import Criterion, scores
-from lcprune.analysis.evaluate import (
-    CascadeCost,
-    ProgressiveResult,
-    cascade,
-    check_exits,
-    correct_rows,
-    drop_pct,
-    leave_at,
-    within,
-)
-from lcprune.analysis.intervals import paired_drop_upper_pct
-from lcprune.analysis.search import (
-    NEVER,
-    Bools,
-    Rows,
-    Setting,
-    cheapest_settings,
-    main_alone,
-    most_accurate_setting,
-)
+from lcprune.analysis.criterion import Criterion, agreeing, scores
+from lcprune.analysis.evaluate import CascadeCost, ProgressiveResult, cascade, check_exits, correct_rows, leave_at
 
-__all__ = [
-    "NEVER",
-    "Calibration",
-    "Rows",
-    "calibrate",
-    "calibrate_rows",
-    "halves",
-    "most_accurate",
-    "rows_allowed",
-    "rows_of",
-    "simulate",
-]
+NEVER = 1.01
+"""A threshold that no score reaches."""
+GAIN = 15
+"""The most that an image which only an early exit has right pays back, in the cost of main."""
+MIN_GAP = 2e-6
+"""Neighbouring scores closer than this are not separated: another runtime may round them across a threshold."""
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Losses = npt.NDArray[np.int8]
+Bools = npt.NDArray[np.bool_]
+Pay = Callable[[Sequence[int] | None], Sequence[float]]
+"""What an image pays that leaves at each kept early exit, and last at the end: `CascadeCost.exit_macs`, or a time."""
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """Early exits that are worth their critics, their thresholds, and what they do to the validation split."""
+class Rows:
+    """What thresholds are chosen from: score and correctness of some images at all exits, ``(K, N)``."""
 
+    confidences: npt.NDArray[np.float32]
+    """Scores of a criterion; of ``agreement`` those that every exit would give as the first one."""
+    correct: Bools
+    cost: CascadeCost
+    classes: Ints | None = None
+    """Of all exits, ``(K, N)``, where images shall leave with the class of the exit before (``agreement``)."""
+    main: Bools | None = None
+    """Whether float32's main is right, ``(N,)``, where the last of these exits is another one."""
+
+    def __post_init__(self) -> None:
+        """Refuse exits that do not belong to one cascade.
+
+        Raises:
+            ValueError: If cost, scores and correctness are of different numbers of exits.
+        """
+        if not len(self.cost.group_macs) == len(self.confidences) == len(self.correct):
+            raise ValueError(f"{len(self.confidences)} exits do not go with {len(self.cost.group_macs)} groups")
+
+    @property
+    def main_correct(self) -> Bools:
+        """Whether main is right, ``(N,)``: what drops are measured from."""
+        return self.correct[-1] if self.main is None else self.main
+
+    @property
+    def n(self) -> int:
+        """Number of images."""
+        return len(self.correct[0])
+
+    def ending_at(self, k: int) -> "Rows":
+        """The first `k` exits alone, where the last of them takes every image that comes to it."""
+        classes = None if self.classes is None else self.classes[:k]
+        return Rows(self.confidences[:k], self.correct[:k], self.cost.ending_at(k), classes, self.main_correct)
+
+    def take(self, rows: Ints) -> "Rows":
+        """Some of the images."""
+        classes = None if self.classes is None else self.classes[:, rows]
+        main = None if self.main is None else self.main[rows]
+        return Rows(self.confidences[:, rows], self.correct[:, rows], self.cost, classes, main)
+
+    def scores(self, exits: Sequence[int]) -> npt.NDArray[np.float32]:
+        """What decides in a cascade of these ``exits``, ``(len(exits), N)``."""
+        found = self.confidences[list(exits)]
+        return found if self.classes is None else agreeing(found, self.classes[list(exits)])
+
+    def losses(self) -> Losses:
+        """What leaving at each exit loses against main, ``(K, N)``: 1, 0, or -1 for a gain."""
+        losses: Losses = np.subtract(self.main_correct, self.correct, dtype=np.int8)
+        return losses
+
+
+Alternatives = Mapping[Criterion, Rows]
+"""The same images by every criterion that may decide."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A criterion, the kept early exits, and a threshold for each."""
+
+    criterion: Criterion
     exits: tuple[int, ...]
-    """``exit_index`` of the kept early exits, ascending. Empty where main alone is cheapest."""
+    """``exit_index``, ascending."""
     thresholds: tuple[float, ...]
-    """One per kept exit: midway between neighbouring confidences; 0 lets all rows leave, `NEVER` none."""
-    accuracy_pct: float
-    drop_pct: float
-    """Points below main."""
-    mean_macs: float
-    macs_ratio: float
-    """``mean_macs`` to those of main without critics."""
-    exit_fractions: tuple[float, ...]
-    """Share of the rows that leave at each kept exit, and last at main."""
-    drop_upper_pct: float | None = None
-    """Upper end of the one-sided interval of the drop, on the half that did not choose the thresholds."""
+    """Midway between neighbouring scores; 0 lets all images leave, `NEVER` none."""
+
+    def outcome(self, rows: Alternatives) -> tuple[Ints, Losses]:
+        """At which of its exits each image leaves, and what that loses against main: 1, 0 or -1; ``(N,)`` each."""
+        of_rows, kept = rows[self.criterion], [*self.exits, len(rows[self.criterion].correct) - 1]
+        left_at = leave_at(of_rows.scores(kept), self.thresholds)
+        lost: Losses = np.take_along_axis(of_rows.losses()[kept], left_at[None], axis=0)[0]
+        return left_at, lost
+
+
+@dataclass(frozen=True)
+class _Ranking:
+    """The images in the order of their score at one exit, the highest first."""
+
+    order: Ints
+    """Those that may leave: all but NaN."""
+    rank: Ints
+    """``(N,)``; of those that may not leave, the largest."""
+    cuts: Ints
+    """How many may leave together, ascending: ties, and what is closer than `MIN_GAP`, are not parted."""
+    thresholds: Floats
+    """Of every cut."""
 
 
 def rows_of(
@@ -69,7 +130,7 @@ def rows_of(
     criterion: Criterion = "softmax",
     temperatures: Sequence[float] | None = None,
 ) -> Rows:
-    """What the search reads of logits ``(K, N, C)`` and labels ``(N,)``.
+    """What thresholds are chosen from, out of logits ``(K, N, C)`` and labels ``(N,)``.
 
     Raises:
         ValueError: If the arguments do not fit each other.
@@ -90,177 +151,96 @@ def simulate(rows: Rows, exits: Sequence[int], thresholds: Sequence[float]) -> P
     return cascade(rows.scores(kept), rows.correct[kept], thresholds, macs, rows.cost.main_macs)
 
 
-def calibrate(
-    logits: npt.NDArray[np.floating],
-    labels: npt.NDArray[np.integer],
-    cost: CascadeCost,
-    max_drop_pct: float,
-    exits: Sequence[int] | None = None,
-    confidence: float | None = None,
-    seed: int = 0,
-    criterion: Criterion = "softmax",
-    temperatures: Sequence[float] | None = None,
-) -> Calibration:
-    """Early exits and thresholds with the fewest mean MACs, at most ``max_drop_pct`` points below main.
-
-    Without ``confidence``, a larger budget never costs more (see `_search`; with more than `MAX_SUBSETS_OF` early
-    exits to choose from, it nearly never does). With it, one half of the rows chooses and the other decides, so a
-    larger budget may cost more by chance.
+def settings_at(
+    prices: Sequence[Floats], rows: Alternatives, pay: Pay, exits: tuple[int, ...] | None = None
+) -> list[Setting]:
+    """The best setting at every price.
 
     Args:
-        logits: Of all exits on the split that decides, ``(K, N, C)``.
-        labels: ``(N,)``.
-        cost: MACs of the ``K`` groups and their critics.
-        max_drop_pct: Points that may be lost.
-        exits: ``exit_index`` of the early exits to keep, whether they pay or not. None: those that pay.
-        confidence: Of the one-sided interval whose upper end, on the deciding half, is to be within the budget.
-            Where no early exit passes, ``exits`` comes back empty.
-        seed: Of the halves.
-        criterion: What is held against the thresholds.
-        temperatures: One per exit, ``(K,)``; with ``confidence``, fitted on the first of `halves` alone.
+        prices: Of a lost image, in the unit of ``pay``; in blocks, at whose middle criterion and exits are settled.
+        rows: That decide.
+        pay: Cost of leaving.
+        exits: To keep, whether they pay or not. None: those whose loss would make the whole dearer, dropped one by one.
 
     Raises:
-        ValueError: If the arguments do not fit each other or are out of range.
+        ValueError: If the exits are not ascending early ones.
     """
-    rows = rows_of(logits, labels, cost, criterion, temperatures)
-    return calibrate_rows(rows, max_drop_pct, exits, confidence, seed)
+    early = len(pay(None)) - 1
+    if exits is not None:
+        check_exits(exits, early + 1)
+    passes = {criterion: _backward_pass(of_criterion, pay) for criterion, of_criterion in rows.items()}
+    middles = np.array([block[len(block) // 2] for block in prices])
+    kept = {}
+    for criterion, settle in passes.items():
+        if exits is None:
+            kept[criterion] = _worthwhile(settle, middles, tuple(range(early)))
+        else:
+            kept[criterion] = [(float(cost), exits) for cost in settle(exits, middles)[1]]
+    found = []
+    for at, block in enumerate(prices):
+        criterion = min(kept, key=lambda name: kept[name][at][0])
+        _, best = kept[criterion][at]
+        thresholds, _ = passes[criterion](best, block)
+        found += [Setting(criterion, best, tuple(row)) for row in thresholds.tolist()]
+    return found
 
 
-def calibrate_rows(
-    rows: Rows,
-    max_drop_pct: float,
-    exits: Sequence[int] | None = None,
-    confidence: float | None = None,
-    seed: int = 0,
-) -> Calibration:
-    """`calibrate` on what the logits say: confidences and correctness of all exits.
+_Pass = Callable[[tuple[int, ...], Floats], tuple[Floats, Floats]]
+"""Of exits and prices ``(P,)``: thresholds ``(P, exits)``, and what an image costs on average, losses included."""
 
-    Raises:
-        ValueError: If the arguments do not fit each other or are out of range, or the last exit, which need not be
-            main, loses more than ``max_drop_pct`` by itself.
+
+def _backward_pass(rows: Rows, pay: Pay) -> _Pass:
+    """Ranks every exit once, or, where the class before counts, once after each exit that may stand before it."""
+    losses, most = rows.losses().astype(np.intp), GAIN * pay(())[-1]
+
+    @cache
+    def ranking(before: int | None, exit_index: int) -> _Ranking:
+        return _ranking(rows.scores((exit_index,) if before is None else (before, exit_index))[-1])
+
+    def settle(exits: tuple[int, ...], prices: Floats) -> tuple[Floats, Floats]:
+        *at_exits, at_end = pay(exits)
+        worth = np.stack([np.zeros_like(prices), prices, -np.minimum(prices, most)], axis=1)  # of 0, 1 and -1 lost
+        thresholds = np.empty((len(prices), len(exits)))
+        going_on = (at_end + worth).take(losses[-1], axis=1)  # (P, N)
+        for place in reversed(range(len(exits))):
+            before = exits[place - 1] if place and rows.classes is not None else None
+            ranked = ranking(before, exits[place])
+            leaving = (at_exits[place] + worth).take(losses[exits[place]], axis=1)
+            saved = np.zeros((len(prices), len(ranked.order) + 1))
+            np.cumsum((going_on - leaving).take(ranked.order, axis=1), axis=1, out=saved[:, 1:])
+            best = saved.take(ranked.cuts, axis=1).argmax(axis=1)  # (P,)
+            thresholds[:, place] = ranked.thresholds[best]
+            going_on = np.where(ranked.rank < ranked.cuts[best, None], leaving, going_on)
+        return thresholds, going_on.mean(axis=1) if rows.n else np.zeros(len(prices))
+
+    return settle
+
+
+def _worthwhile(settle: _Pass, prices: Floats, exits: tuple[int, ...]) -> list[tuple[float, tuple[int, ...]]]:
+    """For each of the prices ``(P,)`` what an image costs and by which exits.
+
+    These are all of ``exits``, less the one without which it costs least, and so on until that costs more.
     """
-    exits = _checked(rows, exits)
-    if not 0 <= max_drop_pct <= 100:
-        raise ValueError(f"max_drop_pct {max_drop_pct} is not in 0..100")
-    if confidence is not None and not 0.5 <= confidence < 1:
-        raise ValueError(f"confidence {confidence} is not in [0.5, 1)")
-    if confidence is None:
-        allowed = _allowed(rows, max_drop_pct)
-        if allowed < 0:
-            raise ValueError(f"the last exit alone loses more than {max_drop_pct} points")
-        return _calibration(rows, cheapest_settings(rows, rows.losses(), allowed, exits)[-1], None)
-    return _bounded(rows, max_drop_pct, exits, confidence, seed)
+    costs = settle(exits, prices)[1]
+    found = [(float(cost), exits) for cost in costs]
+    fewer = [tuple(k for k in exits if k != dropped) for dropped in exits]
+    if not fewer:
+        return found
+    without = np.stack([settle(others, prices)[1] for others in fewer])  # (exits, P)
+    for place, others in enumerate(fewer):
+        better = np.flatnonzero((without.argmin(axis=0) == place) & (without[place] <= costs))
+        if len(better):
+            for at, smaller in zip(better, _worthwhile(settle, prices[better], others), strict=True):
+                found[at] = smaller
+    return found
 
 
-def most_accurate(
-    rows: Rows, cost: CascadeCost, max_mean: float, exits: Sequence[int] | None = None
-) -> Calibration | None:
-    """Early exits and thresholds that lose fewest rows at a mean ``cost`` of at most ``max_mean``; then the cheapest.
-
-    Args:
-        rows: Their own cost is reported, in MACs.
-        cost: What is limited: MACs, or nanoseconds in their place.
-        max_mean: In the unit of ``cost``.
-        exits: As for `calibrate`.
-
-    Returns:
-        None where every setting is dearer.
-
-    Raises:
-        ValueError: If the arguments do not fit each other.
-    """
-    exits = _checked(rows, exits)
-    limited = replace(rows, cost=cost)
-    _checked(limited, exits)
-    total = max_mean * rows.n * (1 + 1e-15)  # a mean of these rows comes back as their total, and is met
-    setting = most_accurate_setting(limited, rows.losses(), total, exits)
-    return None if setting is None else _calibration(rows, setting, None)
-
-
-def halves(n: int, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The rows that choose and those that decide, where a bound is to hold; both ascending."""
-    order = np.random.default_rng(seed).permutation(n)
-    return np.sort(order[: n // 2]), np.sort(order[n // 2 :])
-
-
-def rows_allowed(n: int, max_drop_pct: float) -> int:
-    """How many of ``n`` rows may be lost; a budget that is met exactly, to 6 digits, is met."""
-    fewest = int(max_drop_pct * n / 100)
-    return max(lost for lost in range(fewest, fewest + 2) if lost == fewest or within(100 * lost / n, max_drop_pct))
-
-
-def _allowed(rows: Rows, max_drop_pct: float) -> int:
-    """How many rows may be lost beside those that the last exit loses against main."""
-    return rows_allowed(rows.n, max_drop_pct) - int(np.sum(rows.main_correct)) + int(np.sum(rows.correct[-1]))
-
-
-def _checked(rows: Rows, exits: Sequence[int] | None) -> tuple[int, ...] | None:
-    """The exits ascending, each once."""
-    n_exits = len(rows.cost.group_macs)
-    if not n_exits == len(rows.confidences) == len(rows.correct):
-        raise ValueError(f"{len(rows.confidences)} exits do not go with {n_exits} groups")
-    exits = None if exits is None else tuple(sorted(set(exits)))
-    check_exits(exits or (), n_exits)
-    return exits
-
-
-def _bounded(rows: Rows, max_drop_pct: float, exits: Sequence[int] | None, confidence: float, seed: int) -> Calibration:
-    """Walk from the safest setting to the cheaper ones while the bound of the drop holds on unseen rows.
-
-    A fixed sequence of tests that ends at the first failure keeps the error of all of them together at
-    1 - ``confidence``: Bauer 1991, Statistics in Medicine 10:871-890; for thresholds, Angelopoulos et al. 2021,
-    "Learn then Test", arXiv:2110.01052. The order is fixed before the deciding half is looked at.
-    """
-    searched, deciding = map(rows.take, halves(rows.n, seed))
-    chosen = main_alone(rows)
-    chosen_upper = 0.0 if rows.main is None else _drop_upper_pct(deciding, chosen, confidence)
-    for setting in _safest_first(searched, max_drop_pct, exits, confidence):
-        upper = _drop_upper_pct(deciding, setting, confidence)
-        if not within(upper, max_drop_pct):
-            break
-        chosen, chosen_upper = setting, upper
-    return _calibration(rows, chosen, chosen_upper)
-
-
-def _safest_first(rows: Rows, max_drop_pct: float, exits: Sequence[int] | None, confidence: float) -> list[Setting]:
-    """Settings in the order of their bound on the rows that were searched, each cheaper than the one before.
-
-    Most come from a search that does not set gains off against losses: gains that a search has found tend not to
-    come again on other rows, and thresholds that count on them fail there.
-    """
-    net, limit = rows.losses(), _allowed(rows, max_drop_pct) if rows.n else -1
-    if limit < 0:
-        return []
-    more = min(rows.n, limit + rows.n // 20)  # losses that gains may make up for
-    found = {*cheapest_settings(rows, net, limit, exits), *cheapest_settings(rows, np.maximum(net, 0), more, exits)}
-    main = rows.correct[-1]  # the limit is what may be lost against the last exit
-    fitting = [s for s in found if s.exits and np.sum(main) - np.sum(_cascade_correct(rows, s)) <= limit]
-    ordered = sorted(fitting, key=lambda s: (_drop_upper_pct(rows, s, confidence), s.total_macs, s.exits))
-    cheapest_before = np.minimum.accumulate([np.inf, *(s.total_macs for s in ordered)])
-    return [s for s, cheapest in zip(ordered, cheapest_before[:-1], strict=True) if s.total_macs < cheapest]
-
-
-def _drop_upper_pct(rows: Rows, setting: Setting, confidence: float) -> float:
-    return paired_drop_upper_pct(rows.main_correct, _cascade_correct(rows, setting), confidence)
-
-
-def _cascade_correct(rows: Rows, setting: Setting) -> Bools:
-    """Whether each row is right where it leaves, ``(N,)``."""
-    kept = [*setting.exits, len(rows.correct) - 1]
-    left_at = leave_at(rows.scores(kept), setting.thresholds)
-    correct: Bools = np.take_along_axis(rows.correct[kept], left_at[None], axis=0)[0]
-    return correct
-
-
-def _calibration(rows: Rows, setting: Setting, drop_upper_pct: float | None) -> Calibration:
-    result = simulate(rows, setting.exits, setting.thresholds)
-    return Calibration(
-        exits=setting.exits,
-        thresholds=setting.thresholds,
-        accuracy_pct=result.accuracy_pct,
-        drop_pct=drop_pct(rows.main_correct, _cascade_correct(rows, setting)),
-        mean_macs=result.mean_macs,
-        macs_ratio=result.macs_ratio,
-        exit_fractions=result.exit_fractions,
-        drop_upper_pct=drop_upper_pct,
-    )
+def _ranking(confidences: npt.NDArray[np.float32]) -> _Ranking:
+    order = np.argsort(-confidences, kind="stable")  # NaN comes last
+    order = order[: np.count_nonzero(~np.isnan(confidences))]
+    descending = confidences[order].astype(np.float64)
+    inner = np.flatnonzero(descending[:-1] - descending[1:] >= MIN_GAP) + 1
+    midway = ((descending[inner - 1] + descending[inner]) / 2).astype(np.float32)
+    rank = np.full(len(confidences), len(order))
+    rank[order] = np.arange(len(order))
+    return _Ranking(order, rank, np.array([0, *inner, len(order)]), np.array([NEVER, *midway, 0.0]))

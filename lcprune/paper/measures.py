@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lcprune.analysis.ensembles import ensemble_table
-from lcprune.analysis.evaluate import CascadeCost, accuracies_pct, ensembles, progressive
+from lcprune.analysis.evaluate import CascadeCost, accuracies_pct, ensembles, sweep
 from lcprune.analysis.representation import Dissimilarities
 
 TOP = 5
@@ -82,7 +82,7 @@ def early_exits(
         cost: Multiply-adds of the parts of the network.
         paper_flops: 2 x weights of every sub-model, shallow first.
     """
-    found = progressive(logits, labels, [threshold] * (len(logits) - 1), cost.exit_macs(), cost.main_macs)
+    found = sweep(logits, labels, cost.exit_macs(), cost.main_macs, [threshold])[0]
     flop = sum(share * of_exit for share, of_exit in zip(found.exit_fractions, paper_flops, strict=True))
     return EarlyExits(found.accuracy_pct, found.mean_macs, found.macs_ratio, flop, found.exit_fractions)
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from lcprune import runs
+from lcprune.analysis.budget import images_needed
 from lcprune.analysis.select import (
     Budget,
     Candidate,
@@ -29,6 +30,7 @@ class Selection:
     budget: Budget
     decided_on: str
     """``val`` or ``test``."""
+    deciding_images: int
     selected: Candidate
     candidates: tuple[Candidate, ...]
     verdicts: dict[str, str]
@@ -40,6 +42,7 @@ class Selection:
             "reference": asdict(self.candidates[-1]),
             "budget": asdict(self.budget),
             "decided_on": self.decided_on,
+            "deciding_images": self.deciding_images,
             "selected": asdict(self.selected),
             "candidates": [asdict(candidate) for candidate in self.candidates],
         }
@@ -47,12 +50,25 @@ class Selection:
     @property
     def remarks(self) -> list[str]:
         """What a person should know besides the table."""
-        lines = [f"selected: {self.selected.name} ({self.run / runs.SELECTION})"]
+        lines = [f"selected: {self.selected.name} ({self.run / runs.SELECTION})", *self._forecast]
         if self.decided_on == "test":
             lines.append("the test set decided, so its accuracies are too good to be reported")
         if self.selected.name == "main":
             lines.append("only main is within the budget: a larger --max-drop would allow a smaller network")
         return [*lines, "next: lcprune export --format onnx, or with --progressive one graph that stops early"]
+
+    @property
+    def _forecast(self) -> list[str]:
+        """What new images are expected to lose, and how many images it takes to be surer."""
+        drop_pct, error_pct = self.selected.expected_drop_pct, self.selected.expected_drop_se_pct
+        if self.selected.name == "main":
+            return []
+        lines = [f"loses {drop_pct:.2f} points against float32's main, give or take {error_pct:.2f}, on new images"]
+        most_pct = self.budget.max_drop_pct
+        needed = images_needed(most_pct, self.deciding_images * (error_pct / 100) ** 2)
+        if needed is not None and self.deciding_images < needed:
+            lines.append(f"about {needed:,} deciding images would bring the uncertainty to half of the budget")
+        return lines
 
 
 def select(folder: Path, budget: Budget, *, use_test_split: bool) -> Selection:
@@ -70,7 +86,7 @@ def select(folder: Path, budget: Budget, *, use_test_split: bool) -> Selection:
     candidates = make_candidates(arrays, costs_of(folder, recipe), decides, budget.confidence)
     selected = choose(candidates, budget)
     verdicts = {c.name: refusal(c, budget) or _verdict(c, selected, budget) for c in candidates}
-    selection = Selection(folder, budget, decides, selected, candidates, verdicts)
+    selection = Selection(folder, budget, decides, len(labels[decides]), selected, candidates, verdicts)
     runs.write_json(folder / runs.SELECTION, selection.as_json())
     runs.record(folder, runs.SELECTION, made_from=_sources(budget))
     return selection

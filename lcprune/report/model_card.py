@@ -8,7 +8,7 @@ from typing import Any
 
 from lcprune.export.metadata import ModelInfo
 from lcprune.recipe import Recipe
-from lcprune.report.tables import NOT_KNOWN, kilobytes, millions, percent, share
+from lcprune.report.tables import NOT_KNOWN, forecast, kilobytes, millions, percent, share
 from lcprune.specs import METHODS
 
 _HUB_DATASETS = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
@@ -147,12 +147,13 @@ def _outcome(info: ModelInfo, result: Mapping[str, Any]) -> str:
             "cost that leaves there, the exits on its way included. Parameters are those of the exit's sub-model alone."
         )
         if result["test_accuracy_pct"] is not None:
-            whole = "main, which is not in this file" if _ends_before_main(info) else "main alone"
+            whole = "float32's main" + (", which is not in this file" if _ends_before_main(info) else "")
             lines.append(
                 f"**Stopping early: {percent(result['test_accuracy_pct'])} % of the test images are right, for "
                 f"{millions(result['mean_macs'])} MACs a mean image, {share(result['macs_ratio'])} of main's** "
                 f"({whole}: {percent(result['main_test_accuracy_pct'])} %)."
             )
+        lines += [f"{line[0].upper()}{line[1:]}." for line in forecast(result)]
         score = {"softmax": "largest probability", "margin": "margin between the two largest probabilities"}
         score |= {"entropy": "certainty (1 - entropy / log classes)"}
         score |= {"agreement": "largest probability, where the exit before it names the same class,"}

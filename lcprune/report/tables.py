@@ -141,9 +141,11 @@ def export_table(result: Mapping[str, Any]) -> RenderableType:
     ]
     if result["test_accuracy_pct"] is not None:
         lines.append(
-            f"test accuracy {result['test_accuracy_pct']:.2f} % (main {result['main_test_accuracy_pct']:.2f} %) "
-            f"for {millions(result['mean_macs'])} MACs a mean image, {share(result['macs_ratio'])} of main"
+            f"test accuracy {result['test_accuracy_pct']:.2f} % "
+            f"(float32's main {result['main_test_accuracy_pct']:.2f} %) for "
+            f"{millions(result['mean_macs'])} MACs per image on average, {share(result['macs_ratio'])} of main"
         )
+    lines += forecast(result)
     if beside := [name for name in ("card", "segments", "operators") if name in result]:
         lines.append("beside it: " + ", ".join(escape(str(result[name])) for name in beside))
     parts: list[RenderableType] = [*lines, *(_precision_lines(result) if "quantization" in result else [])]
@@ -157,6 +159,23 @@ def export_table(result: Mapping[str, Any]) -> RenderableType:
     for name, threshold, fraction in zip(result["exits"], thresholds, fractions, strict=True):
         table.add_row(escape(name), threshold, share(fraction))
     return Group(*parts, table)
+
+
+def forecast(result: Mapping[str, Any]) -> list[str]:
+    """What new images are expected to lose, beside what the deciding images lost; nothing where nobody decided."""
+    if "expected_drop_pct" not in result:
+        return []
+    images, error = result["deciding_images"], result["expected_drop_se_pct"]
+    lines = [
+        f"loses {points(result['expected_drop_pct'])} points against float32's main, give or take {points(error)}, "
+        f"on new images (cross-validated); the {images:,} deciding images lost {points(result['drop_pct'])}"
+    ]
+    if result.get("drop_upper_pct") is not None:
+        lines[0] += f", and {points(result['drop_upper_pct'])} is the upper end of the interval"
+    needed = result["images_needed"]
+    if needed is not None and needed > images:
+        lines.append(f"about {needed:,} deciding images would bring the uncertainty to half of the budget")
+    return lines
 
 
 def _precision_lines(result: Mapping[str, Any]) -> list[RenderableType]:

@@ -12,7 +12,6 @@ from lcprune.analysis.evaluate import (
     ensembles,
     evaluate,
     leave_at,
-    progressive,
     sweep,
     within,
 )
@@ -167,7 +166,7 @@ def test_a_row_leaves_at_the_first_exit_that_is_confident_enough() -> None:
 def test_progressive_counts_accuracy_and_macs_where_the_rows_leave() -> None:
     logits = np.stack([two_class(0.95, 0.6, 0.4, 0.99), two_class(0.5, 0.9, 0.4, 0.5), two_class(0.9, 0.1, 0.9, 0.9)])
     labels = np.array([0, 0, 0, 1])
-    result = progressive(logits, labels, [0.9, 0.8], exit_macs=(11, 33, 63), main_macs=60)
+    result = sweep(logits, labels, exit_macs=(11, 33, 63), main_macs=60, thresholds=[[0.9, 0.8]])[0]
     # rows 0 and 3 leave at exit 0 (right, wrong), row 1 at exit 1 (right), row 2 goes to main (right)
     expected = ProgressiveResult(
         (0.9, 0.8), 75.0, (11 + 11 + 33 + 63) / 4, (11 + 11 + 33 + 63) / 240, (0.5, 0.25, 0.25)
@@ -176,13 +175,13 @@ def test_progressive_counts_accuracy_and_macs_where_the_rows_leave() -> None:
 
 
 def test_no_early_exit_is_main_alone() -> None:
-    result = progressive(np.stack([two_class(0.9, 0.4)]), np.array([0, 0]), [], exit_macs=(60,), main_macs=60)
+    result = sweep(np.stack([two_class(0.9, 0.4)]), np.array([0, 0]), exit_macs=(60,), main_macs=60, thresholds=[[]])[0]
     assert result == ProgressiveResult((), 50.0, 60.0, 1.0, (1.0,))
 
 
 def test_progressive_refuses_the_costs_of_another_cascade() -> None:
     with pytest.raises(ValueError, match="not of one cascade"):
-        progressive(np.stack([two_class(0.9)] * 2), np.array([0]), [0.5], exit_macs=(1, 2, 3), main_macs=3)
+        sweep(np.stack([two_class(0.9)] * 2), np.array([0]), exit_macs=(1, 2, 3), main_macs=3, thresholds=[[0.5]])[0]
 
 
 def test_sweep_tries_one_threshold_for_all_exits() -> None:
@@ -190,7 +189,7 @@ def test_sweep_tries_one_threshold_for_all_exits() -> None:
     labels = np.zeros(2, dtype=np.int64)
     results = sweep(logits, labels, exit_macs=(1, 2, 3), main_macs=3)
     assert [r.thresholds[0] for r in results] == [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99]
-    assert results[4] == progressive(logits, labels, [0.9, 0.9], (1, 2, 3), 3)
+    assert results[4] == sweep(logits, labels, (1, 2, 3), 3, [[0.9, 0.9]])[0]
     assert [r.exit_fractions for r in results[4:]] == [(0.5, 0.0, 0.5), (0.0, 0.5, 0.5), (0.0, 0.0, 1.0)]
     assert sweep(logits, labels, (1, 2, 3), 3, thresholds=[0.95]) == results[5:6]
 
@@ -219,7 +218,7 @@ def test_a_sweep_is_progressive_inference_at_each_threshold_of_its_criterion(of_
     macs, temperatures = (COST.exit_macs(), COST.main_macs), (0.5, 2.0, 1.0, 1.0)
     swept = sweep(logits, labels, *macs, (0.3, 0.6), of_criterion, temperatures)
     for threshold, found in zip((0.3, 0.6), swept, strict=True):
-        assert found == progressive(logits, labels, (threshold,) * 3, *macs, of_criterion, temperatures)
+        assert found == sweep(logits, labels, *macs, [(threshold,) * 3], of_criterion, temperatures)[0]
     plain = sweep(logits, labels, *macs, (0.3, 0.6), of_criterion)
     assert swept != plain
     assert evaluate(logits, labels, COST, (0.3, 0.6), of_criterion).progressive == plain

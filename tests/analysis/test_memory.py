@@ -6,11 +6,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from lcprune.analysis import search
+from lcprune.analysis.budget import Family
 from lcprune.analysis.criterion import softmax_confidence
 from lcprune.analysis.evaluate import CascadeCost, evaluate
 from lcprune.analysis.select import SubmodelCost, candidates_from
-from lcprune.analysis.thresholds import calibrate
+from lcprune.analysis.thresholds import rows_of
 
 COST = CascadeCost((10, 20, 30), (1, 2))
 COSTS = [SubmodelCost(macs, macs) for macs in (10, 30, 60)]
@@ -43,10 +43,11 @@ def test_evaluate(predictions: tuple[np.ndarray, np.ndarray]) -> None:
     assert share_of(predictions[0], lambda: evaluate(*predictions, COST)) < SHARE
 
 
-def test_calibrate(predictions: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "EXACT_CELLS", 1 << 12)  # tables of the search: their size is that, whatever the input
-    monkeypatch.setattr(search, "GRID_CELLS", 1 << 10)
-    assert share_of(predictions[0], lambda: calibrate(*predictions, COST, 0.5)) < SHARE
+def test_thresholds(predictions: tuple[np.ndarray, np.ndarray]) -> None:
+    def chosen() -> object:
+        return Family({"softmax": rows_of(*predictions, COST)}).within_drop(0.5)
+
+    assert share_of(predictions[0], chosen) < SHARE
 
 
 def test_select(predictions: tuple[np.ndarray, np.ndarray]) -> None:

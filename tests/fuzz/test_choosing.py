@@ -1,15 +1,15 @@
-"""Select and thresholds against their definitions: never above the budget, monotone in it, equal to trying all."""
+"""Select and thresholds against their definitions: never above the budget, monotone in it, the best at a price."""
 
 from dataclasses import dataclass
-from itertools import combinations, product
 
 import numpy as np
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from lcprune.analysis.budget import Family
 from lcprune.analysis.evaluate import CascadeCost
 from lcprune.analysis.select import Budget, Candidate, SubmodelCost, candidates_from, choose
-from lcprune.analysis.thresholds import Rows, calibrate_rows, most_accurate, simulate
+from lcprune.analysis.thresholds import MIN_GAP, Rows, settings_at, simulate
 from lcprune.errors import BudgetError
 
 DROPS = st.sampled_from([0.0, 0.5, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0]) | st.floats(0, 100)
@@ -150,54 +150,60 @@ def allowed_rows(truth: Truth, max_drop_pct: float) -> int:
     return max(lost for lost in range(n + 1) if round(100 * lost / n, 6) <= max_drop_pct)
 
 
-@given(truths(), DROPS)
-def test_thresholds_keep_the_budget_and_cost_what_brute_force_finds(truth: Truth, max_drop_pct: float) -> None:
-    result, allowed = calibrate_rows(truth.rows, max_drop_pct), allowed_rows(truth, max_drop_pct)
-    lost, mean_macs = truth.outcome(result.exits, result.thresholds)
-    assert lost <= allowed
-    assert abs(mean_macs - result.mean_macs) <= 1e-9 * mean_macs
-    early = range(len(truth.correct) - 1)
-    subsets = [subset for size in range(len(early) + 1) for subset in combinations(early, size)]
-    tried = (
-        truth.outcome(subset, choice)
-        for subset in subsets
-        for choice in product(*([0.0, *np.unique(truth.confidences[k]).tolist(), 2.0] for k in subset))
-    )
-    least = min(macs for lost, macs in tried if lost <= allowed)
-    assert abs(result.mean_macs - least) <= 1e-9 * least
+def prices(truth: Truth) -> list[np.ndarray]:
+    """Below what a gain pays back at most, so that rows lost and gained weigh the same."""
+    return [truth.cost.main_macs * np.array([10.0, 1.0, 0.2]), np.zeros(1)]
 
 
-@given(truths(most_exits=5, most_rows=40), DROPS, DROPS)
-def test_a_larger_drop_never_costs_more(truth: Truth, one: float, other: float) -> None:
+@given(truths(most_exits=2))
+def test_of_one_early_exit_the_threshold_costs_what_brute_force_finds(truth: Truth) -> None:
+    settings = settings_at(prices(truth), {"softmax": truth.rows}, truth.cost.exit_macs, (0,))
+    n = truth.correct.shape[1]
+    for price, setting in zip(np.concatenate(prices(truth)), settings, strict=True):
+
+        def total(threshold: float, price: float = price) -> float:
+            lost, mean_macs = truth.outcome((0,), (threshold,))
+            return mean_macs * n + price * lost
+
+        apart = [0.0, *np.unique(truth.confidences[0]).tolist(), 2.0]
+        assume(np.diff(apart[1:-1]).min(initial=1) > MIN_GAP)
+        least = min(map(total, apart))
+        assert total(setting.thresholds[0]) <= least + 1e-6 * abs(least) + 1e-6
+
+
+@given(truths(most_exits=4, most_rows=30))
+def test_a_setting_does_what_it_says(truth: Truth) -> None:
+    for setting in settings_at(prices(truth), {"softmax": truth.rows}, truth.cost.exit_macs):
+        lost, mean_macs = truth.outcome(setting.exits, setting.thresholds)
+        left_at, losses = setting.outcome({"softmax": truth.rows})
+        assert lost == int(losses.sum())
+        paid = np.take(truth.cost.exit_macs(setting.exits), left_at).mean()
+        assert abs(paid - mean_macs) <= 1e-9 * mean_macs
+        assert abs(simulate(truth.rows, setting.exits, setting.thresholds).mean_macs - mean_macs) <= 1e-9 * mean_macs
+
+
+@given(truths(most_exits=4, most_rows=40), DROPS, DROPS, st.sampled_from([None, 0.5, 0.9, 0.99]))
+def test_a_larger_drop_never_costs_more(truth: Truth, one: float, other: float, confidence: float | None) -> None:
     low, high = sorted([one, other])
-    tight, loose = calibrate_rows(truth.rows, low), calibrate_rows(truth.rows, high)
+    family = Family({"softmax": truth.rows})
+    tight, loose = family.within_drop(low, confidence), family.within_drop(high, confidence)
     for result, most in ((tight, low), (loose, high)):
-        lost, mean_macs = truth.outcome(result.exits, result.thresholds)
-        assert lost <= allowed_rows(truth, most)
-        assert abs(simulate(truth.rows, result.exits, result.thresholds).mean_macs - mean_macs) <= 1e-9 * mean_macs
-    assert loose.mean_macs <= tight.mean_macs * (1 + 1e-12)
+        if result is not None:
+            lost, mean_macs = truth.outcome(result.exits, result.thresholds)
+            assert lost <= allowed_rows(truth, most)
+            assert abs(result.mean_macs - mean_macs) <= 1e-9 * mean_macs
+            assert result.expected_drop_pct <= most + 1e-6
+            assert confidence is None or (result.drop_upper_pct or 0.0) <= most + 1e-6
+    if tight is not None:
+        assert loose is not None
+        assert loose.mean_macs <= tight.mean_macs * (1 + 1e-12)
 
 
-@given(truths(most_exits=4, most_rows=30), DROPS, st.sampled_from([0.5, 0.9, 0.99]), st.integers(0, 3))
-def test_with_a_confidence_the_bound_keeps_the_budget(truth: Truth, drop: float, confidence: float, seed: int) -> None:
-    result = calibrate_rows(truth.rows, drop, confidence=confidence, seed=seed)
-    assert result.drop_upper_pct is not None
-    assert result.drop_upper_pct <= drop + 1e-6 or result.exits == ()
-
-
-@given(truths(), st.floats(1, 200))
-def test_most_accurate_keeps_the_mean_and_loses_what_brute_force_loses(truth: Truth, most: float) -> None:
-    result = most_accurate(truth.rows, truth.cost, most)
-    early = range(len(truth.correct) - 1)
-    tried = [
-        truth.outcome(subset, choice)
-        for size in range(len(early) + 1)
-        for subset in combinations(early, size)
-        for choice in product(*([0.0, *np.unique(truth.confidences[k]).tolist(), 2.0] for k in subset))
-    ]
-    fitting = [lost for lost, macs in tried if macs <= most]
-    assert (result is None) == (fitting == [])
+@given(truths(most_rows=30), st.floats(1, 200))
+def test_a_mean_cost_is_kept_wherever_it_can_be(truth: Truth, most: float) -> None:
+    family = Family({"softmax": truth.rows})
+    result = family.within_cost(most)
+    cheapest = min(truth.outcome(setting.exits, setting.thresholds)[1] for setting in family.settings)
+    assert (result is None) == (cheapest > most * (1 + 1e-12))
     if result is not None:
-        lost, mean_macs = truth.outcome(result.exits, result.thresholds)
-        assert mean_macs <= most * (1 + 1e-12)
-        assert lost == min(fitting)
+        assert truth.outcome(result.exits, result.thresholds)[1] <= most * (1 + 1e-9)

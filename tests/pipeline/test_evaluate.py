@@ -9,7 +9,7 @@ import torch
 
 from lcprune import recipe as recipes
 from lcprune import runs
-from lcprune.analysis.evaluate import progressive
+from lcprune.analysis.evaluate import sweep
 from lcprune.data.sources import read_digits
 from lcprune.errors import RunError
 from lcprune.pipeline import evaluate_onnx, stored
@@ -111,7 +111,7 @@ def test_flip_pays_for_both_images(run: Path) -> None:
     logits, labels = flipped_by_hand(run)
     profiled = runs.read_json(run / runs.PROFILE)
     groups, critics = np.cumsum(profiled["group_macs"]), np.cumsum([*profiled["critic_macs"], 0])
-    by_hand = progressive(logits, labels, [0.5] * 3, (groups + critics).tolist(), int(groups[-1]))
+    by_hand = sweep(logits, labels, (groups + critics).tolist(), int(groups[-1]), [[0.5] * 3])[0]
     row = evaluate(run, flip=True)["progressive"][0]
     assert row["threshold"] == 0.5
     assert row["exit_fractions"] == pytest.approx(by_hand.exit_fractions)

@@ -43,7 +43,8 @@ def test_verdicts_and_remarks(shaped_run: Callable[..., Path]) -> None:
         "main": "within the budget, but not the one with the least macs",
     }
     assert chosen.remarks[0] == f"selected: sub-model 2 ({run}/selection.json)"
-    assert len(chosen.remarks) == 2
+    assert chosen.remarks[1] == "loses 0.00 points against float32's main, give or take 0.00, on new images"
+    assert len(chosen.remarks) == 3
 
 
 def test_nothing_is_written_when_nothing_fits(shaped_run: Callable[..., Path]) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from lcprune import recipe as recipes
 from lcprune import runs
-from lcprune.analysis.evaluate import ProgressiveResult, progressive
+from lcprune.analysis.evaluate import ProgressiveResult, sweep
 from lcprune.analysis.thresholds import NEVER
 from lcprune.pipeline import stored
 from lcprune.pipeline.profile import Costs, costs_of
@@ -84,7 +84,7 @@ def python_says(shown_run: Path, costs: Costs) -> Callable[[list[float]], dict[s
     exit_macs, main_macs = costs.cascade.exit_macs(), costs.cascade.main_macs
 
     def say(thresholds: list[float]) -> dict[str, Any]:
-        found = progressive(arrays["test_logits"], arrays["test_labels"], thresholds, exit_macs, main_macs)
+        found = sweep(arrays["test_logits"], arrays["test_labels"], exit_macs, main_macs, [thresholds])[0]
         return figures(found, main_macs)
 
     return say

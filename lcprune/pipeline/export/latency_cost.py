@@ -1,12 +1,13 @@
-"""How long a row takes to every exit of a cascade, measured: a cost for the search of thresholds in place of MACs."""
+"""How long an image takes to every exit of a cascade, measured: a cost for thresholds in place of MACs."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from lcprune.analysis.evaluate import CascadeCost
+from lcprune.analysis.evaluate import paid_at_exits
 from lcprune.export.latency import Latency, exit_latencies
 from lcprune.export.progressive import cascade_stages, stitch, submodel_stages
 from lcprune.export.quantize import Stages
@@ -14,12 +15,26 @@ from lcprune.export.session import NEVER
 from lcprune.models import Network
 
 RUNS = 200
-NS_PER_MS = 1_000_000
-"""Costs are whole numbers, so that times are counted in nanoseconds."""
+SHORTEST_MS = 1e-6
+"""A group takes some time, whatever was measured."""
 
 
-def cascade_latency(network: Network, images: np.ndarray[Any, Any]) -> CascadeCost:
-    """Nanoseconds of every group and every critic: batch 1, one thread, in onnxruntime on this machine.
+@dataclass(frozen=True)
+class CascadeLatency:
+    """Milliseconds of the parts of a cascade, for one image."""
+
+    group_ms: tuple[float, ...]
+    """Of every group, ``(K,)``."""
+    critic_ms: tuple[float, ...]
+    """Of every critic with its decision, ``(K - 1,)``."""
+
+    def exit_ms(self, kept: Sequence[int] | None = None) -> tuple[float, ...]:
+        """As `CascadeCost.exit_macs`."""
+        return paid_at_exits(self.group_ms, self.critic_ms, kept)
+
+
+def cascade_latency(network: Network, images: np.ndarray[Any, Any]) -> CascadeLatency:
+    """Milliseconds of every group and every critic: batch 1, one thread, in onnxruntime on this machine.
 
     Let T_k be the time of a row that leaves the whole cascade at exit k, and S_k that of sub-model k alone. Then
     D_k = T_k - S_k is what the critics before exit k take with their decisions, and the decision at exit k itself,
@@ -32,11 +47,11 @@ def cascade_latency(network: Network, images: np.ndarray[Any, Any]) -> CascadeCo
     kept = range(len(network.critics))
     stages = cascade_stages(network, kept, images)
     alone = [submodel_stages(network, k, images)[0] for k in range(1, len(network.groups) + 1)]
-    times_ns = _nanoseconds(exit_latencies(_stitched(stages), alone, RUNS))
-    return split_latency(times_ns[: len(stages)], times_ns[len(stages) :])
+    times_ms = _medians_ms(exit_latencies(_stitched(stages), alone, RUNS))
+    return split_latency(times_ms[: len(stages)], times_ms[len(stages) :])
 
 
-def split_latency(to_exit: Sequence[int], alone: Sequence[int]) -> CascadeCost:
+def split_latency(to_exit: Sequence[float], alone: Sequence[float]) -> CascadeLatency:
     """Times of groups and critics out of those of whole graphs; see `cascade_latency`.
 
     Args:
@@ -45,22 +60,22 @@ def split_latency(to_exit: Sequence[int], alone: Sequence[int]) -> CascadeCost:
     """
     more = [path - submodel for path, submodel in zip(to_exit, alone, strict=True)]
     more[-1] += more[0]  # main has no decision of its own
-    critics = tuple(max(after - before, 0) for before, after in pairwise(more))
-    steps = [after - before for before, after in pairwise([0, *to_exit])]
-    groups = tuple(max(step - critic, 1) for step, critic in zip(steps, [*critics, 0], strict=True))
-    return CascadeCost(groups, critics)
+    critics = tuple(max(after - before, 0.0) for before, after in pairwise(more))
+    steps = [after - before for before, after in pairwise([0.0, *to_exit])]
+    groups = tuple(max(step - critic, SHORTEST_MS) for step, critic in zip(steps, [*critics, 0.0], strict=True))
+    return CascadeLatency(groups, critics)
 
 
-def stages_latency(stages: Stages) -> CascadeCost:
-    """Nanoseconds of every stage of a cascade whose exits are settled: a critic's time is within its group's."""
-    to_exit = _nanoseconds(exit_latencies(_stitched(stages), (), RUNS))
-    groups = tuple(max(after - before, 1) for before, after in pairwise([0, *to_exit]))
-    return CascadeCost(groups, (0,) * (len(stages) - 1))
+def stages_latency(stages: Stages) -> CascadeLatency:
+    """Milliseconds of every stage of a cascade whose exits are settled: a critic's time is within its group's."""
+    to_exit = _medians_ms(exit_latencies(_stitched(stages), (), RUNS))
+    groups = tuple(max(after - before, SHORTEST_MS) for before, after in pairwise([0.0, *to_exit]))
+    return CascadeLatency(groups, (0.0,) * (len(stages) - 1))
 
 
 def _stitched(stages: Stages) -> Any:
     return stitch(stages, (NEVER,) * (len(stages) - 1), "required")
 
 
-def _nanoseconds(latencies: Sequence[Latency]) -> list[int]:
-    return [round(latency.median_ms * NS_PER_MS) for latency in latencies]
+def _medians_ms(latencies: Sequence[Latency]) -> list[float]:
+    return [latency.median_ms for latency in latencies]

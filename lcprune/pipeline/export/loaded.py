@@ -65,7 +65,7 @@ def load(folder: Path, recipe: Recipe, request: ExportRequest) -> Loaded:
     arrays = runs.read_predictions(folder)
     labels = {split: arrays[f"{split}_labels"] for split in ("val", "test")}
     logits = {split: arrays.pop(f"{split}_logits") for split in labels}
-    readings = read_logits(logits, labels, costs.cascade, request, recipe.train.seed)
+    readings = read_logits(logits, labels, costs.cascade, request)
     return Loaded(folder, recipe, network, facts, costs, labels, readings, costs.cascade.main_macs)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lcprune.analysis.evaluate import CascadeCost, ProgressiveResult, accuracy_pct
+from lcprune.analysis.evaluate import ProgressiveResult, accuracy_pct
 from lcprune.analysis.thresholds import simulate
 from lcprune.errors import ExportError
 from lcprune.export.metadata import ModelInfo
@@ -19,7 +19,7 @@ from lcprune.pipeline.export.calibration import (
     write_thresholds,
 )
 from lcprune.pipeline.export.companions import segments_beside
-from lcprune.pipeline.export.latency_cost import cascade_latency, stages_latency
+from lcprune.pipeline.export.latency_cost import CascadeLatency, cascade_latency, stages_latency
 from lcprune.pipeline.export.loaded import MAIN, Loaded, exit_number, load_dataset, output_path, parity_images, written
 from lcprune.pipeline.export.readings import Readings
 from lcprune.pipeline.export.reduced import merged_cost, reduce_network, reduction, warn_of_loss
@@ -28,6 +28,17 @@ from lcprune.pipeline.info import progressive_info
 
 ALL_LEAVE = 0.999
 """Where more than this fraction leaves at one early exit, that sub-model alone does the same."""
+FORECAST = (
+    "drop_pct",
+    "expected_drop_pct",
+    "expected_drop_se_pct",
+    "drop_upper_pct",
+    "deciding_images",
+    "images_needed",
+    "max_drop_pct",
+    "mean_latency_ms",
+)
+"""What a result has in common with ``thresholds.json``."""
 FEW = 0.01
 """Where less than this fraction goes on to the last exit, the file may do better without it."""
 
@@ -75,7 +86,7 @@ def _decide(
     if not request.calibrates:
         return exits_by_hand(loaded, request)
 
-    def latency() -> CascadeCost:
+    def latency() -> CascadeLatency:
         notice("measuring how long an image takes to every exit")
         return cascade_latency(loaded.network, images)
 
@@ -97,8 +108,7 @@ def _export_reduced(loaded: Loaded, request: ExportRequest, notice: Callable[[st
     cost, seed = merged_cost(loaded.costs.cascade, of_fp32.exits), loaded.recipe.train.seed
     settled = replace(request, criterion=of_fp32.criterion)
     own = reduce_network(stages, request.precision, dataset, cost, settled, seed)
-    if not loaded.is_whole:
-        own = replace(own, readings=own.readings.against(loaded.readings))
+    own = replace(own, readings=own.readings.against(loaded.readings))
     decided = of_fp32
     if request.calibrates:
         decided = recalibrate(loaded, request, own, of_fp32, lambda: stages_latency(own.reduced.stages))
@@ -131,8 +141,7 @@ def _decided(decided: Decision) -> dict[str, Any]:
     """What a result says of when rows leave."""
     result = {"thresholds": list(decided.thresholds), "criterion": decided.criterion}
     result["temperatures"] = list(decided.temperatures)
-    timed = {"mean_latency_ms"} & set(decided.content or {})
-    return result | {key: (decided.content or {})[key] for key in timed}
+    return result | {key: value for key, value in (decided.content or {}).items() if key in FORECAST}
 
 
 def _cascade_info(

@@ -9,7 +9,7 @@ import numpy as np
 from lcprune.analysis.criterion import CRITERIA, Criterion
 from lcprune.analysis.evaluate import CascadeCost, accuracy_pct
 from lcprune.analysis.temperature import temperatures
-from lcprune.analysis.thresholds import Rows, halves, rows_of
+from lcprune.analysis.thresholds import Rows, rows_of
 from lcprune.pipeline.export.request import ExportRequest
 from lcprune.pipeline.select import deciding_split
 
@@ -64,7 +64,7 @@ class Readings:
         return () if correct is None else tuple(map(accuracy_pct, correct))
 
 
-def read_logits(logits: Logits, labels: Labels, cost: CascadeCost, request: ExportRequest, seed: int) -> Readings:
+def read_logits(logits: Logits, labels: Labels, cost: CascadeCost, request: ExportRequest) -> Readings:
     """Reads logits as the request wants them held against thresholds.
 
     Args:
@@ -72,12 +72,11 @@ def read_logits(logits: Logits, labels: Labels, cost: CascadeCost, request: Expo
         labels: Of the same splits.
         cost: Of the cascade.
         request: Names criterion, temperatures and who decides.
-        seed: Of the halves of `--confidence`.
 
     Raises:
         RunError: If temperatures are to be fitted and no images were held out.
     """
-    fitted = _fit_temperatures(logits, labels, request, seed)
+    fitted = _fit_temperatures(logits, labels, request)
     criteria = CRITERIA if request.criterion == "auto" else (request.criterion,)
     read: dict[Criterion, dict[str, Rows]] = {criterion: {} for criterion in criteria}
     for split in sorted(logits, reverse=True):
@@ -88,13 +87,10 @@ def read_logits(logits: Logits, labels: Labels, cost: CascadeCost, request: Expo
     return Readings(read, fitted)
 
 
-def _fit_temperatures(logits: Logits, labels: Labels, request: ExportRequest, seed: int) -> tuple[float, ...]:
+def _fit_temperatures(logits: Logits, labels: Labels, request: ExportRequest) -> tuple[float, ...]:
     """Those that make the probabilities of the deciding images true; 1 where the user names the thresholds."""
     exits = len(next(iter(logits.values())))
     if not (request.progressive and request.calibrates and request.temperature):
         return (1.0,) * exits
     split = deciding_split(labels, request.use_test_split)
-    if request.confidence is None:
-        return temperatures(logits[split], labels[split])
-    searched, _ = halves(len(labels[split]), seed)  # what decides may not have been looked at
-    return temperatures(logits[split][:, searched], labels[split][searched])
+    return temperatures(logits[split], labels[split])

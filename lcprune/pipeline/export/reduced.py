@@ -66,7 +66,7 @@ def reduce_network(
     if compared := next((name for name, split in splits.items() if len(split)), None):
         agreement = {"split": compared, **_agreement(stages, logits[compared], splits[compared])}
     labels = {name: split.labels for name, split in splits.items()}
-    return ReducedNetwork(reduced, read_logits(logits, labels, cost, request, seed), agreement)
+    return ReducedNetwork(reduced, read_logits(logits, labels, cost, request), agreement)
 
 
 def merged_cost(cost: CascadeCost, kept: Sequence[int]) -> CascadeCost:

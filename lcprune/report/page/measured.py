@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from lcprune.analysis.budget import Family
 from lcprune.analysis.evaluate import (
     ProgressiveResult,
     accuracy_pct,
@@ -13,9 +14,8 @@ from lcprune.analysis.evaluate import (
     leave_at,
 )
 from lcprune.analysis.reliability import Reliability, class_accuracies_pct, reliability
-from lcprune.analysis.search import cheapest_settings
 from lcprune.analysis.temperature import temperatures
-from lcprune.analysis.thresholds import Rows, rows_allowed, rows_of, simulate
+from lcprune.analysis.thresholds import Rows, rows_of, simulate
 from lcprune.report.page.subject import Setting, Subject
 
 SWEPT = tuple(step / 100 for step in range(101))
@@ -128,7 +128,7 @@ def _budgets(subject: Subject, rows: Rows) -> tuple[ProgressiveResult, ...]:
     if subject.held_out is None:
         return ()
     deciding = rows_of(subject.held_out.logits, subject.held_out.labels, subject.cost)
-    settings = cheapest_settings(deciding, deciding.losses(), rows_allowed(deciding.n, MOST_LOST_PCT), None)
+    settings = Family({"softmax": deciding}).frontier(MOST_LOST_PCT)
     return tuple(_distinct([simulate(rows, found.exits, found.thresholds) for found in settings]))
 
 
