@@ -23,6 +23,8 @@ CANDIDATE = {
     "val_accuracy_pct",
     "test_accuracy_pct",
     "drop_pct",
+    "expected_drop_pct",
+    "expected_drop_se_pct",
     "drop_upper_pct",
     "macs_ratio",
 }
