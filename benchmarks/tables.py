@@ -165,7 +165,8 @@ def _asked(result: dict[str, Any]) -> str:
     rows = [
         f"**What a budget loses** (`vgg_cifar10_edge`, cut to {result['iterations']:,} iterations, "
         "`--criterion margin`, float32; `benchmarks/results/budget_cifar10.json`): asked for, "
-        "expected by cross-validation over the 5,000 validation images with one standard error, and lost on the test images, which had no part in it.",
+        "expected by cross-validation over the 5,000 validation images with one standard error, and "
+        "lost on the test images, which had no part in it.",
         "",
         "| `--max-drop` | points expected to be lost | lost on test | MACs of main, on test |",
         "|---|---|---|---|",
@@ -184,7 +185,8 @@ def _budgets(name: str, result: dict[str, Any]) -> str:
     rows = [
         f"**`{result['recipe']}`**{length} (`benchmarks/results/{name}`): {result['images']:,} images; accuracies "
         f"{' / '.join(f'{value:.1f}' for value in result['accuracy_pct'])} %. Mean and standard deviation of the "
-        "points lost on the images that did not decide; share of the splits that lose more than the budget; MACs of main, 1 "
+        "points lost on the images that did not decide; share of the splits that lose more than the "
+        "budget; MACs of main, 1 "
         "where nothing could be defended; in brackets the share of the splits in which that was so. "
         f"Criterion: margin. If the exits were perfect judges: {oracle['accuracy_pct']:.1f} % at "
         f"{oracle['macs_ratio']:.3f}.",
