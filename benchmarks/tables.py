@@ -38,7 +38,7 @@ def readme() -> str:
     parts = [_small(small["recipe"]), _methods(small["methods_at_equal_time"])]
     parts += [
         _edge(_read("edge_cifar10.json")),
-        _asked(_read("budget_cifar10.json")),
+        *([_asked(_read("budget_cifar10.json"))] if (RESULTS / "budget_cifar10.json").exists() else []),
         _rival(_read("rival_cifar10.json")),
         _progressive(_read("progressive_latency.json")),
     ]
@@ -75,8 +75,9 @@ def scaling() -> str:
 
 
 def budgets() -> str:
-    """What benchmarks/README.md shows of accuracy budgets."""
-    return "\n\n".join(_budgets(name, _read(name)) for name in ("budget_cifar10.json", "budget_photos.json"))
+    """What benchmarks/README.md shows of accuracy budgets, of the runs that were measured."""
+    names = ("budget_cifar10.json", "budget_photos.json")
+    return "\n\n".join(_budgets(name, _read(name)) for name in names if (RESULTS / name).exists())
 
 
 def development() -> str:
@@ -171,9 +172,9 @@ def _asked(result: dict[str, Any]) -> str:
     """Budgets: asked, expected, and lost on the test images."""
     rows = [
         f"**What a budget loses** (`vgg_cifar10_edge`, cut to {result['iterations']:,} iterations, "
-        "`--criterion margin`, float32; `benchmarks/results/budget_cifar10.json`): asked for, expected by cross-"
-        "validation over the 5,000 validation images with one standard error, and lost on the test images, "
-        "which had no part in it.",
+        "`--criterion margin`, float32; `benchmarks/results/budget_cifar10.json`): asked for, "
+        "expected by cross-validation over the 5,000 validation images with one standard error, and "
+        "lost on the test images, which had no part in it.",
         "",
         "| `--max-drop` | points expected to be lost | lost on test | MACs of main, on test |",
         "|---|---|---|---|",
@@ -192,9 +193,9 @@ def _budgets(name: str, result: dict[str, Any]) -> str:
     rows = [
         f"**`{result['recipe']}`**{length} (`benchmarks/results/{name}`): {result['images']:,} images; accuracies "
         f"{' / '.join(f'{value:.1f}' for value in result['accuracy_pct'])} %. Mean and standard deviation of the "
-        "points lost on the images that did not decide; share of the splits that lose more than the budget; MACs of "
-        "main, where main counts as 1 if nothing could be defended; in brackets the share of the splits in which "
-        "that was so. "
+        "points lost on the images that did not decide; share of the splits that lose more than the "
+        "budget; MACs of main, 1 "
+        "where nothing could be defended; in brackets the share of the splits in which that was so. "
         f"Criterion: margin. If the exits were perfect judges: {oracle['accuracy_pct']:.1f} % at "
         f"{oracle['macs_ratio']:.3f}.",
         "",
@@ -215,11 +216,8 @@ def _budgets(name: str, result: dict[str, Any]) -> str:
     }
     for (images, budget_pct, confidence), row in found.items():
         if confidence is None:
-            draw, old, expected = (
-                drawn[images, budget_pct],
-                before[images, budget_pct],
-                row["expected_pct_where_exported"],
-            )
+            draw, old = drawn[images, budget_pct], before[images, budget_pct]
+            expected = row["expected_pct_where_exported"]
             cells = [
                 f"{images:,}, {budget_pct:g}",
                 f"{row['lost_pct']:.2f} ± {row['lost_sd_pct']:.2f}",

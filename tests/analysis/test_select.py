@@ -36,6 +36,8 @@ def test_candidates_hold_the_keys_of_the_contract() -> None:
         "val_accuracy_pct": 80.0,
         "test_accuracy_pct": 60.0,
         "drop_pct": 10.0,
+        "expected_drop_pct": 10.0,
+        "expected_drop_se_pct": pytest.approx(3.0),
         "drop_upper_pct": None,
         "macs_ratio": 0.25,
     }

@@ -44,7 +44,7 @@ def test_a_run_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
     assert '"deciding_images": 9999' not in text
 
 
-@pytest.mark.parametrize("name", ["budget_cifar10.json", "budget_photos.json"])
+@pytest.mark.parametrize("name", [path.name for path in tables.RESULTS.glob("budget_*.json")])
 def test_the_committed_figures_keep_the_budgets(name: str) -> None:
     """On average by default; with a confidence in all but 5 % of the draws, and two binomial standard errors."""
     result = tables._read(name)

@@ -82,11 +82,11 @@ def test_a_file_that_ends_before_main_says_that_main_is_not_in_it(run: Path, ask
     said, card = exported(run, asked(threshold="0.45,0.35", exits=(1, 2), exit_name="3"))
     assert said["exits"][-1] == "sub-model 3"
     assert "The last exit is sub-model 3: main, the whole network, is not in this file" in " ".join(card.split())
-    assert f"(main, which is not in this file: {said['main_test_accuracy_pct']:.2f} %)" in card
+    assert f"(float32's main, which is not in this file: {said['main_test_accuracy_pct']:.2f} %)" in card
     assert "main alone" not in card
     whole = exported(run, asked(threshold="0.45,0.35,0.3"))[1]
     assert "not in this file" not in whole
-    assert "main alone" in whole
+    assert "float32's main: " in whole
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,8 @@ def candidate(name: str = "sub-model 1", **known: Any) -> Candidate:
         "val_accuracy_pct": None,
         "test_accuracy_pct": None,
         "drop_pct": 3.1,
+        "expected_drop_pct": 3.1,
+        "expected_drop_se_pct": 0.4,
         "drop_upper_pct": None,
         "macs_ratio": 0.36,
     }
@@ -112,7 +114,10 @@ def test_an_export_of_a_run_without_images_to_be_held_against(known: bool) -> No
         "agrees with torch on 256 images: logits within 1.0e-06, the same exits",
     ]
     if known:
-        assert lines[2] == "test accuracy 90.13 % (main 91.00 %) for 1.00M MACs a mean image, 50.0 % of main"
+        assert (
+            lines[2]
+            == "test accuracy 90.13 % (float32's main 91.00 %) for 1.00M MACs per image on average, 50.0 % of main"
+        )
         assert [line.split() for line in lines[-2:]] == [[RED, "0.5000", "75.0", "%"], ["main", "-", "25.0", "%"]]
     else:
         assert [line.split() for line in lines[-2:]] == [[RED, "0.5000", "-"], ["main", "-", "-"]]
