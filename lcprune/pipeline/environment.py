@@ -36,7 +36,7 @@ def environment(wanted: Precision, channels_last: bool, coordinator: Coordinator
 
 
 def reproducibility(wanted: Precision, channels_last: bool, coordinator: Coordinator) -> dict[str, str | int]:
-    """What bit-equality depends on; see `environment`."""
+    """What bit-identity depends on; see `environment`."""
     device = coordinator.device
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {

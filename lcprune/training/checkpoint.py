@@ -44,7 +44,7 @@ class TrainingState:
 
 
 def save(state: TrainingState, path: Path, reproducibility: dict[str, str | int]) -> None:
-    """Writes a checkpoint, whole or not at all. `reproducibility` is what bit-equality depends on.
+    """Writes a checkpoint, whole or not at all. `reproducibility` is what bit-identity depends on.
 
     Raises:
         RunError: If it cannot be written; what is at `path` stays.

@@ -103,7 +103,7 @@ class Trainer:
     """``val``, or ``test`` where the recipe holds out no validation images; then it decides nothing."""
     checkpoints: Path
     reproducibility: dict[str, str | int]
-    """What bit-equality depends on, recorded in every checkpoint."""
+    """What bit-identity depends on, recorded in every checkpoint."""
     test_curve: Split | None = None
     """The test images, where evaluations on the way are to show them too."""
     loss_record: LossRecord | None = None

@@ -169,8 +169,7 @@ def test_where_loading_takes_the_time_it_says_so(photos: Path, tmp_path: Path, m
     (hint,) = [line for line in notices if "training waits for images" in line]
     assert "images/s" in hint
     assert "data.cache=disk" in hint
-    recipe = recipes.parse(RECIPE, overrides=["data.cache=memory", "data.workers=4096"])
-    assert loading_hint(recipe) == "take a smaller data.resize, or store the images smaller"
+    assert loading_hint(4096, is_cached=True) == "take a smaller data.resize, or store the images smaller"
 
 
 def test_imagenet_trains_on_a_set_of_its_layout(photos: Path, tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import lcprune
 from lcprune.recipe.schema.section import Section
 
-PACKAGE = Path(lcprune.__file__).parent
-OWN = PACKAGE / "recipe" / "schema"
+PACKAGE = str(Path(lcprune.__file__).parent)
+OWN = str(Path(PACKAGE, "recipe", "schema"))
 """Methods of the recipe itself."""
 
 
@@ -20,15 +20,15 @@ def calls_with_a_recipe(work: Callable[[], Any]) -> list[str]:
     modules: list[str] = []
 
     def called(frame: FrameType, event: str, _: Any) -> None:
-        code, path = frame.f_code, Path(frame.f_code.co_filename)
-        if event != "call" or code in seen or PACKAGE not in path.parents or OWN in path.parents:
+        code = frame.f_code
+        if event != "call" or not code.co_filename.startswith(PACKAGE) or code.co_filename.startswith(OWN):
             return
-        if code.co_name.startswith("<"):  # a comprehension or a lambda belongs to its function
+        if code in seen or code.co_name.startswith("<"):  # a comprehension or a lambda belongs to its function
             return
         given = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
         if any(isinstance(frame.f_locals.get(name), Section) for name in given):
             seen.add(code)
-            modules.append(path.relative_to(PACKAGE).as_posix())
+            modules.append(Path(code.co_filename).relative_to(PACKAGE).as_posix())
 
     sys.setprofile(called)
     try:

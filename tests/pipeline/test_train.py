@@ -343,7 +343,7 @@ def test_resume_announces_another_number_of_threads(tmp_path: Path) -> None:
     notices: list[str] = []
     resume(tmp_path / "run", notices=notices)
     threads = torch.get_num_threads()
-    assert f"threads was 64 and is {threads}: the result will not be bit-equal to a run never stopped" in notices
+    assert f"threads was 64 and is {threads}: the result will not be bit-identical to an uninterrupted run" in notices
 
 
 def test_resume_may_change_the_length_and_refuses_the_rest(tmp_path: Path) -> None:

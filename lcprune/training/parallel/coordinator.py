@@ -71,7 +71,7 @@ class Coordinator:
         self._votes: deque[tuple[dist.Work | None, Tensor]] = deque()
 
     def __str__(self) -> str:
-        """How many processes there are and what they divide: bit-equality depends on it."""
+        """How many processes there are and what they divide: bit-identity depends on it."""
         if self._mesh is None:
             return "1"
         return f"{self.world_size} ({self._parallel}, staleness {self._staleness})"
