@@ -279,7 +279,7 @@ def run_before(
     with tempfile.TemporaryDirectory() as folder:
         arrays = {"logits": logits, "labels": labels, "splits": np.stack(splits)}
         arrays |= {"groups": np.array(cost.group_macs), "critics": np.array(cost.critic_macs)}
-        np.savez(Path(folder) / "in.npz", **arrays)
+        np.savez(Path(folder) / "in.npz", allow_pickle=False, **arrays)
         script = Path(__file__).with_name("budget_before.py")
         words = [
             sys.executable,

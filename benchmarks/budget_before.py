@@ -12,7 +12,7 @@ def main(checkout: str, arrays: str, criterion: str, budgets: str) -> None:
     from lcprune.analysis.evaluate import CascadeCost
     from lcprune.analysis.thresholds import calibrate
 
-    given = np.load(arrays)
+    given = np.load(arrays, allow_pickle=False)
     cost = CascadeCost(tuple(given["groups"].tolist()), tuple(given["critics"].tolist()))
     found = []
     for images in given["splits"]:
