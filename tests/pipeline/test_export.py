@@ -212,6 +212,7 @@ def test_fewer_bits_at_thresholds_by_hand(run: Path, asked: Asked, precision: st
         "method": None,
         "samples": 0,
         "int8_convolutions": 0,
+        "int8_range": None,
         "agreement_pct": None,
     }
 
@@ -267,14 +268,14 @@ def test_in_another_precision_the_budget_is_what_is_lost_against_float32s_main(
 ) -> None:
     monkeypatch.setattr(progressive_export, "reduce_network", worse_by(4, run))
     said, content = (
-        write(run, asked(max_drop_pct=5.0, exits=(1, 2, 3), precision="w8")),
+        write(run, asked(max_drop_pct=10.0, exits=(1, 2, 3), precision="w8")),
         runs.read_json(run / runs.THRESHOLDS),
     )
     arrays = runs.read_predictions(run)
     float32_pct = 100 * (arrays["val_logits"][-1].argmax(1) == arrays["val_labels"]).mean()
     assert said["main_val_accuracy_pct"] == pytest.approx(float32_pct)
     assert content["drop_pct"] == pytest.approx(float32_pct - content["accuracy_pct"], abs=1e-6)
-    assert max(content["drop_pct"], content["expected_drop_pct"]) <= 5.0
+    assert max(content["drop_pct"], content["expected_drop_pct"]) <= 10.0  # 14 if the budget were its own main's
 
 
 @pytest.mark.parametrize("precision", ["fp32", "w8"])
