@@ -281,7 +281,9 @@ def test_confidence_may_leave_main_alone(shaped_run: Callable[..., Path], run: P
     error = refused("export", "--progressive", "--confidence", "0.95", "--max-drop", "1", exit_code=3)
     assert error["kind"] == "budget"
     assert error["problem"] == "no early exit can be defended within 1 points with confidence 0.95 on 10 images"
-    assert error["fix"].startswith("decide on about 1,601 images (data.val_size), allow more with --max-drop, export main")
+    assert error["fix"].startswith(
+        "decide on about 1,601 images (data.val_size), allow more with --max-drop, export main"
+    )
     assert not (run / runs.THRESHOLDS).exists()
 
 

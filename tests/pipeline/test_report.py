@@ -94,12 +94,13 @@ def test_curves_and_time_are_those_of_the_metrics(run: Path) -> None:
 
 
 def test_the_newest_export_gives_the_first_setting(run: Path, asked: Callable[..., ExportRequest]) -> None:
+    select(run, Budget(max_drop_pct=40.0))
     export(run, asked(threshold="0.2,0.1", exits=(1, 3), output=run / "export" / "own.onnx"), notice=lambda _: None)
     found = subject_of(run)
     first, second = found.settings
     assert (first.title, first.exits) == ("export own.onnx", (0, 2))
     assert first.thresholds == pytest.approx((0.2, 0.1))
-    assert second.title == "calibrated, 0.5 points"
+    assert second.title == "calibrated, 40 points"
     assert [file.name for file in found.exported] == ["own.onnx", "progressive.onnx"]
     assert found.exported[0].exits == ("sub-model 1", "sub-model 3", "main")
     (run / "export" / "own.onnx").write_bytes(b"damaged")
