@@ -94,7 +94,7 @@ def test_curves_and_time_are_those_of_the_metrics(run: Path) -> None:
 
 
 def test_the_newest_export_gives_the_first_setting(run: Path, asked: Callable[..., ExportRequest]) -> None:
-    select(run, Budget(max_drop_pct=40.0))
+    select(run, Budget(max_drop_pct=40.0), use_test_split=False)
     export(run, asked(threshold="0.2,0.1", exits=(1, 3), output=run / "export" / "own.onnx"), notice=lambda _: None)
     found = subject_of(run)
     first, second = found.settings
