@@ -256,7 +256,7 @@ def resnet50_groups() -> list[Group]:
     with torch.no_grad():
         hidden = torch.zeros(1, *IMAGENET)
         for stage in stages:
-            hidden = stage.hand_on(stage.plain_group(hidden))
+            hidden = stage.next_pool(stage.plain_group(hidden))
             sizes.append(2 * hidden.numel())
     return [
         Group(each, sum(4 * p.numel() for part in both if part is not None for p in part.parameters()), size)

@@ -58,8 +58,10 @@ def chosen(candidates: tuple[Candidate, ...], budget: Budget) -> Candidate | Non
 
 
 def is_within(candidate: Candidate, budget: Budget) -> bool:
+    drop, most_drop = candidate.drop_pct, budget.max_drop_pct + 5e-7
     pairs = (
-        (candidate.drop_pct, budget.max_drop_pct + 5e-7),
+        (drop, most_drop),
+        (candidate.expected_drop_se_pct, max(most_drop, drop, -drop / 2)),  # so uncertain a drop cannot be defended
         (candidate.macs, budget.max_macs),
         (candidate.params, budget.max_params),
         (candidate.latency_ms, budget.max_latency_ms),
@@ -71,7 +73,8 @@ def is_within(candidate: Candidate, budget: Budget) -> bool:
 def test_the_choice_is_within_the_budget_and_the_least_of_all_that_are(
     candidates: tuple[Candidate, ...], budget: Budget
 ) -> None:
-    assume(not any(0 < abs(c.drop_pct - budget.max_drop_pct) < 1e-6 for c in candidates))
+    figures = [value for c in candidates for value in (c.drop_pct, c.expected_drop_se_pct)]
+    assume(not any(0 < abs(value - budget.max_drop_pct) < 1e-6 for value in figures))
     choice = chosen(candidates, budget)
     fitting = [candidate for candidate in candidates if is_within(candidate, budget)]
     if choice is None:

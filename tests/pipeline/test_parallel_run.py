@@ -197,7 +197,7 @@ def alone(folder: Path) -> Callable[..., Path]:
 
 
 SPOILT = ("train.on_nonfinite=retry",)
-DROPOUT = ("model.trunk=benchmarks.chaos.tiny:build", "model.groups=2", "model.width=1")
+DROPOUT = ("model.trunk=tests.trials.faults.training:build", "model.groups=2", "model.width=1")
 
 
 @pytest.fixture(scope="module")
