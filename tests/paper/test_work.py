@@ -171,7 +171,9 @@ def test_a_cell_that_another_process_has_is_left_for_the_end_and_waited_for(
 
 
 def test_a_lock_dies_with_its_process(here: Path) -> None:
-    code = "import filelock, time; filelock.FileLock('a.lock').acquire(); print(flush=True); time.sleep(600)"
+    code = (
+        "import filelock, time; lock = filelock.FileLock('a.lock'); lock.acquire(); print(flush=True); time.sleep(600)"
+    )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "\n"
