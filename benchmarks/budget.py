@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.case import Row
-from benchmarks.provenance import provenance
+from benchmarks.provenance import RESULTS, provenance, save
 from lcprune import runs
 from lcprune.analysis.budget import FOLDS, Calibration, Family
 from lcprune.analysis.criterion import CRITERIA
@@ -32,7 +32,6 @@ from lcprune.analysis.temperature import temperatures
 from lcprune.analysis.thresholds import Alternatives, Rows, Setting, rows_of
 from lcprune.pipeline.profile import costs_of
 
-RESULTS = Path(__file__).parent / "results"
 BEFORE = "78d38dd"
 """The last commit with the search over combinations of thresholds."""
 SIZES = (300, 650, 2_000, 5_000)
@@ -49,7 +48,7 @@ Outcome = tuple[float, float, float, float]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures, and prints or saves the result."""
+    """Measures, and saves or prints the result."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.budget", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("--save", metavar="NAME", help="write benchmarks/results/budget_NAME.json")
@@ -62,10 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     result = measure(options) | provenance("benchmarks.budget", options.seed)
-    text = json.dumps(result, indent=1) + "\n"
     if options.save:
-        (RESULTS / f"budget_{options.save}.json").write_text(text, encoding="utf-8")
-    print(text)
+        save(RESULTS / f"budget_{options.save}.json", result)
+    else:
+        print(json.dumps(result, indent=2))
 
 
 def measure(options: argparse.Namespace) -> Row:

@@ -25,10 +25,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks import markdown
-from benchmarks.provenance import provenance
+from benchmarks.provenance import RESULTS, provenance, save
 
 ROOT = Path(__file__).parents[1]
-RESULT = ROOT / "benchmarks" / "results" / "matrix.json"
+RESULT = RESULTS / "matrix.json"
 PACKAGES = ("python", "torch", "torchvision", "numpy", "onnx", "onnxruntime")
 NO_WHEEL = re.compile(r"No matching distribution found for torch\b")
 VERSION = "import ensurepip, sys; print(*sys.version_info[:2])"
@@ -87,7 +87,7 @@ def main() -> int:
         print(f"\n{table(map(asdict, outcomes))}")
     if options.save:
         about = provenance("benchmarks.matrix", 0) | {"seed": "of each row", "versions": "of each row"}
-        RESULT.write_text(json.dumps({**about, "rows": list(map(asdict, outcomes))}, indent=1) + "\n", encoding="utf-8")
+        save(RESULT, {**about, "rows": list(map(asdict, outcomes))})
     return int(any(outcome.problem for outcome in outcomes))
 
 

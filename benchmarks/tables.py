@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import critic_losses, markdown, matrix, scaling_page
+from benchmarks.provenance import RESULTS
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- results: made by python -m benchmarks.tables -->", "<!-- end of results -->"
 CPU, GPU = "intel-xeon-2-cores", "nvidia-h200"
 """Machines whose result files of the suite are shown; the second once it has one."""

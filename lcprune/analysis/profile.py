@@ -1,8 +1,6 @@
 """Cost of a network: multiply-adds and parameters, counted by fvcore for one image in eval mode."""
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -13,6 +11,7 @@ from torch import nn
 from lcprune.analysis.evaluate import CascadeCost
 from lcprune.errors import ProfileError
 from lcprune.models import Network
+from lcprune.models.network import eval_mode
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # fvcore calls torch.jit.script while it is imported, which is deprecated
@@ -109,7 +108,7 @@ def _macs_by_module(module: nn.Module, image_shape: tuple[int, int, int]) -> dic
     analysis = FlopCountAnalysis(module, image).ancestor_mode("caller")
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
     analysis.set_op_handle("aten::matmul", _matmul_macs)
-    with _eval_mode(module), torch.no_grad():
+    with eval_mode(module), torch.no_grad():
         counts = analysis.by_module_and_operator()
     if uncounted := sorted(set(analysis.unsupported_ops()) - FREE_OPS):
         raise ProfileError(
@@ -123,14 +122,3 @@ def _matmul_macs(inputs: list[Any], outputs: list[Any]) -> int:
     """Every number that comes out is one inner product. fvcore's own count fails on vectors and on broadcasting."""
     inner = inputs[0].type().sizes()[-1]
     return int(prod(outputs[0].type().sizes())) * int(inner)
-
-
-@contextmanager
-def _eval_mode(module: nn.Module) -> Iterator[None]:
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
