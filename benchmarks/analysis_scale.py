@@ -21,9 +21,11 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.provenance import provenance
-from lcprune.analysis import evaluate as analysis
 from lcprune.analysis.budget import Calibration, Family
-from lcprune.analysis.select import Budget, SubmodelCost, candidates_from, choose
+from lcprune.analysis.cost import CascadeCost, ExitCost
+from lcprune.analysis.ensembles import ensembles
+from lcprune.analysis.evaluate import accuracies_pct, sweep
+from lcprune.analysis.select import Budget, candidates_from, choose
 from lcprune.analysis.thresholds import rows_of
 
 LIMIT_S = 10.0
@@ -75,7 +77,7 @@ def measure(*, samples: int = 50_000, classes: int = 1_000, exits: int = 6, seed
     """
     logits, labels = made_up_predictions(samples, classes, exits, seed)
     cost = made_up_cost(exits)
-    evaluate_s = _seconds(lambda: analysis.evaluate(logits, labels, cost))
+    evaluate_s = _seconds(lambda: _evaluate(logits, labels, cost))
     calibrate_s = _seconds(lambda: _calibrate(logits, labels, cost, None))
     select_s = _seconds(lambda: _select(logits, labels, cost))
     confidence_s = _seconds(lambda: _calibrate(logits, labels, cost, CONFIDENCE))
@@ -117,22 +119,26 @@ def made_up_predictions(samples: int, classes: int, exits: int, seed: int) -> tu
     return logits, labels
 
 
-def made_up_cost(exits: int) -> analysis.CascadeCost:
+def made_up_cost(exits: int) -> CascadeCost:
     """Groups of equal cost with critics of a hundredth of main each."""
-    return analysis.CascadeCost((1_000_000_000 // exits,) * exits, (10_000_000,) * (exits - 1))
+    return CascadeCost((1_000_000_000 // exits,) * exits, (10_000_000,) * (exits - 1))
 
 
-def _calibrate(
-    logits: Logits, labels: Labels, cost: analysis.CascadeCost, confidence: float | None
-) -> Calibration | None:
+def _evaluate(logits: Logits, labels: Labels, cost: CascadeCost) -> None:
+    accuracies_pct(logits, labels)
+    ensembles(logits, labels)
+    sweep(logits, labels, cost.exit_macs(), cost.main_macs)
+
+
+def _calibrate(logits: Logits, labels: Labels, cost: CascadeCost, confidence: float | None) -> Calibration | None:
     """What `lcprune export --progressive` computes: thresholds, and what they are expected to lose."""
     return Family({"softmax": rows_of(logits, labels, cost)}).within_drop(CALIBRATION_DROP_PCT, confidence)
 
 
-def _select(logits: Logits, labels: Labels, cost: analysis.CascadeCost) -> None:
+def _select(logits: Logits, labels: Labels, cost: CascadeCost) -> None:
     """What `lcprune select --confidence 0.95` computes."""
     through = np.cumsum(cost.group_macs)
-    costs = [SubmodelCost(int(macs), int(macs)) for macs in through]
+    costs = [ExitCost(f"exit {k}", k, int(macs), int(macs)) for k, macs in enumerate(through)]
     candidates = candidates_from(costs, (logits, labels), confidence=CONFIDENCE)
     choose(candidates, Budget(max_drop_pct=SELECTION_DROP_PCT * 10, confidence=CONFIDENCE))
 

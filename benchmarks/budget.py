@@ -25,12 +25,13 @@ from benchmarks.case import Row
 from benchmarks.provenance import RESULTS, provenance, save
 from lcprune import runs
 from lcprune.analysis.budget import FOLDS, Calibration, Family
+from lcprune.analysis.cost import ExitCost
 from lcprune.analysis.criterion import CRITERIA
 from lcprune.analysis.evaluate import accuracies_pct
-from lcprune.analysis.select import Budget, SubmodelCost, candidates_from, choose
+from lcprune.analysis.select import Budget, candidates_from, choose
 from lcprune.analysis.temperature import temperatures
 from lcprune.analysis.thresholds import Alternatives, Rows, Setting, rows_of
-from lcprune.pipeline.profile import costs_of
+from lcprune.pipeline.costs import costs_of
 
 BEFORE = "78d38dd"
 """The last commit with the search over combinations of thresholds."""
@@ -84,7 +85,7 @@ def measure(options: argparse.Namespace) -> Row:
         "draws": options.draws,
         "oracle": oracle(pool["softmax"]),
         "sweep": sweep(arrays, cost.cascade),
-        "select": select_rows(logits, labels, [SubmodelCost(e.macs, e.params) for e in cost.exits], sizes, options),
+        "select": select_rows(logits, labels, cost.exits, sizes, options),
     }
     with ProcessPoolExecutor(options.jobs) as executor:
         drawn = {DRAWN_BY: pool[DRAWN_BY]}
@@ -213,7 +214,7 @@ def sweep(arrays: Mapping[str, npt.NDArray[Any]], cost: Any) -> list[Row]:
 def select_rows(
     logits: npt.NDArray[Any],
     labels: npt.NDArray[Any],
-    costs: Sequence[SubmodelCost],
+    costs: Sequence[ExitCost],
     sizes: Sequence[int],
     options: argparse.Namespace,
 ) -> list[Row]:

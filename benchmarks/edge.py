@@ -23,7 +23,7 @@ from lcprune import runs
 from lcprune.analysis.budget import Family
 from lcprune.analysis.temperature import temperatures
 from lcprune.analysis.thresholds import rows_of, simulate
-from lcprune.pipeline.profile import costs_of
+from lcprune.pipeline.costs import costs_of
 from lcprune.pipeline.stored import load_dataset
 
 RECIPE = "vgg_cifar10_edge"

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from lcprune.analysis.profile import count_macs
+from lcprune.analysis.counting import count_macs
 from lcprune.data.loaders import TrainLoader
 from lcprune.errors import SetupError
 from lcprune.models import Network

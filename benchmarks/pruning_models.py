@@ -16,8 +16,9 @@ from benchmarks.commands import once
 from benchmarks.steps import loader_of
 from lcprune import runs
 from lcprune.analysis.budget import Family
-from lcprune.analysis.evaluate import CascadeCost, accuracies_pct, sweep
-from lcprune.analysis.profile import NetworkCost, count_params, profile
+from lcprune.analysis.cost import NetworkCost
+from lcprune.analysis.counting import count_cost, count_params
+from lcprune.analysis.evaluate import accuracies_pct, sweep
 from lcprune.analysis.thresholds import rows_of
 from lcprune.data.loaders import TrainLoader
 from lcprune.data.sources import Dataset
@@ -87,7 +88,7 @@ def load(run: Path, out: Path | None) -> Subject:
         raise RunError(f"{folder} has no validation images", "train with data.val_size above 0")
     models = (out or folder / "pruning") / hashlib.sha256((folder / runs.WEIGHTS).read_bytes()).hexdigest()[:8]
     models.mkdir(parents=True, exist_ok=True)
-    cost = profile(network, facts.image_shape)
+    cost = count_cost(network, facts.image_shape)
     loader = loader_of(recipe, dataset.train, torch.device("cpu"))
     return Subject(recipe, network, facts, dataset, cost, runs.read_predictions(folder), loader, models)
 
@@ -121,7 +122,7 @@ def progressive_model(subject: Subject, budget_pct: float) -> Row:
     """With the exits and thresholds that cost least on validation within a budget; no file if main alone does."""
 
     def make(path: Path) -> Row:
-        arrays, of_cascade = subject.arrays, CascadeCost(subject.cost.group_macs, subject.cost.critic_macs)
+        arrays, of_cascade = subject.arrays, subject.cost.cascade
         started = pruning.clock()
         rows = rows_of(arrays["val_logits"], arrays["val_labels"], of_cascade)
         chosen = Family({"softmax": rows}).within_drop(budget_pct)
@@ -197,7 +198,7 @@ def _attempt(subject: Subject, attempt: Attempt, *, is_trial: bool) -> Row:
 def _write_pruned(subject: Subject, attempt: Attempt, network: Network, path: Path, trained_s: float) -> Row:
     """Writes the model and returns its figures; `trained_s` is the time that it took before."""
     network.to(memory_format=torch.contiguous_format)
-    cost = profile(network, subject.facts.image_shape)
+    cost = count_cost(network, subject.facts.image_shape)
     started = pruning.clock()
     write_submodel(network, 1, path, submodel_info(subject.recipe, subject.facts, cost, 1), subject.parity_images)
     taken_s = trained_s + pruning.clock() - started

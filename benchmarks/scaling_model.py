@@ -20,7 +20,7 @@ import torch
 from benchmarks.networks import SEED
 from benchmarks.provenance import RESULTS, provenance, save
 from lcprune import recipe as recipes
-from lcprune.analysis.profile import profile
+from lcprune.analysis.counting import count_cost
 from lcprune.models import build
 from lcprune.training.methods.local_exits import stages_of
 
@@ -248,9 +248,11 @@ def resnet50_groups() -> list[Group]:
     """The groups of ``resnet50_imagenet``."""
     recipe = recipes.load("resnet50_imagenet", [])
     network = build(recipe, CLASSES, IMAGENET, (0.5,) * 3, (0.25,) * 3).eval()
-    cost = profile(network, IMAGENET)
+    cost = count_cost(network, IMAGENET)
     critics = [*network.critics, None]
-    macs = [group + critic for group, critic in zip(cost.group_macs, (*cost.critic_macs, 0), strict=True)]
+    macs = [
+        group + critic for group, critic in zip(cost.cascade.group_macs, (*cost.cascade.critic_macs, 0), strict=True)
+    ]
     sizes = []
     stages, _ = stages_of(network, two_passes=False)
     with torch.no_grad():

@@ -28,7 +28,7 @@ LAYERS = (  # lowest first; a part may import what stands below it, and itself
 LEVEL = {part: level for level, layer in enumerate(LAYERS) for part in layer}
 
 HOMES = {  # who may import a library, as prefixes of module names
-    "fvcore": ("lcprune.analysis.profile",),
+    "fvcore": ("lcprune.analysis.counting",),
     "onnx": ("lcprune.export.",),
     "onnxscript": ("lcprune.export.",),
     "onnxruntime": ("lcprune.export.",),

@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 
 from lcprune.analysis.criterion import Criterion
-from lcprune.analysis.evaluate import within
+from lcprune.analysis.evaluate import ProgressiveResult, within
 from lcprune.analysis.intervals import score_upper
 from lcprune.analysis.thresholds import Alternatives, Ints, Losses, Pay, Setting, settings_at, simulate
 
@@ -26,16 +26,13 @@ LOWEST = 0.2
 """The lowest price of a lost image above 0, in the cost of main; the highest is a quarter of the number of images."""
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """Early exits that are worth their critics, their thresholds, and what these do."""
+@dataclass(frozen=True, kw_only=True)
+class Calibration(ProgressiveResult):
+    """Early exits that are worth their critics, their thresholds, and what these do to the deciding images."""
 
     criterion: Criterion
     exits: tuple[int, ...]
     """``exit_index`` of the kept early exits, ascending. Empty where main alone is best."""
-    thresholds: tuple[float, ...]
-    """One per kept exit: midway between neighbouring scores; 0 lets all images leave, `NEVER` none."""
-    accuracy_pct: float
     drop_pct: float
     """Points that the deciding images lose against float32's main."""
     expected_drop_pct: float
@@ -44,12 +41,7 @@ class Calibration:
     """Standard error of `expected_drop_pct`."""
     images_needed: int | None
     """See `images_needed`; None where the budget is a cost, or 0 points."""
-    mean_macs: float
-    macs_ratio: float
-    """``mean_macs`` to those of main without critics."""
-    exit_fractions: tuple[float, ...]
-    """Share of the deciding images that leave at each kept exit, and last at the end."""
-    drop_upper_pct: float | None = None
+    drop_upper_pct: float | None
     """Upper end of the one-sided interval of what new images lose, where a confidence was asked for."""
 
 
@@ -178,19 +170,14 @@ class Family:
 
     def _calibration(self, at: int, more_lost: int, max_drop_pct: float, confidence: float | None) -> Calibration:
         setting, variance = self.settings[at], self._variance(at)
-        result = simulate(self.rows[setting.criterion], setting.exits, setting.thresholds)
         return Calibration(
+            **vars(simulate(self.rows[setting.criterion], setting.exits, setting.thresholds)),
             criterion=setting.criterion,
             exits=setting.exits,
-            thresholds=setting.thresholds,
-            accuracy_pct=result.accuracy_pct,
             drop_pct=self.drops_pct[at],
             expected_drop_pct=self._expected_pct(at, more_lost),
             expected_drop_se_pct=100 * math.sqrt(variance / self.n),
             images_needed=images_needed(max_drop_pct, variance),
-            mean_macs=result.mean_macs,
-            macs_ratio=result.macs_ratio,
-            exit_fractions=result.exit_fractions,
             drop_upper_pct=None if confidence is None else self._upper_pct(at, confidence),
         )
 

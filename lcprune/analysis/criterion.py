@@ -19,6 +19,8 @@ Criterion = Literal["softmax", "margin", "entropy", "agreement"]
 CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
 
 FloatArray = npt.NDArray[np.floating]
+IntArray = npt.NDArray[np.integer]
+BoolArray = npt.NDArray[np.bool_]
 Scores = npt.NDArray[np.float32]
 Classes = npt.NDArray[np.int64]
 
@@ -55,11 +57,6 @@ def scores(
     return found, classes
 
 
-def softmax_confidence(logits: FloatArray) -> tuple[Scores, Classes]:
-    """`scores` with nothing chosen: largest softmax probability and its class, ``(K, N)`` each."""
-    return scores(logits)
-
-
 def agreeing(of_kept: Scores, classes: Classes) -> Scores:
     """The scores of ``agreement``: 0 where an exit says another class than the one before; NaN stays NaN.
 
@@ -86,14 +83,16 @@ def predicted_classes(logits: FloatArray) -> Classes:
     return predictions
 
 
-def check_logits(logits: FloatArray) -> None:
-    """Refuse what is not ``(K, N, C)`` with something in it.
+def check_logits(logits: FloatArray, labels: IntArray | None = None) -> None:
+    """Refuse what is not ``(K, N, C)`` with something in it, or labels that are not ``(N,)``.
 
     Raises:
-        ValueError: If it is not.
+        ValueError: If they are not.
     """
     if logits.ndim != 3 or 0 in logits.shape:
         raise ValueError(f"logits are {logits.shape}, not (K, N, C) with K, N, C > 0")
+    if labels is not None and labels.shape != logits.shape[1:2]:
+        raise ValueError(f"labels are {labels.shape} but logits are {logits.shape}")
 
 
 def chunks(rows: int, classes: int) -> Iterator[slice]:

@@ -6,7 +6,7 @@
   logits would give the same: they differ by one number per row and exit, which the softmax of the sum drops.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
 
-from lcprune.analysis.criterion import check_logits, chunks, row_classes
-from lcprune.analysis.evaluate import FloatArray, IntArray, correct_rows, ensemble_members, ensembles
+from lcprune.analysis.criterion import FloatArray, IntArray, check_logits, chunks, row_classes
 
 Kind = Literal["logits", "probabilities", "weighted"]
 Doubles = npt.NDArray[np.float64]
@@ -33,6 +32,21 @@ class EnsembleResult:
     """Of every member, shallow first; they add up to 1."""
 
 
+def ensemble_members(n_exits: int, names: Sequence[str] = ()) -> dict[str, int]:
+    """Names of the sets of exits that are combined, and how many of the first exits each has: "1+2", "1+2+main".
+
+    One exit alone is no ensemble. `names` are those of the exits, where they are not all that a network has.
+    """
+    names = names or [*(str(k) for k in range(1, n_exits)), "main"]
+    return {"+".join(names[:size]): size for size in (n_exits - 1, n_exits) if size > 1}
+
+
+def ensembles(logits: FloatArray, labels: IntArray, names: Sequence[str] = ()) -> dict[str, float]:
+    """Accuracy in percent of summed outputs, by `ensemble_members`."""
+    members = ensemble_members(len(logits), names)
+    return {name: ensemble_pct(logits[:size], labels, (1.0,) * size) for name, size in members.items()}
+
+
 def ensemble_table(
     val_logits: FloatArray | None, val_labels: IntArray | None, logits: FloatArray, labels: IntArray
 ) -> tuple[EnsembleResult, ...]:
@@ -48,17 +62,38 @@ def ensemble_table(
     Raises:
         ValueError: If the shapes do not fit each other.
     """
-    check_logits(logits)
-    summed = ensembles(logits, labels)
+    check_logits(logits, labels)
     results = []
     for members, size in ensemble_members(len(logits)).items():
-        equal = (1 / size,) * size
-        results.append(EnsembleResult(members, "logits", summed[members], equal))
-        results.append(EnsembleResult(members, "probabilities", _probabilities_pct(logits[:size], labels), equal))
+        kinds: dict[Kind, tuple[float, ...]] = dict.fromkeys(("logits", "probabilities"), (1 / size,) * size)
         if val_logits is not None and val_labels is not None and len(val_labels):
-            weights = fit_weights(val_logits[:size], val_labels)
-            results.append(EnsembleResult(members, "weighted", weighted_pct(logits[:size], labels, weights), weights))
+            kinds["weighted"] = fit_weights(val_logits[:size], val_labels)
+        for kind, weights in kinds.items():
+            accuracy_pct = ensemble_pct(logits[:size], labels, weights, probabilities=kind == "probabilities")
+            results.append(EnsembleResult(members, kind, accuracy_pct, weights))
     return tuple(results)
+
+
+def ensemble_pct(
+    logits: FloatArray, labels: IntArray, weights: Sequence[float], *, probabilities: bool = False
+) -> float:
+    """Accuracy in percent of the weighted sum of ``(K, N, C)`` logits, or softmax probabilities, by ``(K,)`` weights.
+
+    A row with a logit that is not finite counts as wrong.
+
+    Raises:
+        ValueError: If the shapes do not fit each other.
+    """
+    check_logits(logits, labels)
+    right = 0
+    for rows in chunks(*logits.shape[1:]):
+        summed = np.zeros_like(logits[0, rows], dtype=np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for weight, of_exit in zip(weights, logits[:, rows], strict=True):
+                values = of_exit.astype(np.float32, copy=False)
+                summed += np.float32(weight) * (_softmax(values) if probabilities else values)
+        right += int(np.count_nonzero(row_classes(summed)[0] == labels[rows]))
+    return 100 * right / len(labels)
 
 
 def fit_weights(logits: FloatArray, labels: IntArray) -> tuple[float, ...]:
@@ -75,9 +110,7 @@ def fit_weights(logits: FloatArray, labels: IntArray) -> tuple[float, ...]:
     Raises:
         ValueError: If the shapes do not fit each other.
     """
-    check_logits(logits)
-    if labels.shape != logits.shape[1:2]:
-        raise ValueError(f"labels are {labels.shape} but logits are {logits.shape}")
+    check_logits(logits, labels)
     equal = np.full(len(logits), 1 / len(logits))
     found = minimize(
         _cross_entropy, equal, args=(logits, labels), jac=True, method="L-BFGS-B", bounds=[(0, None)] * len(logits)
@@ -86,34 +119,12 @@ def fit_weights(logits: FloatArray, labels: IntArray) -> tuple[float, ...]:
     return tuple((found / total if total > 0 else equal).tolist())
 
 
-def weighted_pct(logits: FloatArray, labels: IntArray, weights: Sequence[float]) -> float:
-    """Accuracy in percent of the weighted sum of ``(K, N, C)`` logits, for ``(K,)`` weights."""
-    of_exits = np.asarray(weights, dtype=np.float32)
-    with np.errstate(over="ignore", invalid="ignore"):  # such a row has no prediction
-        sums = (np.tensordot(of_exits, logits[:, rows].astype(np.float32), 1) for rows in chunks(*logits.shape[1:]))
-        return _accuracy_pct(sums, labels)
-
-
-def _probabilities_pct(logits: FloatArray, labels: IntArray) -> float:
-    sums = (_summed_probabilities(logits[:, rows]) for rows in chunks(*logits.shape[1:]))
-    return _accuracy_pct(sums, labels)
-
-
-def _summed_probabilities(logits: FloatArray) -> npt.NDArray[np.float32]:
-    """Softmax probabilities summed over the exits: ``(K, n, C)`` to ``(n, C)``; NaN where a logit is not finite."""
-    summed = np.zeros(logits.shape[1:], dtype=np.float32)
-    for of_exit in logits:
-        with np.errstate(over="ignore", invalid="ignore"):
-            exponentials = np.exp(of_exit.astype(np.float32) - of_exit.max(axis=1, keepdims=True))
-            summed += exponentials / exponentials.sum(axis=1, keepdims=True)
-    summed[~np.isfinite(logits).all(axis=(0, 2))] = np.nan
-    return summed
-
-
-def _accuracy_pct(sums: Iterator[npt.NDArray[np.float32]], labels: IntArray) -> float:
-    """Accuracy of what the pieces ``(n, C)`` say, which come in the order of the labels."""
-    classes = np.concatenate([row_classes(summed)[0] for summed in sums])
-    return 100 * int(np.count_nonzero(correct_rows(classes, labels))) / len(labels)
+def _softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Of ``(n, C)``; NaN where a logit of the row is not finite."""
+    finite = np.isfinite(logits).all(axis=1, keepdims=True)
+    exponentials = np.where(finite, np.exp(logits - logits.max(axis=1, keepdims=True)), np.float32(np.nan))
+    probabilities: npt.NDArray[np.float32] = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return probabilities
 
 
 def _cross_entropy(weights: Doubles, logits: FloatArray, labels: IntArray) -> tuple[float, Doubles]:

@@ -1,69 +1,18 @@
-"""Accuracy and cost of exits, ensembles and progressive inference, as arithmetic on stored logits.
+"""Accuracy and cost of exits and of progressive inference, as arithmetic on stored logits.
 
 Logits are ``(K, N, C)`` float32, shallow exits first and ``main`` last; labels are ``(N,)``.
 """
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from lcprune.analysis.criterion import Criterion, agreeing, chunks, predicted_classes, row_classes, scores
-
-FloatArray = npt.NDArray[np.floating]
-IntArray = npt.NDArray[np.integer]
-BoolArray = npt.NDArray[np.bool_]
-Paid = TypeVar("Paid", int, float)
+from lcprune.analysis.criterion import BoolArray, Criterion, FloatArray, IntArray, agreeing, predicted_classes, scores
 
 SWEEP_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 """The common thresholds that `sweep` tries, unless told otherwise."""
-
-
-@dataclass(frozen=True)
-class CascadeCost:
-    """MACs of the parts of a cascade, for one image."""
-
-    group_macs: tuple[int, ...]
-    """Of every group, ``(K,)``."""
-    critic_macs: tuple[int, ...]
-    """Of every critic, ``(K - 1,)``: main has none."""
-
-    def __post_init__(self) -> None:
-        """Refuse counts that fit no network.
-
-        Raises:
-            ValueError: If the two do not belong to one cascade, or a count is negative.
-        """
-        if not self.group_macs or len(self.critic_macs) != len(self.group_macs) - 1:
-            raise ValueError(f"{len(self.group_macs)} groups do not go with {len(self.critic_macs)} critics")
-        if min(self.group_macs + self.critic_macs) < 0:
-            raise ValueError(f"MACs cannot be negative: {self}")
-
-    @property
-    def main_macs(self) -> int:
-        """MACs of main alone: all groups, no critic."""
-        return sum(self.group_macs)
-
-    def ending_at(self, k: int) -> "CascadeCost":
-        """The first `k` exits alone: what was critic `k` now ends the last group."""
-        if k == len(self.group_macs):
-            return self
-        last = self.group_macs[k - 1] + self.critic_macs[k - 1]
-        return CascadeCost((*self.group_macs[: k - 1], last), self.critic_macs[: k - 1])
-
-    def exit_macs(self, kept: Sequence[int] | None = None) -> tuple[int, ...]:
-        """MACs paid by a row that leaves at each kept early exit, and last by one that goes on to main.
-
-        Args:
-            kept: ``exit_index`` of the early exits in the cascade, ascending; the others' critics are not
-                computed. None keeps all.
-
-        Raises:
-            ValueError: If ``kept`` is not ascending or names no early exit.
-        """
-        return paid_at_exits(self.group_macs, self.critic_macs, kept)
 
 
 @dataclass(frozen=True)
@@ -81,54 +30,6 @@ class ProgressiveResult:
     """Share of the rows that leave at each early exit, and last at main."""
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """What the logits of a data set say of a network."""
-
-    accuracies_pct: tuple[float, ...]
-    """Of every exit, shallow first."""
-    ensembles: dict[str, float]
-    """See `ensembles`."""
-    progressive: tuple[ProgressiveResult, ...]
-    """See `sweep`; empty where there is no early exit."""
-
-
-def paid_at_exits(
-    groups: Sequence[Paid], critics: Sequence[Paid], kept: Sequence[int] | None = None
-) -> tuple[Paid, ...]:
-    """`CascadeCost.exit_macs` for groups and critics in any unit."""
-    exits: Sequence[int] = range(len(critics)) if kept is None else kept
-    check_exits(exits, len(groups))
-    ends = [*exits, len(groups) - 1]
-    return tuple(sum(groups[: end + 1]) + sum(critics[k] for k in exits if k <= end) for end in ends)
-
-
-def check_exits(exits: Sequence[int], n_exits: int) -> None:
-    """Refuse what is not an ascending choice among the early exits of a network with ``n_exits`` exits.
-
-    Raises:
-        ValueError: If ``exits`` repeats, descends, or leaves 0 to ``n_exits - 2``.
-    """
-    if list(exits) != sorted(set(exits)) or not set(exits) <= set(range(n_exits - 1)):
-        raise ValueError(f"exits {list(exits)} are not an ascending choice from {list(range(n_exits - 1))}")
-
-
-def evaluate(
-    logits: FloatArray,
-    labels: IntArray,
-    cost: CascadeCost,
-    thresholds: Sequence[float] = SWEEP_THRESHOLDS,
-    criterion: Criterion = "softmax",
-) -> Evaluation:
-    """`accuracies_pct`, `ensembles` and, where there are early exits, `sweep`.
-
-    Raises:
-        ValueError: If the arguments do not fit each other.
-    """
-    swept = sweep(logits, labels, cost.exit_macs(), cost.main_macs, thresholds, criterion) if len(logits) > 1 else ()
-    return Evaluation(accuracies_pct(logits, labels), ensembles(logits, labels), swept)
-
-
 def accuracies_pct(logits: FloatArray, labels: IntArray) -> tuple[float, ...]:
     """Accuracy of every exit, shallow first.
 
@@ -137,6 +38,33 @@ def accuracies_pct(logits: FloatArray, labels: IntArray) -> tuple[float, ...]:
     """
     correct = correct_rows(predicted_classes(logits), labels)
     return tuple(accuracy_pct(of_exit) for of_exit in correct)
+
+
+def balanced_accuracies_pct(logits: FloatArray, labels: IntArray) -> tuple[float, ...]:
+    """Accuracy of every exit if all classes had as many images, shallow first; those without any do not count.
+
+    Raises:
+        ValueError: If there are no labels, or the shapes do not fit each other.
+    """
+    if not len(labels):
+        raise ValueError("there are no labels")
+    of_classes = class_accuracies_pct(correct_rows(predicted_classes(logits), labels), labels, logits.shape[2])
+    return tuple(np.nanmean(of_classes, axis=1).tolist())
+
+
+def class_accuracies_pct(correct: BoolArray, labels: IntArray, classes: int) -> npt.NDArray[np.float64]:
+    """Accuracy of every exit on the rows of every class, ``(K, classes)``; NaN where a class has no rows.
+
+    Args:
+        correct: ``(K, N)``.
+        labels: ``(N,)``, from 0 to ``classes - 1``.
+        classes: How many there are.
+    """
+    rows = np.bincount(labels, minlength=classes)
+    right = np.stack([np.bincount(labels[of_exit], minlength=classes) for of_exit in correct])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        accuracies: npt.NDArray[np.float64] = 100 * right / rows
+    return accuracies
 
 
 def correct_rows(predictions: IntArray, labels: IntArray) -> BoolArray:
@@ -170,31 +98,6 @@ def drop_se_pct(reference_correct: BoolArray, candidate_correct: BoolArray) -> f
 def within(value: float, limit: float) -> bool:
     """Whether a budget is met, to 6 digits: met exactly is met, though in floats 50.02 - 49.72 is over 0.3."""
     return round(value, 6) <= round(limit, 6)
-
-
-def ensemble_members(n_exits: int, names: Sequence[str] = ()) -> dict[str, int]:
-    """Names of the sets of exits that are combined, and how many of the first exits each has: "1+2", "1+2+main".
-
-    `names` are those of the exits, where they are not all that a network has.
-    """
-    names = names or [*(str(k) for k in range(1, n_exits)), "main"]
-    return {"+".join(names[:size]): size for size in (n_exits - 1, n_exits) if size > 1}
-
-
-def ensembles(logits: FloatArray, labels: IntArray, names: Sequence[str] = ()) -> dict[str, float]:
-    """Accuracy in percent of summed outputs: of all sub-models ("1+2+3") and of all exits ("1+2+3+main").
-
-    Source: Lee and Lee 2018, arXiv:1805.01128, Figure 4b. A sum of one exit alone is no ensemble and is left out.
-    `names` are as in `ensemble_members`.
-    """
-    members = ensemble_members(len(logits), names)
-    if not members:
-        return {}
-    n_correct = dict.fromkeys(members.values(), 0)
-    for rows in chunks(*logits.shape[1:]):
-        for size, classes in _ensemble_classes(logits[:, rows], n_correct):
-            n_correct[size] += int(np.count_nonzero(correct_rows(classes, labels[rows])))
-    return {name: 100 * n_correct[size] / len(labels) for name, size in members.items()}
 
 
 def leave_at(confidences: FloatArray, thresholds: Sequence[float]) -> npt.NDArray[np.int64]:
@@ -270,13 +173,3 @@ def cascade(
         macs_ratio=mean_macs / main_macs,
         exit_fractions=tuple((counts / len(left_at)).tolist()),
     )
-
-
-def _ensemble_classes(logits: FloatArray, sizes: Container[int]) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
-    """Classes of the sum over the first exits of ``(K, n, C)``, for those numbers of exits that are in ``sizes``."""
-    summed = logits[0].astype(np.float32)
-    for size, of_exit in enumerate(logits[1:], start=2):
-        with np.errstate(over="ignore", invalid="ignore"):  # such a row has no prediction
-            summed += of_exit.astype(np.float32, copy=False)
-        if size in sizes:
-            yield size, row_classes(summed)[0]

@@ -4,10 +4,9 @@ import math
 from statistics import NormalDist
 
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import brentq
 
-BoolArray = npt.NDArray[np.bool_]
+from lcprune.analysis.criterion import BoolArray
 
 OFF_THE_ESTIMATE = 1e-12
 """How far above the observed drop the search starts: at the drop itself the score may be 0 / 0."""

@@ -1,15 +1,12 @@
-"""Whether confidences mean what they say, and which classes an exit knows."""
+"""Whether confidences mean what they say."""
 
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+
+from lcprune.analysis.criterion import BoolArray, FloatArray
 
 BINS = 15
-
-BoolArray = npt.NDArray[np.bool_]
-FloatArray = npt.NDArray[np.floating]
-IntArray = npt.NDArray[np.integer]
 
 
 @dataclass(frozen=True)
@@ -52,23 +49,3 @@ def reliability(confidences: FloatArray, correct: BoolArray, bins: int = BINS) -
     return Reliability(
         tuple(counts.tolist()), tuple(confidence.tolist()), tuple(accuracy.tolist()), ece_pct if len(values) else np.nan
     )
-
-
-def class_accuracies_pct(correct: BoolArray, labels: IntArray, classes: int) -> npt.NDArray[np.float64]:
-    """Accuracy of every exit on the rows of every class, ``(K, classes)``; NaN where a class has no rows.
-
-    Args:
-        correct: ``(K, N)``.
-        labels: ``(N,)``, from 0 to ``classes - 1``.
-        classes: How many there are.
-
-    Raises:
-        ValueError: If the shapes do not fit each other.
-    """
-    if correct.ndim != 2 or labels.shape != correct.shape[1:]:
-        raise ValueError(f"labels are {labels.shape} but correct is {correct.shape}")
-    rows = np.bincount(labels, minlength=classes)
-    right = np.stack([np.bincount(labels[of_exit], minlength=classes) for of_exit in correct])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        accuracies: npt.NDArray[np.float64] = 100 * right / rows
-    return accuracies

@@ -2,43 +2,26 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
-import numpy as np
-import numpy.typing as npt
-
-from lcprune.analysis.criterion import predicted_classes
+from lcprune.analysis.cost import ExitCost
+from lcprune.analysis.criterion import BoolArray, FloatArray, IntArray, predicted_classes
 from lcprune.analysis.evaluate import accuracy_pct, correct_rows, drop_pct, drop_se_pct, within
 from lcprune.analysis.intervals import paired_drop_upper_pct
-from lcprune.errors import BudgetError, DataError, LcpruneError, RunError
+from lcprune.errors import BudgetError, LcpruneError
 
 Minimize = Literal["macs", "params", "latency", "size"]
-Split = Literal["val", "test"]
-Predictions = tuple[npt.NDArray[np.floating], npt.NDArray[np.integer]]
+FIELDS = {"macs": "macs", "params": "params", "latency": "latency_ms", "size": "size_bytes"}
+"""Of a cost, by what is minimized."""
+Predictions = tuple[FloatArray, IntArray]
 """Logits ``(K, N, C)`` of all exits, main last, and labels ``(N,)``."""
 
 
-@dataclass(frozen=True)
-class SubmodelCost:
-    """What one stand-alone sub-model costs. None: not measured."""
-
-    macs: int
-    params: int
-    size_bytes: int | None = None
-    latency_ms: float | None = None
-
-
-@dataclass(frozen=True)
-class Candidate:
+@dataclass(frozen=True, kw_only=True)
+class Candidate(ExitCost):
     """A sub-model, or main, with its cost and accuracy. The fields are the keys of the JSON."""
 
-    name: str
-    exit_index: int
-    macs: int
-    params: int
-    size_bytes: int | None
-    latency_ms: float | None
     val_accuracy_pct: float | None
     test_accuracy_pct: float | None
     drop_pct: float
@@ -90,32 +73,34 @@ class _Limit:
 
     option: str
     what: str
-    value: float | None
+    value: float
     most: float
 
     @property
     def is_met(self) -> bool:
-        return self.value is not None and within(self.value, self.most)
+        return within(self.value, self.most)
 
     @property
     def refusal(self) -> str:
-        if self.value is None:
-            return f"{self.option} cannot be checked before `lcprune profile`"
         value, most = _texts(self.value, self.most)
         return f"{self.what.format(value)} over {most}"
 
     @property
     def admits(self) -> str:
         """The option, with a value that would have been met."""
-        value = self.value or 0.0
-        return f"{self.option} {value if isinstance(value, int) else f'{_rounded_up(value):.2f}'}"
+        return f"{self.option} {self.value if isinstance(self.value, int) else f'{_rounded_up(self.value):.2f}'}"
+
+    @property
+    def times(self) -> float:
+        """By what factor the limit is exceeded."""
+        return self.value / self.most if self.most else math.inf
 
 
 def candidates_from(
-    costs: Sequence[SubmodelCost],
+    costs: Sequence[ExitCost],
     val: Predictions | None,
     test: Predictions | None = None,
-    decides: Split = "val",
+    decides: Literal["val", "test"] = "val",
     confidence: float | None = None,
 ) -> tuple[Candidate, ...]:
     """All sub-models and main, shallow first.
@@ -128,33 +113,26 @@ def candidates_from(
         confidence: Of the one-sided interval that gives ``drop_upper_pct``. Each candidate's holds by itself.
 
     Raises:
-        DataError: If the split that is to decide is not there.
-        ValueError: If the arguments do not fit each other.
+        ValueError: If the arguments do not fit each other, or the split that is to decide is not there.
     """
-    correct = {name: _correct(of) for name, of in (("val", val), ("test", test)) if of is not None}
-    if decides not in correct:
-        raise DataError(
-            f"there is no {decides} split to decide on",
-            "train with `data.val_size` above 0, or let the test images decide with `--use-test-split`",
-        )
-    if {len(of_split) for of_split in correct.values()} != {len(costs)}:
-        raise ValueError(f"{len(costs)} costs do not go with {[of.shape for of in correct.values()]} predictions")
-    deciding, main, n_early = correct[decides], costs[-1], len(costs) - 1
+    given = {name: of for name, of in (("val", val), ("test", test)) if of is not None}
+    correct = {name: correct_rows(predicted_classes(logits), labels) for name, (logits, labels) in given.items()}
+    if decides not in correct or any(len(of_split) != len(costs) for of_split in correct.values()):
+        raise ValueError(f"{len(costs)} costs and {decides} do not go with {[of.shape for of in correct.values()]}")
+    deciding = correct[decides]
+    main = deciding[-1]
+    accuracies = {name: [accuracy_pct(of_exit) for of_exit in of_split] for name, of_split in correct.items()}
+    unknown = [None] * len(costs)
     return tuple(
         Candidate(
-            name=f"sub-model {k + 1}" if k < n_early else "main",
-            exit_index=k,
-            macs=cost.macs,
-            params=cost.params,
-            size_bytes=cost.size_bytes,
-            latency_ms=cost.latency_ms,
-            val_accuracy_pct=_accuracy_pct(correct, "val", k),
-            test_accuracy_pct=_accuracy_pct(correct, "test", k),
-            drop_pct=drop_pct(deciding[-1], deciding[k]),
-            expected_drop_pct=drop_pct(deciding[-1], deciding[k]),
-            expected_drop_se_pct=drop_se_pct(deciding[-1], deciding[k]),
+            **asdict(cost),
+            val_accuracy_pct=accuracies.get("val", unknown)[k],
+            test_accuracy_pct=accuracies.get("test", unknown)[k],
+            drop_pct=drop_pct(main, deciding[k]),
+            expected_drop_pct=drop_pct(main, deciding[k]),
+            expected_drop_se_pct=drop_se_pct(main, deciding[k]),
             drop_upper_pct=None if confidence is None else _drop_upper_pct(deciding, k, confidence),
-            macs_ratio=cost.macs / main.macs,
+            macs_ratio=cost.macs / costs[-1].macs,
         )
         for k, cost in enumerate(costs)
     )
@@ -177,37 +155,23 @@ def choose(candidates: Sequence[Candidate], budget: Budget) -> Candidate:
 
     Raises:
         BudgetError: If none is within the budget. It names the nearest, and a budget that admits it.
-        RunError: If the budget speaks of latency or size, and these were not measured.
         LcpruneError: If the budget names a sub-model that there is not.
-        ValueError: If the budget asks for a confidence that the candidates were made without.
+        ValueError: If the candidates were made without a figure that the budget is about.
     """
-    if absent := set(budget.exits or ()) - {c.exit_index + 1 for c in candidates if c.name != "main"}:
+    early = [c.exit_index + 1 for c in candidates if c.name != "main"]
+    if absent := sorted(set(budget.exits or ()) - set(early)):
         raise LcpruneError(
-            f"there is no sub-model {', '.join(map(str, sorted(absent)))}",
-            f"name some of: {', '.join(str(c.exit_index + 1) for c in candidates if c.name != 'main') or 'none'}",
+            f"there is no sub-model {', '.join(map(str, absent))}",
+            f"name some of: {', '.join(map(str, early)) or 'none'}",
         )
     considered = [c for c in candidates if _is_considered(c, budget)]
-    minimized = {c: _minimized(c, budget.minimize) for c in considered}
-    if budget.max_latency_ms is not None and any(c.latency_ms is None for c in considered):
-        raise _unmeasured("latency")
     fitting = [c for c in considered if refusal(c, budget) is None]
     if not fitting:
         raise _nothing_fits(considered, budget)
-    return min(fitting, key=lambda c: (minimized[c], c.macs, c.params, c.exit_index))
+    return min(fitting, key=lambda c: (_known(c, FIELDS[budget.minimize]), c.macs, c.params, c.exit_index))
 
 
-def _correct(predictions: Predictions) -> npt.NDArray[np.bool_]:
-    logits, labels = predictions
-    return correct_rows(predicted_classes(logits), labels)
-
-
-def _accuracy_pct(correct: dict[str, npt.NDArray[np.bool_]], split: str, exit_index: int) -> float | None:
-    if split not in correct:
-        return None
-    return accuracy_pct(correct[split][exit_index])
-
-
-def _drop_upper_pct(correct: npt.NDArray[np.bool_], exit_index: int, confidence: float) -> float:
+def _drop_upper_pct(correct: BoolArray, exit_index: int, confidence: float) -> float:
     if exit_index == len(correct) - 1:
         return 0.0
     return paired_drop_upper_pct(correct[-1], correct[exit_index], confidence)
@@ -222,33 +186,22 @@ def _limits(candidate: Candidate, budget: Budget) -> list[_Limit]:
     if error > max(drop, -drop / 2):  # so uncertain a drop, or so small a gain, cannot be defended within less
         drop, text = error, f"drop {drop:.2f} points, give or take {{}}, is"
     if budget.confidence is not None:
-        if candidate.drop_upper_pct is None:
-            raise ValueError(f"{candidate.name} was made without a confidence, but the budget asks for one")
-        drop, text = candidate.drop_upper_pct, f"drop {{}} points (upper end, {100 * budget.confidence:g}%) is"
-    limits: list[tuple[str, str, float | None, float | None]] = [
-        ("--max-drop", text, drop, budget.max_drop_pct),
-        ("--max-macs", "{} MACs are", candidate.macs, budget.max_macs),
-        ("--max-params", "{} parameters are", candidate.params, budget.max_params),
-        ("--max-latency-ms", "latency {} ms is", candidate.latency_ms, budget.max_latency_ms),
-    ]
-    return [_Limit(option, what, value, most) for option, what, value, most in limits if most is not None]
+        drop = _known(candidate, "drop_upper_pct")
+        text = f"drop {{}} points (upper end, {100 * budget.confidence:g}%) is"
+    costs = (
+        ("--max-macs", "{} MACs are", "macs", budget.max_macs),
+        ("--max-params", "{} parameters are", "params", budget.max_params),
+        ("--max-latency-ms", "latency {} ms is", "latency_ms", budget.max_latency_ms),
+    )
+    limited = [(option, what, _known(candidate, name), most) for option, what, name, most in costs if most is not None]
+    return [_Limit("--max-drop", text, drop, budget.max_drop_pct), *(_Limit(*limit) for limit in limited)]
 
 
-def _minimized(candidate: Candidate, minimize: Minimize) -> float:
-    figures = {
-        "macs": candidate.macs,
-        "params": candidate.params,
-        "latency": candidate.latency_ms,
-        "size": candidate.size_bytes,
-    }
-    figure = figures[minimize]
+def _known(candidate: Candidate, name: str) -> float:
+    figure: float | None = getattr(candidate, name)
     if figure is None:
-        raise _unmeasured(minimize)
+        raise ValueError(f"{candidate.name} was made without {name}, but the budget is about it")
     return figure
-
-
-def _unmeasured(what: str) -> RunError:
-    return RunError(f"the {what} of the sub-models was not measured", "run `lcprune profile`, then select again")
 
 
 def _nothing_fits(considered: Sequence[Candidate], budget: Budget) -> BudgetError:
@@ -256,7 +209,7 @@ def _nothing_fits(considered: Sequence[Candidate], budget: Budget) -> BudgetErro
 
     def distance(candidate: Candidate) -> tuple[float, float]:
         drop, *costs = _limits(candidate, budget)
-        return max([1.0, *(_times(limit) for limit in costs)]), drop.value or 0.0
+        return max([1.0, *(limit.times for limit in costs)]), drop.value
 
     nearest = min(considered, key=distance)
     missed = [limit for limit in _limits(nearest, budget) if not limit.is_met]
@@ -265,11 +218,6 @@ def _nothing_fits(considered: Sequence[Candidate], budget: Budget) -> BudgetErro
         f"nothing is within the budget. The nearest is {nearest.name} ({figures}): {refusal(nearest, budget)}",
         f"{' '.join(limit.admits for limit in missed)} admits {nearest.name}",
     )
-
-
-def _times(limit: _Limit) -> float:
-    """By what factor a limit is exceeded."""
-    return (limit.value or 0.0) / limit.most if limit.most else math.inf
 
 
 def _texts(value: float, most: float) -> tuple[str, str]:

@@ -15,8 +15,9 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from lcprune.analysis.criterion import Criterion, agreeing, scores
-from lcprune.analysis.evaluate import CascadeCost, ProgressiveResult, cascade, check_exits, correct_rows, leave_at
+from lcprune.analysis.cost import CascadeCost
+from lcprune.analysis.criterion import BoolArray, Criterion, FloatArray, IntArray, agreeing, scores
+from lcprune.analysis.evaluate import ProgressiveResult, cascade, correct_rows, leave_at
 
 NEVER = 1.01
 """A threshold that no score reaches."""
@@ -28,7 +29,6 @@ MIN_GAP = 2e-6
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Losses = npt.NDArray[np.int8]
-Bools = npt.NDArray[np.bool_]
 Pay = Callable[[Sequence[int] | None], Sequence[float]]
 """What an image pays that leaves at each kept early exit, and last at the end: `CascadeCost.exit_macs`, or a time."""
 
@@ -39,11 +39,11 @@ class Rows:
 
     confidences: npt.NDArray[np.float32]
     """Scores of a criterion; of ``agreement`` those that every exit would give as the first one."""
-    correct: Bools
+    correct: BoolArray
     cost: CascadeCost
     classes: Ints | None = None
     """Of all exits, ``(K, N)``, where images shall leave with the class of the exit before (``agreement``)."""
-    main: Bools | None = None
+    main: BoolArray | None = None
     """Whether float32's main is right, ``(N,)``, where the last of these exits is another one."""
 
     def __post_init__(self) -> None:
@@ -56,7 +56,7 @@ class Rows:
             raise ValueError(f"{len(self.confidences)} exits do not go with {len(self.cost.group_macs)} groups")
 
     @property
-    def main_correct(self) -> Bools:
+    def main_correct(self) -> BoolArray:
         """Whether main is right, ``(N,)``: what drops are measured from."""
         return self.correct[-1] if self.main is None else self.main
 
@@ -124,8 +124,8 @@ class _Ranking:
 
 
 def rows_of(
-    logits: npt.NDArray[np.floating],
-    labels: npt.NDArray[np.integer],
+    logits: FloatArray,
+    labels: IntArray,
     cost: CascadeCost,
     criterion: Criterion = "softmax",
     temperatures: Sequence[float] | None = None,
@@ -166,8 +166,6 @@ def settings_at(
         ValueError: If the exits are not ascending early ones.
     """
     early = len(pay(None)) - 1
-    if exits is not None:
-        check_exits(exits, early + 1)
     passes = {criterion: _backward_pass(of_criterion, pay) for criterion, of_criterion in rows.items()}
     middles = np.array([block[len(block) // 2] for block in prices])
     kept = {}

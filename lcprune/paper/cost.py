@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from lcprune import models
-from lcprune.analysis.evaluate import CascadeCost
-from lcprune.analysis.profile import profile
+from lcprune.analysis.cost import CascadeCost
+from lcprune.analysis.counting import count_cost
 from lcprune.recipe import Recipe
 
 NOTE = (
@@ -31,12 +31,12 @@ def costs(recipe: Recipe, classes: int, image_shape: tuple[int, int, int]) -> Co
     """Costs of the recipe's network for images of ``(C, H, W)``; nothing is trained."""
     ones = (1.0,) * image_shape[0]
     network = models.build(recipe, classes, image_shape, ones, ones)
-    counted = profile(network, image_shape)
+    counted = count_cost(network, image_shape)
     return Costs(
         params=tuple(exit_cost.params for exit_cost in counted.exits),
         paper_flop=tuple(paper_flop(network.submodel(k)) for k in range(1, len(network.groups) + 1)),
         macs=tuple(exit_cost.macs for exit_cost in counted.exits),
-        cascade=CascadeCost(counted.group_macs, counted.critic_macs),
+        cascade=counted.cascade,
     )
 
 

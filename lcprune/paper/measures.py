@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lcprune.analysis.ensembles import ensemble_table
-from lcprune.analysis.evaluate import CascadeCost, accuracies_pct, ensembles, sweep
+from lcprune.analysis.cost import CascadeCost
+from lcprune.analysis.ensembles import ensemble_table, ensembles
+from lcprune.analysis.evaluate import accuracies_pct, sweep
 from lcprune.analysis.representation import Dissimilarities
 
 TOP = 5

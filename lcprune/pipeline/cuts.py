@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from lcprune.analysis.profile import profile
+from lcprune.analysis.counting import count_cost
 from lcprune.errors import ModelError
 from lcprune.models import Network
 from lcprune.models.backbones import cut_names, find_cutting
@@ -60,7 +60,7 @@ def balance(network: Network, image_shape: tuple[int, int, int]) -> list[dict[st
     names = cut_names(network.groups)
     if not names or len(names) != len(network.critics):
         return []
-    macs = profile(network, image_shape).group_macs
+    macs = count_cost(network, image_shape).cascade.group_macs
     return [
         {"ends_at": name, "macs": count, "share": count / sum(macs)}
         for name, count in zip([*names, "logits"], macs, strict=True)

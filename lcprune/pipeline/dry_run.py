@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from lcprune import models
-from lcprune.analysis import profile
+from lcprune.analysis.counting import count_cost
 from lcprune.data import sources
 from lcprune.pipeline.cuts import balance
 from lcprune.recipe import Recipe
@@ -15,7 +15,7 @@ def dry_run(recipe: Recipe, data_root: Path) -> dict[str, Any]:
     classes, image_shape = sources.describe(recipe.data, data_root)
     ones = (1.0,) * image_shape[0]
     network = models.build(recipe, classes, image_shape, ones, ones)
-    cost = profile.profile(network, image_shape)
+    cost = count_cost(network, image_shape)
     main_macs = cost.exits[-1].macs
     candidates = [
         {
@@ -31,6 +31,6 @@ def dry_run(recipe: Recipe, data_root: Path) -> dict[str, Any]:
     return {
         "recipe": recipe.model_dump(mode="json", exclude_none=True),
         "candidates": candidates,
-        "cascade_macs": cost.cascade_macs,
+        "cascade_macs": cost.cascade.exit_macs()[-1],
         **({"groups": groups} if groups else {}),
     }

@@ -7,9 +7,8 @@ import numpy as np
 
 from lcprune import recipe as recipes
 from lcprune import runs
-from lcprune.analysis import evaluate as analysis
-from lcprune.analysis.balanced import balanced_accuracies_pct
-from lcprune.analysis.evaluate import ProgressiveResult
+from lcprune.analysis.ensembles import ensembles
+from lcprune.analysis.evaluate import ProgressiveResult, accuracies_pct, balanced_accuracies_pct, sweep
 from lcprune.data import sources
 from lcprune.data.images import read_folder, refuse_too_many
 from lcprune.errors import DataError
@@ -41,7 +40,7 @@ def evaluate(model: Path, data: str, data_root: Path) -> dict[str, Any]:
     result: dict[str, Any] = {"split": split, "samples": len(labels), "exits": [], "ensembles": {}, "progressive": []}
     if info.kind == "submodel" or session.takes_thresholds:
         logits = session.exit_logits(images)  # (exits, N, classes)
-        accuracies = analysis.accuracies_pct(logits, labels)
+        accuracies = accuracies_pct(logits, labels)
         result["exits"] = [
             {
                 "name": known.name,
@@ -54,9 +53,9 @@ def evaluate(model: Path, data: str, data_root: Path) -> dict[str, Any]:
             )
         ]
         names = ["main" if known.name == "main" else str(known.exit_index + 1) for known in info.exits]
-        result["ensembles"] = analysis.ensembles(logits, labels, names)  # a file need not hold all exits
+        result["ensembles"] = ensembles(logits, labels, names)  # a file need not hold all exits
         if info.kind == "progressive":
-            result["progressive"] = progressive_rows(analysis.sweep(logits, labels, info.exit_macs, info.main_macs))
+            result["progressive"] = progressive_rows(sweep(logits, labels, info.exit_macs, info.main_macs))
     if info.kind == "progressive":
         result["progressive"].insert(0, _at_own_thresholds(session, images, labels))
     return result

@@ -7,13 +7,11 @@ from typing import Any
 import numpy as np
 
 from lcprune import runs
-from lcprune.analysis import evaluate as analysis
-from lcprune.analysis.balanced import balanced_accuracies_pct
-from lcprune.analysis.ensembles import ensemble_table
-from lcprune.analysis.evaluate import CascadeCost
+from lcprune.analysis.ensembles import ensemble_table, ensembles
+from lcprune.analysis.evaluate import accuracies_pct, balanced_accuracies_pct, sweep
 from lcprune.errors import RunError
 from lcprune.pipeline import stored
-from lcprune.pipeline.profile import counted_costs
+from lcprune.pipeline.costs import costs_of
 from lcprune.pipeline.rows import progressive_rows
 from lcprune.pipeline.train import choose_device
 from lcprune.recipe import Recipe
@@ -44,9 +42,9 @@ def evaluate(folder: Path, *, flip: bool = False) -> dict[str, Any]:
         logits, labels = _flipped(folder, recipe, split)
     # Weights that were found on the rows that they are judged by would look better than they are.
     val_logits, val_labels = (arrays["val_logits"], arrays["val_labels"]) if split == "test" else (None, None)
-    costs = counted_costs(folder, recipe)
+    costs = costs_of(folder, recipe)
     names = [cost.name for cost in costs.exits]
-    found = analysis.evaluate(logits, labels, CascadeCost(costs.group_macs, costs.critic_macs))
+    swept = sweep(logits, labels, costs.cascade.exit_macs(), costs.cascade.main_macs) if len(names) > 1 else ()
     kinds = ensemble_table(val_logits, val_labels, logits, labels)
     result = {
         "split": split,
@@ -54,12 +52,12 @@ def evaluate(folder: Path, *, flip: bool = False) -> dict[str, Any]:
         "exits": [
             {"name": name, "exit_index": index, "accuracy_pct": accuracy, "balanced_accuracy_pct": balanced}
             for index, (name, accuracy, balanced) in enumerate(
-                zip(names, found.accuracies_pct, balanced_accuracies_pct(logits, labels), strict=True)
+                zip(names, accuracies_pct(logits, labels), balanced_accuracies_pct(logits, labels), strict=True)
             )
         ],
-        "ensembles": found.ensembles,
+        "ensembles": ensembles(logits, labels),
         "ensemble_kinds": [asdict(row) for row in kinds],
-        "progressive": progressive_rows(found.progressive),
+        "progressive": progressive_rows(swept),
     }
     return _paid_twice(result) if flip else result
 

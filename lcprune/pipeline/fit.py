@@ -15,14 +15,14 @@ from torch.optim.swa_utils import AveragedModel
 
 from lcprune import recipe as recipes
 from lcprune import runs
-from lcprune.analysis.balanced import balanced_accuracies_pct
-from lcprune.analysis.evaluate import accuracies_pct
+from lcprune.analysis.evaluate import accuracies_pct, balanced_accuracies_pct
 from lcprune.data.loaders import Loader
 from lcprune.data.sources import Dataset
 from lcprune.data.streaming import StreamLoader
 from lcprune.errors import NotFiniteError, RunError
 from lcprune.models import Network, Whitening
 from lcprune.pipeline import stored
+from lcprune.pipeline.costs import write_counted
 from lcprune.pipeline.environment import reproducibility
 from lcprune.pipeline.metrics import Recorder, loading_hint
 from lcprune.pipeline.parallel_run import groups_before
@@ -245,6 +245,7 @@ def _write(trainer: Trainer, state: TrainingState, dataset: Dataset, notice: Not
     whole = coordinator.gather_state(state)
     if whole is not None:
         stored.write_weights(folder, whole.network)
+        write_counted(folder, whole.network, dataset.image_shape)
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     for name, split in (("val", dataset.val), ("test", dataset.test)):
         arrays[f"{name}_labels"] = split.labels
@@ -289,7 +290,7 @@ def _write_predictions(folder: Path, arrays: dict[str, np.ndarray[Any, Any]], no
         return
     decided = [name for name in (runs.SELECTION, runs.THRESHOLDS) if (folder / name).exists()]
     pages = [name for name in runs.recorded_files(folder) if name.endswith((".html", ".htm"))]
-    runs.remove(folder, runs.PROFILE, *decided, *pages)  # the costs are measured again when they are asked for
+    runs.remove(folder, *decided, *pages)
     if decided:
         notice(f"{' and '.join(decided)} removed: the network has changed since; select and export again")
     if pages:

@@ -4,8 +4,7 @@ import hashlib
 from collections.abc import Sequence
 
 from lcprune import recipe as recipes
-from lcprune.analysis.evaluate import CascadeCost
-from lcprune.analysis.profile import NetworkCost
+from lcprune.analysis.cost import NetworkCost
 from lcprune.data import sources
 from lcprune.export.metadata import ExitInfo, InputInfo, ModelInfo
 from lcprune.pipeline.stored import DataFacts
@@ -30,8 +29,7 @@ def progressive_info(
     test: Accuracies = (),
 ) -> ModelInfo:
     """The metadata of the cascade with the early exits `kept`, as exit indices."""
-    cascade = CascadeCost(cost.group_macs, cost.critic_macs)
-    return _info(recipe, facts, cost, [*kept, len(cost.exits) - 1], cascade.exit_macs(kept), val, test)
+    return _info(recipe, facts, cost, [*kept, len(cost.exits) - 1], cost.cascade.exit_macs(kept), val, test)
 
 
 def _info(

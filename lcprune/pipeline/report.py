@@ -13,8 +13,8 @@ import numpy as np
 from lcprune import recipe as recipes
 from lcprune import runs
 from lcprune.analysis.budget import Family
+from lcprune.analysis.cost import CascadeCost
 from lcprune.analysis.curves import Curves
-from lcprune.analysis.evaluate import CascadeCost
 from lcprune.analysis.representation import Dissimilarities
 from lcprune.analysis.thresholds import rows_of
 from lcprune.data import sources
@@ -22,10 +22,10 @@ from lcprune.data.sources import Split
 from lcprune.errors import LcpruneError, OnnxModelError, RunError
 from lcprune.export.metadata import ModelInfo, read_info
 from lcprune.pipeline import inside, stored
-from lcprune.pipeline.profile import costs_of
+from lcprune.pipeline.costs import costs_of
 from lcprune.recipe import Recipe
 from lcprune.report.page import page
-from lcprune.report.page.subject import Command, ExitCost, ExportedFile, Labelled, Setting, Subject
+from lcprune.report.page.subject import Command, ExportedFile, Labelled, Setting, Subject
 
 DEFAULT_MAX_DROP_PCT = 0.5
 """Points for which thresholds are calibrated where nothing was selected, as `lcprune export` does."""
@@ -87,7 +87,6 @@ def collect(folder: Path, recipe: Recipe, *, with_rdm: bool) -> Subject:
     files = _exported(folder)
     images, images_absent = _images(folder, recipe, facts, split, len(shown.labels))
     found, inside_absent = _inside(folder, with_rdm, images_absent)
-    exits = tuple(ExitCost(cost.name, cost.macs, cost.params, cost.size_bytes, cost.latency_ms) for cost in costs.exits)
     has_rows = len(held_out.labels) > 0
     return Subject(
         recipe=recipe,
@@ -95,7 +94,7 @@ def collect(folder: Path, recipe: Recipe, *, with_rdm: bool) -> Subject:
         environment=_json_of(folder, runs.ENVIRONMENT, f"lcprune train {folder / runs.RECIPE}"),
         curves=_curves(folder),
         seconds=_seconds(folder, recipe),
-        exits=exits,
+        exits=costs.exits,
         cost=costs.cascade,
         classes=facts.classes,
         split=split,

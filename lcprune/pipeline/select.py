@@ -9,17 +9,11 @@ import numpy as np
 
 from lcprune import runs
 from lcprune.analysis.budget import images_needed
-from lcprune.analysis.select import (
-    Budget,
-    Candidate,
-    Predictions,
-    SubmodelCost,
-    candidates_from,
-    choose,
-    refusal,
-)
+from lcprune.analysis.cost import NetworkCost
+from lcprune.analysis.select import Budget, Candidate, Predictions, candidates_from, choose, refusal
 from lcprune.errors import RunError
-from lcprune.pipeline.profile import Costs, costs_of
+from lcprune.pipeline.costs import costs_of
+from lcprune.pipeline.profile import measured_costs
 
 
 @dataclass(frozen=True)
@@ -83,7 +77,9 @@ def select(folder: Path, budget: Budget, *, use_test_split: bool) -> Selection:
     arrays = runs.read_predictions(folder)
     labels = {split: arrays[f"{split}_labels"] for split in ("val", "test")}
     decides = deciding_split(labels, use_test_split)
-    candidates = make_candidates(arrays, costs_of(folder, recipe), decides, budget.confidence)
+    measured = budget.max_latency_ms is not None or budget.minimize in ("latency", "size")
+    costs = (measured_costs if measured else costs_of)(folder, recipe)
+    candidates = make_candidates(arrays, costs, decides, budget.confidence)
     selected = choose(candidates, budget)
     verdicts = {c.name: refusal(c, budget) or _verdict(c, selected, budget) for c in candidates}
     selection = Selection(folder, budget, decides, len(labels[decides]), selected, candidates, verdicts)
@@ -122,12 +118,11 @@ def deciding_split(labels: Mapping[str, np.ndarray[Any, Any]], use_test_split: b
 
 
 def make_candidates(
-    arrays: dict[str, np.ndarray[Any, Any]], costs: Costs, decides: str, confidence: float | None
+    arrays: dict[str, np.ndarray[Any, Any]], costs: NetworkCost, decides: str, confidence: float | None
 ) -> tuple[Candidate, ...]:
     """All sub-models of a run with cost and accuracy."""
-    measured = [SubmodelCost(e.macs, e.params, e.size_bytes, e.latency_ms) for e in costs.exits]
     return candidates_from(
-        measured,
+        costs.exits,
         _predictions(arrays, "val"),
         _predictions(arrays, "test"),
         decides="test" if decides == "test" else "val",

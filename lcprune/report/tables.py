@@ -108,18 +108,20 @@ def profile_table(result: Mapping[str, Any]) -> RenderableType:
 def selection_table(chosen: Any) -> RenderableType:
     """All candidates, the choice marked, and why the others were not taken."""
     bounded = any(candidate.drop_upper_pct is not None for candidate in chosen.candidates)
-    columns = ["", "sub-model", "MACs", "of main", "parameters", "latency", "val %", "test %", "drop"]
-    table = _table(*columns, *(["at most"] if bounded else []), "verdict")
+    measured = any(candidate.latency_ms is not None for candidate in chosen.candidates)
+    columns = ["", "sub-model", "MACs", "of main", "parameters", *(["latency"] if measured else [])]
+    table = _table(*columns, "val %", "test %", "drop", *(["at most"] if bounded else []), "verdict")
     for candidate in chosen.candidates:
         mark = ">" if candidate == chosen.selected else ""
         upper = [points(candidate.drop_upper_pct)] if bounded else []
+        latency = [milliseconds(candidate.latency_ms)] if measured else []
         table.add_row(
             mark,
             candidate.name,
             millions(candidate.macs),
             share(candidate.macs_ratio),
             millions(candidate.params),
-            milliseconds(candidate.latency_ms),
+            *latency,
             percent(candidate.val_accuracy_pct),
             percent(candidate.test_accuracy_pct),
             points(candidate.drop_pct),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lcprune.analysis.balanced import balanced_accuracies_pct
+from lcprune.analysis.evaluate import balanced_accuracies_pct
 
 
 def logits_of(*predicted: list[int], classes: int = 3) -> np.ndarray:

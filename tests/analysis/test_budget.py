@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from lcprune.analysis.budget import FOLDS, Calibration, Family, images_needed
-from lcprune.analysis.evaluate import CascadeCost, within
+from lcprune.analysis.cost import CascadeCost
+from lcprune.analysis.evaluate import within
 from lcprune.analysis.intervals import score_upper
 from lcprune.analysis.thresholds import Rows, Setting, rows_of, settings_at, simulate
 

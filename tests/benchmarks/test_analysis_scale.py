@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import analysis_scale
-from lcprune.analysis.criterion import softmax_confidence
+from lcprune.analysis.criterion import scores
 from lcprune.analysis.evaluate import accuracies_pct
 
 ROOT = Path(__file__).parents[2]
@@ -42,5 +42,5 @@ def test_the_logits_look_like_those_of_a_trained_network() -> None:
     assert list(accuracies) == sorted(accuracies)
     assert 45 < accuracies[0] < 57
     assert 71 < accuracies[-1] < 81
-    confidences, _ = softmax_confidence(logits[-1:])
+    confidences, _ = scores(logits[-1:])
     assert 0.2 < np.mean(confidences < 0.9) < 0.8

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import budget, tables
-from lcprune.analysis.evaluate import CascadeCost
+from lcprune.analysis.cost import CascadeCost
 from lcprune.analysis.thresholds import Rows
 
 RUN = Path(__file__).parents[1] / "fixtures" / "run_0_1_0"

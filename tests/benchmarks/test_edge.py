@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import edge
 from benchmarks.image_latency import mean_latencies, to_first
-from lcprune.analysis.criterion import softmax_confidence
+from lcprune.analysis.criterion import scores
 from lcprune.analysis.evaluate import leave_at
 
 
@@ -15,7 +15,7 @@ from lcprune.analysis.evaluate import leave_at
 def test_thresholds_give_the_fractions(fractions: tuple[float, ...]) -> None:
     logits = np.random.default_rng(0).normal(size=(4, 200, 10)).astype(np.float32)
     thresholds = edge.thresholds_for(logits, [0, 2], fractions)
-    left_at = leave_at(softmax_confidence(logits)[0][[0, 2, 3]], thresholds)
+    left_at = leave_at(scores(logits)[0][[0, 2, 3]], thresholds)
     assert np.bincount(left_at, minlength=3).tolist() == [round(200 * share) for share in fractions]
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from benchmarks import pruning, pruning_comparison
 from benchmarks.pruning_figure import frontier, standing
 from benchmarks.pruning_models import Subject, load
-from lcprune.analysis.profile import count_macs
+from lcprune.analysis.counting import count_macs
 from lcprune.errors import RunError, SetupError
 from lcprune.export.session import ProgressiveSession
 from lcprune.models import Network

@@ -5,9 +5,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from lcprune.analysis.cost import CascadeCost
 from lcprune.analysis.criterion import CRITERIA as OF_THE_ANALYSIS
 from lcprune.analysis.criterion import scores as analysis_scores
-from lcprune.analysis.evaluate import CascadeCost
 from lcprune.analysis.thresholds import MIN_GAP, rows_of
 from lcprune.export.criterion import CRITERIA, Criterion, exit_scores, row_scores, score_nodes
 from lcprune.export.segments import OPSET

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from lcprune import recipe
-from lcprune.analysis.profile import count_macs, count_params, profile
+from lcprune.analysis.counting import count_cost, count_macs, count_params
 from lcprune.data.sources import DIGIT_CLASSES
 from lcprune.export.metadata import ExitInfo, InputInfo, ModelInfo
 from lcprune.export.progressive import cascade_stages, write_progressive, write_reduced
@@ -49,8 +49,8 @@ def test_a_trunk_is_cut_trained_profiled_and_exported(trunk: str, tmp_path: Path
     whole = make(loaded.model.trunk, 10, SHAPE, seed=0).eval()
     assert len(cut_names(network.groups)) == 2
 
-    cost = profile(network, SHAPE)
-    assert sum(cost.group_macs) == count_macs(whole, SHAPE) == cost.exits[-1].macs
+    cost = count_cost(network, SHAPE)
+    assert sum(cost.cascade.group_macs) == count_macs(whole, SHAPE) == cost.exits[-1].macs
     assert count_params(network.groups) == count_params(whole)
     image = torch.rand(2, *SHAPE, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

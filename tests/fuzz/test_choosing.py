@@ -7,8 +7,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lcprune.analysis.budget import Family
-from lcprune.analysis.evaluate import CascadeCost
-from lcprune.analysis.select import Budget, Candidate, SubmodelCost, candidates_from, choose
+from lcprune.analysis.cost import CascadeCost, ExitCost
+from lcprune.analysis.select import Budget, Candidate, candidates_from, choose
 from lcprune.analysis.thresholds import MIN_GAP, Rows, settings_at, simulate
 from lcprune.errors import BudgetError
 
@@ -23,8 +23,8 @@ def found(draw: st.DrawFn) -> tuple[Candidate, ...]:
         draw(st.lists(st.lists(st.booleans(), min_size=rows, max_size=rows), min_size=exits, max_size=exits))
     )
     costs = [
-        SubmodelCost(*(draw(st.integers(1, 9)) for _ in range(3)), latency_ms=draw(st.integers(1, 9)) / 4)
-        for _ in range(exits)
+        ExitCost(name, k, *(draw(st.integers(1, 9)) for _ in range(3)), latency_ms=draw(st.integers(1, 9)) / 4)
+        for k, name in enumerate([*(f"sub-model {k}" for k in range(1, exits)), "main"])
     ]
     logits = np.stack([right, ~right], axis=-1).astype(np.float32)
     return candidates_from(costs, (logits, np.zeros(rows, np.int64)))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lcprune.analysis.profile import count_macs
+from lcprune.analysis.counting import count_macs
 from lcprune.errors import ModelError
 from lcprune.export.quantize import reduce
 from lcprune.export.segments import export_module, export_stages

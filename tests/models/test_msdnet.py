@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lcprune import recipe
-from lcprune.analysis.profile import count_macs, profile
+from lcprune.analysis.counting import count_cost, count_macs
 from lcprune.errors import ModelError
 from lcprune.models import Network, build
 from lcprune.models.msdnet import LAYERS, Layer, Pack, Unpack, build_msdnet, classifier
@@ -104,10 +104,10 @@ def test_params_and_macs_at_full_width(layers: int) -> None:
 
 def test_packing_costs_nothing_and_every_exit_is_counted() -> None:
     network = network_of()
-    cost = profile(network, CIFAR)
+    cost = count_cost(network, CIFAR)
     assert (cost.exits[-1].params, cost.exits[-1].macs) == by_the_formula(8, 32, 10)
     channels = (16 + 12, (16 + 24) // 2, 20 + 12)  # relative to a scale's factor, after layers 2, 4 and 6
-    assert cost.critic_macs == tuple((4 * count * 9 * 16 + 128 * 9 * 4 + 10) * 128 for count in channels)
+    assert cost.cascade.critic_macs == tuple((4 * count * 9 * 16 + 128 * 9 * 4 + 10) * 128 for count in channels)
     for k, exit_cost in enumerate(cost.exits[:-1], start=1):
         assert exit_cost.macs == count_macs(network.submodel(k), CIFAR)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lcprune import recipe
-from lcprune.analysis.profile import profile
+from lcprune.analysis.counting import count_cost
 from lcprune.models import build
 
 PAGE = Path(__file__).parents[2] / "docs/networks.md"
@@ -36,7 +36,7 @@ def test_a_network_has_the_sizes_that_the_page_says(network: str, images: str) -
     size, classes = (int(number) for number in re.fullmatch(r"(\d+)x\1, (\d+) classes", images).groups())
     loaded = recipe.load(name, [setting.replace(": ", "=") for setting in settings])
     image_shape = (3, size, size)
-    cost = profile(build(loaded, classes, image_shape, (0.5,) * 3, (0.25,) * 3), image_shape)
+    cost = count_cost(build(loaded, classes, image_shape, (0.5,) * 3, (0.25,) * 3), image_shape)
     main = cost.exits[-1].macs
     expected = [(exit.name, exit.params, exit.macs, f"{100 * exit.macs / main:.1f}") for exit in cost.exits]
     assert networks()[network, images] == expected

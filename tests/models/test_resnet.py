@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lcprune import recipe
-from lcprune.analysis.profile import count_macs, profile
+from lcprune.analysis.counting import count_cost, count_macs
 from lcprune.errors import ModelError
 from lcprune.models import Network, build
 from lcprune.models.resnet import Bottleneck, build_resnet
@@ -101,15 +101,19 @@ def test_params_and_macs_follow_from_those_that_torchvision_publishes(
 
 def test_the_cost_of_every_exit_of_resnet50() -> None:
     network = network_of("resnet50")
-    cost = profile(network, CIFAR)
+    cost = count_cost(network, CIFAR)
     (whole,), _ = build_resnet(CIFAR, 10, trunk="resnet50", width=1.0, cuts=())
-    assert cost.exits[-1].macs == sum(cost.group_macs) == count_macs(whole, CIFAR)
+    assert cost.exits[-1].macs == sum(cost.cascade.group_macs) == count_macs(whole, CIFAR)
     assert cost.exits[-1].params == params(whole)
     # a critic: 3x3 to 128 channels and a linear layer, both at the size of the hidden layer
     critics = [(channels * 9 + 10) * 128 * size**2 for channels, size in ((256, 32), (512, 16), (1024, 8))]
-    assert cost.critic_macs == tuple(critics)
+    assert cost.cascade.critic_macs == tuple(critics)
     for k, exit_cost in enumerate(cost.exits[:-1], start=1):
-        assert exit_cost.macs == count_macs(network.submodel(k), CIFAR) == sum(cost.group_macs[:k]) + critics[k - 1]
+        assert (
+            exit_cost.macs
+            == count_macs(network.submodel(k), CIFAR)
+            == sum(cost.cascade.group_macs[:k]) + critics[k - 1]
+        )
     assert [round(100 * exit_cost.macs / cost.exits[-1].macs) for exit_cost in cost.exits] == [40, 54, 85, 100]
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lcprune import models
 from lcprune import recipe as recipes
-from lcprune.analysis.profile import profile
+from lcprune.analysis.counting import count_cost
 from lcprune.models import Network, Normalize, Whitening
 from lcprune.models.whitening import EPSILON
 from lcprune.training.methods import build_method
@@ -105,12 +105,12 @@ def test_it_belongs_to_the_first_group_and_moves_no_critic() -> None:
     _, plain = network_of("model.whiten=false")
     assert isinstance(network.groups[0][0], Whitening)
     assert [len(group) for group in network.groups] == [len(plain.groups[0]) + 1, *map(len, plain.groups[1:])]
-    whitened, bare = profile(network, (1, 8, 8)), profile(plain, (1, 8, 8))
+    whitened, bare = count_cost(network, (1, 8, 8)), count_cost(plain, (1, 8, 8))
     # 8 kernels of 1x3x3, and the first convolution (4 channels) reads 8 channels instead of 1; on 8x8 pixels
     extra = (8 * 9 + 4 * 9 * 7) * 64
     assert [w.macs - b.macs for w, b in zip(whitened.exits, bare.exits, strict=True)] == [extra] * 4
     assert [w.params - b.params for w, b in zip(whitened.exits, bare.exits, strict=True)] == [extra // 64] * 4
-    assert whitened.critic_macs == bare.critic_macs
+    assert whitened.cascade.critic_macs == bare.cascade.critic_macs
 
 
 @pytest.mark.parametrize("trunk", ["vgg", "resnet50"])

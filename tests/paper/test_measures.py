@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lcprune.analysis.evaluate import CascadeCost
+from lcprune.analysis.cost import CascadeCost
 from lcprune.analysis.representation import Dissimilarities
 from lcprune.paper import measures
 from lcprune.paper.measures import LossEvolution

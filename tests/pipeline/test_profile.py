@@ -1,6 +1,7 @@
 """The profile of a run: counted costs, and what it takes to trust a stored one."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from lcprune import recipe as recipes
 from lcprune import runs
 from lcprune.errors import RunError
 from lcprune.pipeline import stored
-from lcprune.pipeline.profile import costs_of, profile_run
+from lcprune.pipeline.costs import costs_of
+from lcprune.pipeline.fit import Trained
+from lcprune.pipeline.profile import measured_costs, profile_run
 
 
 def halved_flops(module: nn.Module) -> int:
@@ -36,16 +39,34 @@ def test_macs_and_params_are_those_of_the_sub_models(run: Path) -> None:
     assert content["cascade"]["params"] == sum(parameter.numel() for parameter in network.parameters())
 
 
-def test_the_costs_are_read_back_and_not_measured_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_counts_and_only_profile_measures(train_tiny: Callable[..., Trained], tmp_path: Path) -> None:
+    run = train_tiny(tmp_path / "run", "train.iterations=2").run
+    recipe = recipes.load(run / runs.RECIPE)
+    counted = json.loads((run / runs.PROFILE).read_text())
+    assert {row["latency_ms"] for row in [*counted["exits"], counted["cascade"]]} == {None}
+    assert {row["size_bytes"] for row in [*counted["exits"], counted["cascade"]]} == {None}
+    measured = measured_costs(run, recipe)
+    assert all(row.latency_ms is not None and row.size_bytes is not None for row in measured.exits)
+    assert [(row.macs, row.params) for row in measured.exits] == [
+        (row["macs"], row["params"]) for row in counted["exits"]
+    ]
+    assert runs.changed_files(run) == []
+
+
+def test_the_costs_are_read_back_and_not_counted_or_measured_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = recipes.load(run / runs.RECIPE)
+    profile_run(run)
     monkeypatch.setattr("lcprune.pipeline.profile.profile_run", lambda _: pytest.fail("measured again"))
-    costs = costs_of(run, recipes.load(run / runs.RECIPE))
-    content = json.loads((run / runs.PROFILE).read_text())
+    monkeypatch.setattr("lcprune.pipeline.costs.write_counted", lambda *_: pytest.fail("counted again"))
+    costs, content = costs_of(run, recipe), json.loads((run / runs.PROFILE).read_text())
+    assert costs == measured_costs(run, recipe)
     assert [row.macs for row in costs.exits] == [row["macs"] for row in content["exits"]]
     assert costs.cascade.exit_macs()[-1] == content["cascade_macs"]
     assert costs.cascade.main_macs == content["exits"][-1]["macs"]
 
 
-def test_a_run_without_a_profile_is_profiled(run: Path) -> None:
+def test_a_run_without_costs_is_counted(run: Path) -> None:
+    """As one of version 0.1, which counted when it was first asked."""
     before = json.loads((run / runs.PROFILE).read_text())
     (run / runs.PROFILE).unlink()
     costs_of(run, recipes.load(run / runs.RECIPE))

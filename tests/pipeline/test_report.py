@@ -16,8 +16,8 @@ from lcprune.data.sources import read_digits
 from lcprune.errors import RunError
 from lcprune.pipeline import stored
 from lcprune.pipeline import train as training
+from lcprune.pipeline.costs import costs_of
 from lcprune.pipeline.export import ExportRequest, export
-from lcprune.pipeline.profile import costs_of
 from lcprune.pipeline.report import collect, report
 from lcprune.pipeline.select import select
 from lcprune.pipeline.verify import verify

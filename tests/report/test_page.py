@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from lcprune import recipe as recipes
+from lcprune.analysis.cost import CascadeCost, ExitCost
 from lcprune.analysis.curves import Curves
-from lcprune.analysis.evaluate import CascadeCost
 from lcprune.analysis.thresholds import NEVER
 from lcprune.report.page import explorer, markup, page
 from lcprune.report.page.charts import ticks
 from lcprune.report.page.leaving import first_to_leave, last_to_leave
 from lcprune.report.page.measured import measure
 from lcprune.report.page.pictures import image_uri, matrix_uri
-from lcprune.report.page.subject import Command, ExitCost, Labelled, Setting, Subject, macs_unit
+from lcprune.report.page.subject import Command, Labelled, Setting, Subject, macs_unit
 
 ATTACK = "<script>alert(1)</script>"
 N = 40
@@ -41,7 +41,7 @@ def subject(exits: int = 3) -> Subject:
         environment={"lcprune": "0.1.0", "command": ["lcprune", ATTACK]},
         curves=None,
         seconds=12.34,
-        exits=tuple(ExitCost(name, 1000 * (k + 1), 10, 5000, 0.1) for k, name in enumerate(names)),
+        exits=tuple(ExitCost(name, k, 1000 * (k + 1), 10, 5000, 0.1) for k, name in enumerate(names)),
         cost=CascadeCost((1000,) * exits, (100,) * (exits - 1)),
         classes=("a", "b", ATTACK, "d"),
         split="test",

@@ -10,10 +10,11 @@ import pytest
 
 from lcprune import recipe as recipes
 from lcprune import runs
+from lcprune.analysis.cost import NetworkCost
 from lcprune.analysis.evaluate import ProgressiveResult, sweep
 from lcprune.analysis.thresholds import NEVER
 from lcprune.pipeline import stored
-from lcprune.pipeline.profile import Costs, costs_of
+from lcprune.pipeline.costs import costs_of
 from lcprune.pipeline.report import report
 from lcprune.report.page.markup import fixed, percent, share
 from lcprune.report.page.subject import macs_unit
@@ -73,12 +74,12 @@ def opened(browser: Any, shown_run: Path) -> Iterator[Callable[..., Any]]:
 
 
 @pytest.fixture(scope="module")
-def costs(shown_run: Path) -> Costs:
+def costs(shown_run: Path) -> NetworkCost:
     return costs_of(shown_run, recipes.load(shown_run / runs.RECIPE))
 
 
 @pytest.fixture(scope="module")
-def python_says(shown_run: Path, costs: Costs) -> Callable[[list[float]], dict[str, Any]]:
+def python_says(shown_run: Path, costs: NetworkCost) -> Callable[[list[float]], dict[str, Any]]:
     """``python_says([0.9] * 3)``: the figures of the page, from the stored logits."""
     arrays = runs.read_predictions(shown_run)
     exit_macs, main_macs = costs.cascade.exit_macs(), costs.cascade.main_macs

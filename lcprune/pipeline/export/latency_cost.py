@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lcprune.analysis.evaluate import paid_at_exits
+from lcprune.analysis.cost import paid_at_exits
 from lcprune.export.latency import Latency, exit_latencies
 from lcprune.export.progressive import cascade_stages, stitch, submodel_stages
 from lcprune.export.quantize import Stages

@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 
 from lcprune import runs
+from lcprune.analysis.cost import NetworkCost
 from lcprune.data import sources
 from lcprune.data.sources import Dataset
 from lcprune.errors import ExportError
 from lcprune.export.verify import Parity
 from lcprune.models import Network
 from lcprune.pipeline import stored
+from lcprune.pipeline.costs import costs_of
 from lcprune.pipeline.export.readings import Readings, read_logits
 from lcprune.pipeline.export.request import ExportRequest
-from lcprune.pipeline.profile import Costs, costs_of
 from lcprune.pipeline.stored import DataFacts
 from lcprune.recipe import Recipe
 
@@ -31,7 +32,7 @@ class Loaded:
     recipe: Recipe
     network: Network
     facts: DataFacts
-    costs: Costs
+    costs: NetworkCost
     labels: dict[str, np.ndarray[Any, Any]]
     """Of ``val`` and ``test``."""
     readings: Readings

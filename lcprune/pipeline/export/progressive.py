@@ -147,7 +147,7 @@ def _decided(decided: Decision) -> dict[str, Any]:
 def _cascade_info(
     loaded: Loaded, decided: Decision, val: Sequence[float | None], test: Sequence[float | None]
 ) -> ModelInfo:
-    info = progressive_info(loaded.recipe, loaded.facts, loaded.costs.counted, decided.exits, val, test)
+    info = progressive_info(loaded.recipe, loaded.facts, loaded.costs, decided.exits, val, test)
     return replace(info, criterion=decided.criterion, temperatures=decided.temperatures, main_macs=loaded.main_macs)
 
 

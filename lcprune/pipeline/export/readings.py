@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from lcprune.analysis.cost import CascadeCost
 from lcprune.analysis.criterion import CRITERIA, Criterion
-from lcprune.analysis.evaluate import CascadeCost, accuracy_pct
+from lcprune.analysis.evaluate import accuracy_pct
 from lcprune.analysis.temperature import temperatures
 from lcprune.analysis.thresholds import Rows, rows_of
 from lcprune.pipeline.export.request import ExportRequest

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from lcprune.analysis.evaluate import CascadeCost, accuracies_pct, accuracy_pct, within
+from lcprune.analysis.cost import CascadeCost
+from lcprune.analysis.evaluate import accuracies_pct, accuracy_pct, within
 from lcprune.data.sources import Dataset, Split
 from lcprune.export.quantize import Reduced, Reduction, Stages, reduce
 from lcprune.export.verify import stage_logits

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lcprune import runs
-from lcprune.analysis.evaluate import CascadeCost
+from lcprune.analysis.cost import CascadeCost
 from lcprune.errors import RunError
 from lcprune.export.metadata import ModelInfo
 from lcprune.export.progressive import file_size, submodel_stages, write_reduced, write_submodel
@@ -27,10 +27,10 @@ def export_submodel(loaded: Loaded, request: ExportRequest, notice: Callable[[st
         "test_accuracy_pct": test[k - 1] if test else None,
         "main_test_accuracy_pct": test[-1] if test else None,
         "mean_macs": cost.macs,
-        "macs_ratio": cost.macs_ratio,
+        "macs_ratio": cost.macs / loaded.main_macs,
         "exit_fractions": [1.0],
     }
-    info = request.shape(submodel_info(loaded.recipe, loaded.facts, loaded.costs.counted, k, val, test))
+    info = request.shape(submodel_info(loaded.recipe, loaded.facts, loaded.costs, k, val, test))
     if request.precision != "fp32":
         return result | _export_reduced_submodel(loaded, request, k, path, info, notice)
     parity = write_submodel(loaded.network, k, path, info, parity_images(load_dataset(loaded)))
@@ -49,7 +49,7 @@ def _export_reduced_submodel(
     cost = CascadeCost((loaded.costs.exits[k - 1].macs,), ())
     own = reduce_network(stages, request.precision, dataset, cost, request, loaded.recipe.train.seed)
     val, test = (own.accuracies(split, [k - 1], len(loaded.costs.exits)) for split in ("val", "test"))
-    own_info = request.shape(submodel_info(loaded.recipe, loaded.facts, loaded.costs.counted, k, val, test))
+    own_info = request.shape(submodel_info(loaded.recipe, loaded.facts, loaded.costs, k, val, test))
     parity = write_reduced(own.reduced, (), path, own_info, images)
     warn_of_loss(own, request.precision, notice)
     return {
@@ -59,7 +59,7 @@ def _export_reduced_submodel(
         "fp32": {
             "size_bytes": file_size(stages, (), info),
             "test_accuracy_pct": info.exits[0].test_accuracy_pct,
-            "macs_ratio": loaded.costs.exits[k - 1].macs_ratio,
+            "macs_ratio": loaded.costs.exits[k - 1].macs / loaded.main_macs,
             "exit_fractions": [1.0],
         },
     }

@@ -7,13 +7,14 @@ import numpy as np
 import numpy.typing as npt
 
 from lcprune.analysis.budget import Family
+from lcprune.analysis.ensembles import ensembles
 from lcprune.analysis.evaluate import (
     ProgressiveResult,
     accuracy_pct,
-    evaluate,
+    class_accuracies_pct,
     leave_at,
 )
-from lcprune.analysis.reliability import Reliability, class_accuracies_pct, reliability
+from lcprune.analysis.reliability import Reliability, reliability
 from lcprune.analysis.temperature import temperatures
 from lcprune.analysis.thresholds import Rows, rows_of, simulate
 from lcprune.report.page.subject import Setting, Subject
@@ -93,11 +94,10 @@ def measure(subject: Subject) -> Measured:
     shown = subject.shown
     rows = rows_of(shown.logits, shown.labels, subject.cost)
     early = range(len(shown.logits) - 1)
-    found = evaluate(shown.logits, shown.labels, subject.cost, LISTED)
     return Measured(
         rows=rows,
         accuracies_pct=tuple(accuracy_pct(of_exit) for of_exit in rows.correct),
-        ensembles=found.ensembles,
+        ensembles=ensembles(shown.logits, shown.labels),
         swept=tuple(common_result(rows, threshold) for threshold in SWEPT) if early else (),
         budgets=_budgets(subject, rows) if early else (),
         decided=tuple(_decided(subject, setting) for setting in subject.settings),

@@ -6,7 +6,7 @@ from datetime import timedelta
 from lcprune.report.page import markup
 from lcprune.report.page.measured import Measured
 from lcprune.report.page.subject import MacsUnit, Subject
-from lcprune.report.tables import kilobytes
+from lcprune.report.tables import kilobytes, milliseconds
 
 SPLITS = {"test": "test", "val": "validation", "train": "training"}
 
@@ -50,19 +50,20 @@ def trained(subject: Subject, unit: MacsUnit) -> str:
     rows = "".join(
         f"<div><dt>{markup.text(name)}</dt><dd>{markup.text(value)}</dd></div>" for name, value in _facts(subject)
     )
+    measured = subject.exits[-1].latency_ms is not None
+    figures = "parameters, file, and latency in onnxruntime (batch 1, one thread)" if measured else "parameters"
     costs = markup.table(
-        ["sub-model", "MACs", "parameters", "ONNX file", "latency"],
+        ["sub-model", "MACs", "parameters", *(["ONNX file", "latency"] if measured else [])],
         [
             [
                 markup.text(cost.name),
                 _macs(cost.macs, unit, "").strip(),
                 f"{cost.params:,}",
-                kilobytes(cost.size_bytes),
-                f"{markup.fixed(cost.latency_ms, 2)} ms",
+                *([kilobytes(cost.size_bytes), milliseconds(cost.latency_ms)] if measured else []),
             ]
             for cost in subject.exits
         ],
-        "Each sub-model alone: multiply-adds for one image, size, and latency in onnxruntime (batch 1, one thread)",
+        f"Each sub-model alone: multiply-adds for one image, {figures}",
     )
     recipe = f"<pre>{markup.text(subject.recipe_text)}</pre>"
     machine = f"<pre>{markup.text(json.dumps(dict(subject.environment), indent=2))}</pre>"

@@ -7,9 +7,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from lcprune.analysis.cost import CascadeCost, ExitCost
 from lcprune.analysis.criterion import Criterion
 from lcprune.analysis.curves import Curves
-from lcprune.analysis.evaluate import CascadeCost
 from lcprune.analysis.representation import Dissimilarities
 from lcprune.recipe import Recipe
 
@@ -25,18 +25,6 @@ class Labelled:
     """``(K, N, C)``."""
     labels: IntArray
     """``(N,)``."""
-
-
-@dataclass(frozen=True)
-class ExitCost:
-    """Cost of one sub-model that stands alone."""
-
-    name: str
-    macs: int
-    params: int
-    size_bytes: int
-    """Of its ONNX file."""
-    latency_ms: float
 
 
 @dataclass(frozen=True)

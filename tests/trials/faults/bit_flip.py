@@ -8,8 +8,8 @@ from lcprune import runs
 from lcprune.analysis.select import Budget
 from lcprune.errors import RunError
 from lcprune.pipeline import stored
+from lcprune.pipeline.costs import costs_of
 from lcprune.pipeline.export import ExportRequest, export
-from lcprune.pipeline.profile import costs_of
 from lcprune.pipeline.select import select
 from lcprune.pipeline.verify import verify
 from lcprune.training import checkpoint

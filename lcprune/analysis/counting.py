@@ -1,14 +1,13 @@
 """Cost of a network: multiply-adds and parameters, counted by fvcore for one image in eval mode."""
 
 import warnings
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import torch
 from torch import nn
 
-from lcprune.analysis.evaluate import CascadeCost
+from lcprune.analysis.cost import CascadeCost, ExitCost, NetworkCost
 from lcprune.errors import ProfileError
 from lcprune.models import Network
 from lcprune.models.network import eval_mode
@@ -34,36 +33,6 @@ FREE_OPS = frozenset(
 """Operators that fvcore does not know and that have no multiply-adds: element by element, pooling, moving memory."""
 
 
-@dataclass(frozen=True)
-class ExitCost:
-    """Cost of one sub-model that stands alone."""
-
-    name: str
-    exit_index: int
-    macs: int
-    """For one image."""
-    params: int
-
-
-@dataclass(frozen=True)
-class NetworkCost:
-    """Cost of a network, of its parts and of every sub-model."""
-
-    exits: tuple[ExitCost, ...]
-    """All K, shallow first; main is the last."""
-    group_macs: tuple[int, ...]
-    """Of each of the K layer groups, for one image."""
-    critic_macs: tuple[int, ...]
-    """Of each of the K - 1 critics, for one image."""
-    cascade_macs: int
-    """Of an image that passes all groups and all critics."""
-
-    def ending_at(self, k: int) -> "NetworkCost":
-        """The cost of the first `k` exits alone; the last of them keeps its name."""
-        parts = CascadeCost(self.group_macs, self.critic_macs).ending_at(k)
-        return NetworkCost(self.exits[:k], parts.group_macs, parts.critic_macs, parts.exit_macs()[-1])
-
-
 def count_macs(module: nn.Module, image_shape: tuple[int, int, int]) -> int:
     """Multiply-adds for one image of ``(C, H, W)``: convolutions, linear layers and matrix products.
 
@@ -80,7 +49,7 @@ def count_params(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def profile(network: Network, image_shape: tuple[int, int, int]) -> NetworkCost:
+def count_cost(network: Network, image_shape: tuple[int, int, int]) -> NetworkCost:
     """Cost of every part and every sub-model, for one image of ``(C, H, W)``.
 
     Raises:
@@ -98,7 +67,7 @@ def profile(network: Network, image_shape: tuple[int, int, int]) -> NetworkCost:
         )
         for index, name in enumerate(network.exit_names)
     )
-    return NetworkCost(exits, group_macs, critic_macs, sum(group_macs) + sum(critic_macs))
+    return NetworkCost(exits, CascadeCost(group_macs, critic_macs))
 
 
 def _macs_by_module(module: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, int]:

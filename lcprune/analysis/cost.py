@@ -1,0 +1,94 @@
+"""What a network costs: every sub-model alone, and the parts that an image pays for one after another."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+Paid = TypeVar("Paid", int, float)
+
+
+@dataclass(frozen=True)
+class ExitCost:
+    """What one sub-model that stands alone costs."""
+
+    name: str
+    exit_index: int
+    macs: int
+    """For one image."""
+    params: int
+    size_bytes: int | None = None
+    """Of its ONNX file; None: not measured."""
+    latency_ms: float | None = None
+    """In onnxruntime on this machine's CPU: batch 1, one thread, median; None: not measured."""
+
+
+@dataclass(frozen=True)
+class CascadeCost:
+    """MACs of the parts of a cascade, for one image."""
+
+    group_macs: tuple[int, ...]
+    """Of every group, ``(K,)``."""
+    critic_macs: tuple[int, ...]
+    """Of every critic, ``(K - 1,)``: main has none."""
+
+    def __post_init__(self) -> None:
+        """Refuse counts that fit no network.
+
+        Raises:
+            ValueError: If the two do not belong to one cascade, or a count is negative.
+        """
+        if not self.group_macs or len(self.critic_macs) != len(self.group_macs) - 1:
+            raise ValueError(f"{len(self.group_macs)} groups do not go with {len(self.critic_macs)} critics")
+        if min(self.group_macs + self.critic_macs) < 0:
+            raise ValueError(f"MACs cannot be negative: {self}")
+
+    @property
+    def main_macs(self) -> int:
+        """MACs of main alone: all groups, no critic."""
+        return sum(self.group_macs)
+
+    def ending_at(self, k: int) -> "CascadeCost":
+        """The first `k` exits alone: what was critic `k` now ends the last group."""
+        if k == len(self.group_macs):
+            return self
+        last = self.group_macs[k - 1] + self.critic_macs[k - 1]
+        return CascadeCost((*self.group_macs[: k - 1], last), self.critic_macs[: k - 1])
+
+    def exit_macs(self, kept: Sequence[int] | None = None) -> tuple[int, ...]:
+        """`paid_at_exits`, in MACs."""
+        return paid_at_exits(self.group_macs, self.critic_macs, kept)
+
+
+@dataclass(frozen=True)
+class NetworkCost:
+    """What every sub-model of a network costs, and what its parts do."""
+
+    exits: tuple[ExitCost, ...]
+    """All K, shallow first; main is the last."""
+    cascade: CascadeCost
+
+    def ending_at(self, k: int) -> "NetworkCost":
+        """The first `k` exits alone; the last of them keeps its name."""
+        return NetworkCost(self.exits[:k], self.cascade.ending_at(k))
+
+
+def paid_at_exits(
+    groups: Sequence[Paid], critics: Sequence[Paid], kept: Sequence[int] | None = None
+) -> tuple[Paid, ...]:
+    """What an image pays that leaves at each kept early exit, and last one that goes on to main.
+
+    Args:
+        groups: What each group costs, ``(K,)``, in any unit.
+        critics: What each critic costs, ``(K - 1,)``.
+        kept: ``exit_index`` of the early exits in the cascade, ascending; the others' critics are not computed. None
+            keeps all.
+
+    Raises:
+        ValueError: If ``kept`` is not ascending or names no early exit.
+    """
+    early = range(len(critics))
+    exits: Sequence[int] = early if kept is None else kept
+    if list(exits) != sorted(set(exits)) or not set(exits) <= set(early):
+        raise ValueError(f"exits {list(exits)} are not an ascending choice from {list(early)}")
+    ends = [*exits, len(groups) - 1]
+    return tuple(sum(groups[: end + 1]) + sum(critics[k] for k in exits if k <= end) for end in ends)
