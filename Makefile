@@ -120,7 +120,7 @@ test: $(INSTALLED)
 	@"$(BIN)/python" -m pytest $(TESTS) --durations=15 $(COVER)
 
 slow: $(INSTALLED)
-	@"$(BIN)/python" -m pytest -q -n auto --dist loadfile --durations=15 -m slow $(COVER)
+	@"$(BIN)/python" -m pytest -q -n auto --dist loadgroup --durations=15 -m slow $(COVER)
 
 coverage: $(INSTALLED)
 	@"$(BIN)/python" -m pytest -q -n auto --dist loadfile --cov --cov-report=term

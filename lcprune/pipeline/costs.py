@@ -15,11 +15,13 @@ from lcprune.recipe import Recipe
 
 
 def write_counted(folder: Path, network: Network, image_shape: tuple[int, int, int]) -> None:
-    """Counts what a run's network costs; nothing is exported or timed.
+    """Counts what a run's network costs, unless ``profile.json`` is of these weights; nothing is exported or timed.
 
     Raises:
         ProfileError: If the network's cost cannot be counted.
     """
+    if _is_of_these_weights(folder):
+        return
     cost = count_cost(network, image_shape)
     write_costs(folder, cost, cost_rows(network, cost))
 
@@ -30,7 +32,7 @@ def costs_of(folder: Path, recipe: Recipe) -> NetworkCost:
     Raises:
         RunError: If the run is not finished, or ``profile.json`` is damaged.
     """
-    if not (folder / runs.PROFILE).exists() or runs.changed_sources(folder, runs.PROFILE):
+    if not _is_of_these_weights(folder):
         network, facts = stored.load_network(folder, recipe)
         write_counted(folder, network, facts.image_shape)
     content = runs.read_json(runs.require(folder, runs.PROFILE, f"lcprune profile {folder}"))
@@ -55,3 +57,7 @@ def write_costs(folder: Path, cost: NetworkCost, rows: Sequence[ExitCost]) -> di
     runs.write_json(folder / runs.PROFILE, content)
     runs.record(folder, runs.PROFILE, made_from=[runs.WEIGHTS])
     return content
+
+
+def _is_of_these_weights(folder: Path) -> bool:
+    return (folder / runs.PROFILE).exists() and not runs.changed_sources(folder, runs.PROFILE)

@@ -21,6 +21,8 @@ from lcprune.errors import RunError, SetupError
 from lcprune.export.session import ProgressiveSession
 from lcprune.models import Network
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pruning")]
+
 NORM, TAYLOR = "group norm, each layer", "Taylor, all layers"
 
 

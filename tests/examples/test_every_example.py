@@ -22,7 +22,9 @@ def test_there_is_a_test_file_for_every_folder() -> None:
     assert folders == tested - {"every"}
 
 
-@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "own_model.py")) for name in ARGUMENTS]
+)
 def test_an_example_runs_and_writes_what_it_names(name: str, tmp_path: Path) -> None:
     command = [sys.executable, EXAMPLES / name, *ARGUMENTS[name]]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

@@ -26,6 +26,8 @@ from lcprune.export.metadata import InputInfo, read_info
 from lcprune.export.session import ProgressiveSession
 from lcprune.pipeline.export import ExportRequest, export
 
+pytestmark = pytest.mark.xdist_group("web example")
+
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "web"
 IMAGES = 20
 NODE = (20, 19)  # what Vite asks for

@@ -26,7 +26,6 @@ TRUNKS = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large"),
     *("efficientnet_b0", "regnet_y_400mf", "convnext_tiny", "shufflenet_v2", "densenet121", "vgg16_bn"),
 )
-QUICK = ("mobilenet_v3_small",)
 BLOCKS = ("resnet18", "mobilenet_v3_small", "efficientnet_b0", "convnext_tiny")
 """Trunks that have between them most kinds of blocks."""
 SHAPE = (3, 32, 32)
@@ -40,9 +39,8 @@ train: {{iterations: 1, lr: 0.001}}
 """
 
 
-@pytest.mark.parametrize(
-    "trunk", [pytest.param(trunk, marks=[] if trunk in QUICK else pytest.mark.slow) for trunk in TRUNKS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("trunk", TRUNKS)
 def test_a_trunk_is_cut_trained_profiled_and_exported(trunk: str, tmp_path: Path) -> None:
     loaded = recipe.parse(TEXT.format(trunk=trunk))
     network = build(loaded, 10, SHAPE, MEAN, STD)

@@ -16,6 +16,8 @@ from lcprune.paper import printed
 from lcprune.paper.reproduce import Request, reproduce
 from lcprune.paper.targets import TARGETS
 
+pytestmark = pytest.mark.xdist_group("reproduce")
+
 
 class Quiet:
     def stepped(self, *_: Any) -> None: ...

@@ -31,6 +31,7 @@ def lcprune(environment: dict[str, str], folder: Path, *arguments: str) -> subpr
     return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_an_installation_that_is_right(tmp_path: Path) -> None:
     done = lcprune(dict(os.environ), tmp_path, "doctor", "--json")
     assert done.returncode == 0, done.stdout

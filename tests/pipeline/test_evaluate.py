@@ -82,7 +82,8 @@ def test_ensembles_of_a_file_are_named_by_the_exits_that_are_in_it(
     arrays = runs.read_predictions(run)
     summed = arrays["test_logits"][1] + arrays["test_logits"][2]
     right = 100 * float((summed.argmax(axis=1) == arrays["test_labels"]).mean())
-    assert result["ensembles"] == {"2+3": pytest.approx(right, abs=0.6)}
+    two_rows_pct = 200 / len(arrays["test_labels"])  # whose two largest sums are equal but for rounding
+    assert result["ensembles"] == {"2+3": pytest.approx(right, abs=two_rows_pct)}
 
 
 def flipped_by_hand(run: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -83,6 +83,7 @@ def test_a_budget_of_macs_is_held_and_used(run: Path, asked: Asked) -> None:
     assert len(set(dear["temperatures"])) == len(dear["temperatures"])  # fitted, each by itself
 
 
+@pytest.mark.slow
 def test_a_budget_of_time_is_held(run: Path, asked: Asked) -> None:
     with pytest.raises(BudgetError, match=r"within 1e-06 ms: where all leave at the first exit it is [0-9.]+ ms"):
         write(run, asked(max_latency_ms=1e-6))

@@ -26,6 +26,8 @@ from lcprune.pipeline import parallel_run, train
 from lcprune.training import checkpoint
 from lcprune.training.parallel import ParallelOptions, layers, mesh, messages
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("parallel run")]
+
 STEPS = 24
 RECIPE = """\
 name: tiny

@@ -99,6 +99,7 @@ def test_a_run_folder_holds_what_the_contract_says(tmp_path: Path) -> None:
         "weights.safetensors",
         "checkpoints",
         "predictions.npz",
+        "profile.json",
         "manifest.json",
     }
     with np.load(tmp_path / "run/predictions.npz") as arrays:

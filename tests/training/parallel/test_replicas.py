@@ -25,6 +25,8 @@ from lcprune.training.parallel.replicas import Replicas
 from lcprune.training.predicting import predict_logits
 from lcprune.training.step import EagerStep
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("replicas")]
+
 Ranks = Callable[[Callable[[], Any], int], list[Any]]
 BATCH = 12
 STEPS = 5
