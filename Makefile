@@ -76,7 +76,7 @@ constraints:
 		| sed -E '/^(nvidia-|cuda-|triton=)/d; s/\+.*//'; } > "$$folder/constraints.txt"; \
 	mv "$$folder/constraints.txt" $(CONSTRAINTS)
 
-# Options: make matrix ROWS="oldest between" SEED=7 TESTS="-n 2 tests/export", and SAVE=--save for the page
+# Options: make matrix ROWS="oldest between" SEED=7 TESTS="-n 2 tests/exporters", and SAVE=--save for the page
 ROWS :=
 SEED :=
 matrix:

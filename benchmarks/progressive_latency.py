@@ -21,9 +21,9 @@ from benchmarks.case import Row
 from benchmarks.provenance import RESULTS, provenance, save
 from benchmarks.timing import Timed, in_turn, repeated
 from lcprune import recipe
-from lcprune.export.progressive import stitch
-from lcprune.export.segments import export_module, export_stages
-from lcprune.export.session import open_session
+from lcprune.exporters.progressive import stitch
+from lcprune.exporters.segments import export_module, export_stages
+from lcprune.exporters.session import open_session
 from lcprune.models.build import build
 from lcprune.models.network import Network
 

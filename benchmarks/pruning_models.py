@@ -23,7 +23,7 @@ from lcprune.analysis.thresholds import rows_of
 from lcprune.data.loaders import TrainLoader
 from lcprune.data.sources import Dataset
 from lcprune.errors import RunError
-from lcprune.export.progressive import write_progressive, write_submodel
+from lcprune.exporters.progressive import write_progressive, write_submodel
 from lcprune.models import Network
 from lcprune.pipeline.info import progressive_info, submodel_info
 from lcprune.pipeline.stored import DataFacts, load_dataset, load_network

@@ -17,8 +17,8 @@ import torch
 from benchmarks import networks
 from benchmarks.case import Row
 from benchmarks.timing import Timed, in_turn, ratio, repeated
-from lcprune.export.progressive import stitch
-from lcprune.export.segments import export_module, export_stages
+from lcprune.exporters.progressive import stitch
+from lcprune.exporters.segments import export_module, export_stages
 from lcprune.recipe import Recipe
 
 EXPORTED = "vgg_cifar10_small"

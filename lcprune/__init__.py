@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lcprune.export.session import ProgressiveSession
+    from lcprune.exporters.session import ProgressiveSession
 
 __all__ = ["ProgressiveSession", "__version__"]
 __version__ = "0.1.0"
@@ -13,5 +13,5 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """`ProgressiveSession`, imported when it is asked for: `import lcprune` stays instant."""
     if name == "ProgressiveSession":
-        return importlib.import_module("lcprune.export.session").ProgressiveSession
+        return importlib.import_module("lcprune.exporters.session").ProgressiveSession
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

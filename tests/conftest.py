@@ -25,7 +25,7 @@ from lcprune import recipe as recipes
 from lcprune import runs
 from lcprune.cli import app
 from lcprune.data.sources import read_digits
-from lcprune.export import progressive, verify
+from lcprune.exporters import progressive, verify
 from lcprune.pipeline import train as training
 from lcprune.pipeline.export import ExportRequest, export
 from lcprune.pipeline.profile import profile_run

@@ -18,8 +18,8 @@ LAYERS = (  # lowest first; a part may import what stands below it, and itself
     {"errors", "specs"},
     {"recipe"},
     {"models", "data", "runs"},
-    {"training", "analysis", "export"},
-    {"report"},
+    {"training", "analysis", "exporters"},
+    {"reporting"},
     {"pipeline"},
     {"paper"},
     {"cli"},
@@ -29,10 +29,10 @@ LEVEL = {part: level for level, layer in enumerate(LAYERS) for part in layer}
 
 HOMES = {  # who may import a library, as prefixes of module names
     "fvcore": ("lcprune.analysis.counting",),
-    "onnx": ("lcprune.export.",),
-    "onnxscript": ("lcprune.export.",),
-    "onnxruntime": ("lcprune.export.",),
-    "rich": ("lcprune.report.tables", "lcprune.report.progress", "lcprune.paper.tables", "lcprune.cli"),
+    "onnx": ("lcprune.exporters.",),
+    "onnxscript": ("lcprune.exporters.",),
+    "onnxruntime": ("lcprune.exporters.",),
+    "rich": ("lcprune.reporting.tables", "lcprune.reporting.progress", "lcprune.paper.tables", "lcprune.cli"),
     "matplotlib": ("lcprune.paper.plots",),
     "torchvision": ("lcprune.data.sources", "lcprune.data.transforms", "lcprune.models.backbones"),
     "typer": ("lcprune.cli",),
@@ -40,7 +40,7 @@ HOMES = {  # who may import a library, as prefixes of module names
     "pydantic_core": ("lcprune.recipe",),
     "ruamel": ("lcprune.recipe",),
 }
-FACADE = {"lcprune.export.session.ProgressiveSession"}
+FACADE = {"lcprune.exporters.session.ProgressiveSession"}
 """What `lcprune` itself offers, imported when it is asked for."""
 INSTANT = ("lcprune", "lcprune.errors", "lcprune.specs", "lcprune.recipe", "lcprune.cli")
 HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "numpy", "scipy", "matplotlib", "fvcore")
@@ -103,17 +103,18 @@ def test_every_wrapped_library_has_one_home(module: str) -> None:
 def test_the_rules_see_what_they_forbid() -> None:
     assert wrong_imports("lcprune.models.vgg", "import lcprune.training.loop") == ["lcprune.training.loop"]
     assert wrong_imports("lcprune.models.vgg", "from lcprune import recipe, data") == ["lcprune.data"]
-    assert wrong_imports("lcprune.export.verify", "def f():\n    from lcprune.analysis import select") == [
+    assert wrong_imports("lcprune.exporters.verify", "def f():\n    from lcprune.analysis import select") == [
         "lcprune.analysis.select"
     ]
     assert (
-        wrong_imports("lcprune.export.verify", "from lcprune.export.session import a\nfrom lcprune import runs") == []
+        wrong_imports("lcprune.exporters.verify", "from lcprune.exporters.session import a\nfrom lcprune import runs")
+        == []
     )
     assert wrong_imports("lcprune", "from lcprune.recipe import load") == ["lcprune.recipe.load"]
     assert wrong_imports("lcprune.runs", "from lcprune import __version__") == []
     assert strangers("lcprune.cli", "import rich.table, typer\nfrom onnx import helper") == ["onnx"]
     assert strangers("lcprune.analysis.select", "def f():\n    import fvcore.nn") == ["fvcore"]
-    assert strangers("lcprune.export.verify", "import onnx, onnxruntime, numpy") == []
+    assert strangers("lcprune.exporters.verify", "import onnx, onnxruntime, numpy") == []
 
 
 @pytest.mark.parametrize("module", [module for module in INSTANT if module in MODULES])

@@ -8,7 +8,7 @@ import pytest
 
 from lcprune import models, recipe
 from lcprune.errors import RecipeError
-from lcprune.export import metadata
+from lcprune.exporters import metadata
 from lcprune.recipe import schema
 
 RECIPES = Path(__file__).parents[1] / "recipes"

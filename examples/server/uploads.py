@@ -17,7 +17,7 @@ from starlette.types import Message, Receive
 
 from lcprune.data.images import read_prepared
 from lcprune.errors import DataError
-from lcprune.export.metadata import InputInfo
+from lcprune.exporters.metadata import InputInfo
 
 FORMATS = {"image/bmp": "BMP", "image/gif": "GIF", "image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WEBP"}
 FORM = "multipart/form-data"

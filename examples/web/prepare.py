@@ -21,8 +21,8 @@ from PIL import Image
 from lcprune.data.images import list_images, read_prepared
 from lcprune.data.sources import read_digits
 from lcprune.errors import DataError, LcpruneError, OnnxModelError
-from lcprune.export.metadata import ModelInfo, load_model
-from lcprune.export.session import open_session
+from lcprune.exporters.metadata import ModelInfo, load_model
+from lcprune.exporters.session import open_session
 
 MODEL = "model.onnx"
 INFO = "model.json"

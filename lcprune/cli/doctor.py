@@ -33,7 +33,7 @@ def doctor(
     """Say what this machine has, and what is wrong with the installation."""
     with user_errors(as_json):
         from lcprune.pipeline import doctor as pipeline
-        from lcprune.report import tables
+        from lcprune.reporting import tables
 
         result = pipeline.examine(run)
         show(result, tables.doctor_table(result), as_json, quiet)

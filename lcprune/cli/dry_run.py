@@ -16,7 +16,7 @@ def costs(recipe: Any, data_root: Path = Path("data")) -> Any:
 
 def show_dry_run(recipe: Any, data_root: Path, as_json: bool, quiet: bool) -> None:
     """What `lcprune train --dry-run` prints."""
-    from lcprune.report import tables
+    from lcprune.reporting import tables
 
     result = costs(recipe, data_root)
     show(result, tables.dry_run_table(result), as_json, quiet)

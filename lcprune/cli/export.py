@@ -83,7 +83,7 @@ def export(
     with user_errors(as_json):
         with torch_needed():
             from lcprune.pipeline import export as pipeline
-        from lcprune.report import tables
+        from lcprune.reporting import tables
 
         request = pipeline.ExportRequest(
             progressive=progressive,

@@ -31,7 +31,7 @@ def init(
     """Look at a folder of images and write a recipe that fits, for `lcprune train`."""
     with user_errors(as_json):
         from lcprune.pipeline import init as pipeline
-        from lcprune.report import tables
+        from lcprune.reporting import tables
 
         wanted = pipeline.Wanted(model, image_size, weights)
         result = pipeline.init(folder, output, wanted, force, costs)

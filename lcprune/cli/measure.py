@@ -28,7 +28,7 @@ def profile(run: Run = LATEST, as_json: Json = False, quiet: Quiet = False) -> N
     with user_errors(as_json):
         with torch_needed():
             from lcprune.pipeline import profile as pipeline
-        from lcprune.report import tables
+        from lcprune.reporting import tables
 
         result = pipeline.profile_run(run)
         show(result, tables.profile_table(result), as_json, quiet)
@@ -59,7 +59,7 @@ def select(
         with torch_needed():
             from lcprune.analysis.select import Budget
             from lcprune.pipeline import select as pipeline
-        from lcprune.report import tables
+        from lcprune.reporting import tables
 
         budget = Budget(
             max_drop_pct=max_drop,
@@ -89,7 +89,7 @@ def evaluate(
 ) -> None:
     """Accuracy of every exit, of ensembles and of progressive inference."""
     with user_errors(as_json):
-        from lcprune.report import tables
+        from lcprune.reporting import tables
 
         if target.suffix in (".onnx", ".ort", ".json"):
             from lcprune.pipeline import evaluate_onnx

@@ -24,7 +24,7 @@ def predict(
     """Class, confidence and exit of each image; needs no torch."""
     with user_errors(as_json):
         from lcprune.pipeline import predict as pipeline
-        from lcprune.report import tables
+        from lcprune.reporting import tables
 
         result = pipeline.predict(model, images, save_grid, columns)
         show(result, tables.prediction_table(result), as_json, quiet)
@@ -39,7 +39,7 @@ def bench(
     """Latency and size of models side by side, batch 1, one thread; needs no torch."""
     with user_errors(as_json):
         from lcprune.pipeline import bench as pipeline
-        from lcprune.report import tables
+        from lcprune.reporting import tables
 
         result = pipeline.bench(models, runs)
         show(result, tables.bench_table(result), as_json, quiet)

@@ -19,7 +19,7 @@ def show(content: Any, table: Any, as_json: bool, quiet: bool) -> None:
     if as_json:
         typer.echo(json.dumps(content, indent=2))
     elif not quiet:
-        from lcprune.report.tables import print_table
+        from lcprune.reporting.tables import print_table
 
         print_table(table, sys.stdout)
 
@@ -31,7 +31,7 @@ def notice(quiet: bool) -> Callable[[str], None]:
 
 def display(quiet: bool) -> Any:
     """Makes the progress bars of a training, see `lcprune.pipeline.train`."""
-    from lcprune.report.progress import TrainingProgress
+    from lcprune.reporting.progress import TrainingProgress
 
     hint = (
         "hint: that is long for this device. For a CPU there are smaller recipes (lcprune recipes lists them: digits "

@@ -23,7 +23,7 @@ def cuts(
     with user_errors(as_json):
         with torch_needed():
             from lcprune.pipeline import cuts as pipeline
-        from lcprune.report import tables
+        from lcprune.reporting import tables
 
         result = pipeline.list_cuts(trunk, image_size=image_size, channels=channels, classes=classes, groups=groups)
         show(result, tables.cuts_table(result), as_json, quiet)
@@ -38,7 +38,7 @@ def recipes(
     with user_errors(as_json):
         from lcprune import recipe as known
         from lcprune.errors import RecipeError
-        from lcprune.report import tables
+        from lcprune.reporting import tables
 
         shipped = known.shipped()
         if name is None:

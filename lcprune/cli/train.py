@@ -141,7 +141,7 @@ def _parallel_options(
 def _print_trained(result: Any, as_json: bool, quiet: bool) -> None:
     if is_silent(False):
         return
-    from lcprune.report import tables
+    from lcprune.reporting import tables
 
     content = {
         "run": str(result.run),

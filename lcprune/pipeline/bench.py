@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lcprune.export.latency import compare_latency
-from lcprune.export.segmented import MANIFEST, SegmentedSession, open_model
-from lcprune.export.session import ProgressiveSession
+from lcprune.exporters.latency import compare_latency
+from lcprune.exporters.segmented import MANIFEST, SegmentedSession, open_model
+from lcprune.exporters.session import ProgressiveSession
 from lcprune.runs import check_exported
 
 

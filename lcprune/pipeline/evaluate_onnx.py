@@ -12,8 +12,8 @@ from lcprune.analysis.evaluate import ProgressiveResult, accuracies_pct, balance
 from lcprune.data import sources
 from lcprune.data.images import read_folder, refuse_too_many
 from lcprune.errors import DataError
-from lcprune.export.segmented import SegmentedSession, open_model
-from lcprune.export.session import ProgressiveSession
+from lcprune.exporters.segmented import SegmentedSession, open_model
+from lcprune.exporters.session import ProgressiveSession
 from lcprune.pipeline.rows import progressive_rows
 
 Images = np.ndarray[Any, np.dtype[np.uint8]]

@@ -12,7 +12,7 @@ from lcprune.data.split import balanced_split
 from lcprune.data.survey import GREY_KINDS, Survey
 from lcprune.errors import DataError, RecipeError
 from lcprune.recipe.schema import PLACES, TORCHVISION
-from lcprune.report.recipe_text import Choice, recipe_text
+from lcprune.reporting.recipe_text import Choice, recipe_text
 
 SMALL_PX = 64
 """Up to this shorter side (median) the paper's trunk is the default; above, a backbone that shrinks the image first."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from lcprune import recipe as recipes
 from lcprune.analysis.cost import NetworkCost
 from lcprune.data import sources
-from lcprune.export.metadata import ExitInfo, InputInfo, ModelInfo
+from lcprune.exporters.metadata import ExitInfo, InputInfo, ModelInfo
 from lcprune.pipeline.stored import DataFacts
 from lcprune.recipe import Recipe
 

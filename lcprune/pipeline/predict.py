@@ -9,8 +9,8 @@ import numpy as np
 from lcprune import runs
 from lcprune.data.images import list_images, read_image, read_prepared
 from lcprune.errors import DataError
-from lcprune.export.segmented import open_model
-from lcprune.report import contact_sheet
+from lcprune.exporters.segmented import open_model
+from lcprune.reporting import contact_sheet
 
 BATCH = 64
 MOST_CELLS = 400  # of a contact sheet; more would make a picture that few programs open

@@ -11,9 +11,9 @@ from lcprune import runs
 from lcprune.analysis.cost import NetworkCost
 from lcprune.analysis.counting import count_cost
 from lcprune.analysis.thresholds import NEVER
-from lcprune.export.latency import compare_latency
-from lcprune.export.progressive import write_progressive, write_submodel
-from lcprune.export.session import ProgressiveSession
+from lcprune.exporters.latency import compare_latency
+from lcprune.exporters.progressive import write_progressive, write_submodel
+from lcprune.exporters.session import ProgressiveSession
 from lcprune.models import Network
 from lcprune.pipeline import stored
 from lcprune.pipeline.costs import cost_rows, costs_of, write_costs

@@ -20,12 +20,12 @@ from lcprune.analysis.thresholds import rows_of
 from lcprune.data import sources
 from lcprune.data.sources import Split
 from lcprune.errors import LcpruneError, OnnxModelError, RunError
-from lcprune.export.metadata import ModelInfo, read_info
+from lcprune.exporters.metadata import ModelInfo, read_info
 from lcprune.pipeline import inside, stored
 from lcprune.pipeline.costs import costs_of
 from lcprune.recipe import Recipe
-from lcprune.report.page import page
-from lcprune.report.page.subject import Command, ExportedFile, Labelled, Setting, Subject
+from lcprune.reporting.page import page
+from lcprune.reporting.page.subject import Command, ExportedFile, Labelled, Setting, Subject
 
 DEFAULT_MAX_DROP_PCT = 0.5
 """Points for which thresholds are calibrated where nothing was selected, as `lcprune export` does."""

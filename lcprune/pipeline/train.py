@@ -19,7 +19,7 @@ from lcprune.pipeline.environment import environment
 from lcprune.pipeline.fit import Display, Notice, Trained, fit
 from lcprune.pipeline.parallel_run import begun_before_a_restart, launches_of, options_before
 from lcprune.recipe import Recipe
-from lcprune.report.tables import balance_line
+from lcprune.reporting.tables import balance_line
 from lcprune.training import checkpoint
 from lcprune.training.parallel import Coordinator, ParallelOptions, connect
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from lcprune.pipeline import predict
-from lcprune.report.progress import TrainingProgress
+from lcprune.reporting.progress import TrainingProgress
 from lcprune.training import checkpoint
 from lcprune.training.loop import LoggedStep
 

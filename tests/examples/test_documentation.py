@@ -23,8 +23,8 @@ from lcprune import recipe as recipes
 from lcprune.cli import app
 from lcprune.data.images import Preparation, read_prepared
 from lcprune.data.sources import read_digits
-from lcprune.export.metadata import PREFIX, InputInfo, ModelInfo
-from lcprune.export.session import ProgressiveSession
+from lcprune.exporters.metadata import PREFIX, InputInfo, ModelInfo
+from lcprune.exporters.session import ProgressiveSession
 from lcprune.recipe import schema
 
 REPOSITORY = Path(__file__).resolve().parents[2]

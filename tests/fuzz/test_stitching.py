@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lcprune.export.progressive import stitch
-from lcprune.export.segments import cpu_copy, export_stages
-from lcprune.export.session import open_session
+from lcprune.exporters.progressive import stitch
+from lcprune.exporters.segments import cpu_copy, export_stages
+from lcprune.exporters.session import open_session
 from lcprune.models.network import Network, Normalize
 
 NETWORKS = max(2, settings().max_examples // 40)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from lcprune.analysis.counting import count_macs
 from lcprune.errors import ModelError
-from lcprune.export.quantize import reduce
-from lcprune.export.segments import export_module, export_stages
+from lcprune.exporters.quantize import reduce
+from lcprune.exporters.segments import export_module, export_stages
 from lcprune.models import Network, mixes_samples
 from lcprune.models.critics import CriticDesign, build_critic
 from lcprune.recipe.schema import Head

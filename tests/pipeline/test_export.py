@@ -12,8 +12,8 @@ from lcprune import runs
 from lcprune.analysis.select import Budget
 from lcprune.data import sources
 from lcprune.errors import BudgetError, ExportError
-from lcprune.export import progressive
-from lcprune.export.session import ProgressiveSession
+from lcprune.exporters import progressive
+from lcprune.exporters.session import ProgressiveSession
 from lcprune.pipeline import evaluate_onnx, stored
 from lcprune.pipeline import export as pipeline
 from lcprune.pipeline.export import ExportRequest

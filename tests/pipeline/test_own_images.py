@@ -18,8 +18,8 @@ from lcprune import runs
 from lcprune.cli import app
 from lcprune.data import images as images_module
 from lcprune.errors import DataError, Interrupted
-from lcprune.export.metadata import InputInfo, read_info
-from lcprune.export.session import ProgressiveSession
+from lcprune.exporters.metadata import InputInfo, read_info
+from lcprune.exporters.session import ProgressiveSession
 from lcprune.pipeline import metrics, stored
 from lcprune.pipeline import predict as prediction
 from lcprune.pipeline import train as pipeline

@@ -11,7 +11,7 @@ from lcprune.data.images import read_image
 from lcprune.errors import DataError, LcpruneError
 from lcprune.pipeline import predict as pipeline
 from lcprune.pipeline.predict import predict
-from lcprune.report import contact_sheet
+from lcprune.reporting import contact_sheet
 
 THRESHOLDS = (0.5, 0.4, 0.3)  # of the exported file
 

@@ -21,7 +21,7 @@ from lcprune.pipeline.export import ExportRequest, export
 from lcprune.pipeline.report import collect, report
 from lcprune.pipeline.select import select
 from lcprune.pipeline.verify import verify
-from lcprune.report.page.subject import Subject
+from lcprune.reporting.page.subject import Subject
 
 
 def subject_of(run: Path) -> Subject:

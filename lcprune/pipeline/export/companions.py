@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 
 from lcprune import runs
-from lcprune.export.manifest import write_segments
-from lcprune.export.ort import SUFFIX, required_operators
-from lcprune.export.progressive import STAGES_DIFF
-from lcprune.export.quantize import Stages
-from lcprune.export.segmented import MANIFEST
-from lcprune.export.session import ProgressiveSession
-from lcprune.export.verify import MAX_RELATIVE_DIFF
+from lcprune.exporters.manifest import write_segments
+from lcprune.exporters.ort import SUFFIX, required_operators
+from lcprune.exporters.progressive import STAGES_DIFF
+from lcprune.exporters.quantize import Stages
+from lcprune.exporters.segmented import MANIFEST
+from lcprune.exporters.session import ProgressiveSession
+from lcprune.exporters.verify import MAX_RELATIVE_DIFF
 from lcprune.pipeline.export.request import ExportRequest
 from lcprune.recipe import Recipe
-from lcprune.report.model_card import model_card
+from lcprune.reporting.model_card import model_card
 
 
 def segments_beside(

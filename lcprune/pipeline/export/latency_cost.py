@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from lcprune.analysis.cost import paid_at_exits
-from lcprune.export.latency import Latency, exit_latencies
-from lcprune.export.progressive import cascade_stages, stitch, submodel_stages
-from lcprune.export.quantize import Stages
-from lcprune.export.session import NEVER
+from lcprune.exporters.latency import Latency, exit_latencies
+from lcprune.exporters.progressive import cascade_stages, stitch, submodel_stages
+from lcprune.exporters.quantize import Stages
+from lcprune.exporters.session import NEVER
 from lcprune.models import Network
 
 RUNS = 200

@@ -11,7 +11,7 @@ from lcprune.analysis.cost import NetworkCost
 from lcprune.data import sources
 from lcprune.data.sources import Dataset
 from lcprune.errors import ExportError
-from lcprune.export.verify import Parity
+from lcprune.exporters.verify import Parity
 from lcprune.models import Network
 from lcprune.pipeline import stored
 from lcprune.pipeline.costs import costs_of

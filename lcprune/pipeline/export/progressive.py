@@ -9,8 +9,8 @@ import numpy as np
 from lcprune.analysis.evaluate import ProgressiveResult, accuracy_pct
 from lcprune.analysis.thresholds import simulate
 from lcprune.errors import ExportError
-from lcprune.export.metadata import ModelInfo
-from lcprune.export.progressive import cascade_stages, file_size, write_progressive, write_reduced
+from lcprune.exporters.metadata import ModelInfo
+from lcprune.exporters.progressive import cascade_stages, file_size, write_progressive, write_reduced
 from lcprune.pipeline.export.calibration import (
     Decision,
     calibrate_exits,

@@ -10,8 +10,8 @@ import numpy as np
 from lcprune.analysis.cost import CascadeCost
 from lcprune.analysis.evaluate import accuracies_pct, accuracy_pct, within
 from lcprune.data.sources import Dataset, Split
-from lcprune.export.quantize import Reduced, Reduction, Stages, reduce
-from lcprune.export.verify import stage_logits
+from lcprune.exporters.quantize import Reduced, Reduction, Stages, reduce
+from lcprune.exporters.verify import stage_logits
 from lcprune.pipeline.export.readings import Readings, read_logits
 from lcprune.pipeline.export.request import ExportRequest
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 from lcprune.errors import ExportError
-from lcprune.export.criterion import Criterion
-from lcprune.export.metadata import Form, ModelInfo
-from lcprune.export.quantize import Int8Range
+from lcprune.exporters.criterion import Criterion
+from lcprune.exporters.metadata import Form, ModelInfo
+from lcprune.exporters.quantize import Int8Range
 
 
 @dataclass(frozen=True)

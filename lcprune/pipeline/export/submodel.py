@@ -7,8 +7,8 @@ from typing import Any
 from lcprune import runs
 from lcprune.analysis.cost import CascadeCost
 from lcprune.errors import RunError
-from lcprune.export.metadata import ModelInfo
-from lcprune.export.progressive import file_size, submodel_stages, write_reduced, write_submodel
+from lcprune.exporters.metadata import ModelInfo
+from lcprune.exporters.progressive import file_size, submodel_stages, write_reduced, write_submodel
 from lcprune.pipeline.export.loaded import MAIN, Loaded, exit_number, load_dataset, output_path, parity_images, written
 from lcprune.pipeline.export.reduced import reduce_network, reduction, warn_of_loss
 from lcprune.pipeline.export.request import ExportRequest

@@ -1,0 +1,113 @@
+"""What the graphs of a progressive model are made of, whatever their form."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from lcprune.errors import ExportError
+from lcprune.exporters.criterion import Criterion, score_nodes
+
+Part = tuple[list[NodeProto], list[TensorProto]]  # nodes, and the weights they read
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is stitched."""
+
+    stages: Sequence[ModelProto]
+    criterion: Criterion
+    temperatures: Sequence[float]
+
+    @property
+    def classes(self) -> int:
+        """How many values a row of logits has."""
+        return int(self.stages[-1].graph.output[-1].type.tensor_type.shape.dim[1].dim_value)
+
+    def score(self, k: int, class_before: str | None, logits: str | None = None) -> Part:
+        """How sure exit `k` is of the rows that have come so far; see `criterion.score_nodes`.
+
+        Args:
+            k: From 0.
+            class_before: Name of what the exit before has said.
+            logits: Their name; ``exit{k}.logits`` if None.
+        """
+        prefix, temperature = f"exit{k}.", self.temperatures[k]
+        logits = logits or f"{prefix}logits"
+        return score_nodes(prefix, logits, self.classes, self.criterion, temperature, class_before)
+
+
+@dataclasses.dataclass(frozen=True)
+class Incoming:
+    """Names of what a stage gets of the rows that have come so far."""
+
+    hidden: str
+    taint: str
+    """0 or NaN."""
+    classes: str | None = None
+    """What the exit before has said, where the criterion asks for it."""
+
+
+def decision(plan: Plan, k: int, incoming: Incoming) -> Part:
+    """Stage `k` and who stays after it: ``exit{k}.hidden``, ``exit{k}.logits`` and ``exit{k}.stays`` ``(N,)``."""
+    p = f"exit{k}."
+    nodes, initializers = inline(plan.stages[k], f"stage{k}.", incoming.hidden, [f"{p}hidden", f"{p}logits"])
+    score, constants = plan.score(k, incoming.classes)
+    nodes += [
+        *score,
+        node("Add", [f"{p}score", incoming.taint], f"{p}confidence"),
+        node("GreaterOrEqual", [f"{p}confidence", f"threshold.{k}"], f"{p}leaves"),
+        node("Not", [f"{p}leaves"], f"{p}stays"),
+    ]
+    return nodes, [*initializers, *constants]
+
+
+def taint(image: str) -> Part:
+    """``taint`` ``(N,)``: 0 for a row of finite pixels, NaN for any other."""
+    nodes = [
+        node("ReduceSum", [image, "pixel_axes"], "pixel_sum", keepdims=0),  # not finite if a pixel is not
+        node("Mul", ["pixel_sum", "zero"], "taint"),  # 0 x infinity is NaN, too
+    ]
+    return nodes, [constant("zero", np.float32(0)), constant("pixel_axes", np.array([1, 2, 3]))]
+
+
+def inline(model: ModelProto, prefix: str, inputs: str, outputs: Sequence[str]) -> Part:
+    """Nodes and weights of a stage, every name prefixed, and its ends joined to the names around it.
+
+    Raises:
+        ExportError: If the stage branches.
+    """
+    graph = model.graph
+    ends = {graph.input[0].name: inputs, "": ""}  # an empty name is an input left out
+    ends |= {value.name: name for value, name in zip(graph.output, outputs, strict=True)}
+    nodes, initializers = [], []
+    for original in graph.node:
+        if any(attribute.HasField("g") for attribute in original.attribute):
+            raise ExportError(
+                "a layer group branches on its own values", "use layers without control flow in a progressive model"
+            )
+        copied = NodeProto()
+        copied.CopyFrom(original)
+        copied.input[:] = [ends.get(name, prefix + name) for name in original.input]
+        copied.output[:] = [ends.get(name, prefix + name) for name in original.output]
+        copied.name = copied.output[0]
+        nodes.append(copied)
+    for weight in graph.initializer:
+        tensor = TensorProto()
+        tensor.CopyFrom(weight)
+        tensor.name = prefix + weight.name
+        initializers.append(tensor)
+    return nodes, initializers
+
+
+def node(op: str, inputs: Sequence[str], output: str, **attributes: Any) -> NodeProto:
+    """A node with one output, whose name it bears."""
+    return helper.make_node(op, inputs, [output], name=output, **attributes)
+
+
+def constant(name: str, value: NDArray[Any] | np.generic) -> TensorProto:
+    """A weight."""
+    return numpy_helper.from_array(np.asarray(value), name)

@@ -1,0 +1,250 @@
+"""Whether an exported file says what it should, and the file that appears only if it does. Needs no torch."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from lcprune.errors import ExportError, OnnxModelError, ParityError
+from lcprune.exporters.criterion import Criterion, exit_scores
+from lcprune.exporters.segmented import open_model
+from lcprune.exporters.session import CHUNK, Floats, Ints, open_session
+
+TORCH = "torch"
+MAX_RELATIVE_DIFF = 1e-4  # of the largest logit
+TIE = 1e-5  # a confidence this near to a threshold may fall on either side
+SINGLES = 8  # rows that are also run one by one
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How near a file is to torch."""
+
+    max_abs_diff: float
+    """Largest difference of a logit, over all exits that could be reached."""
+    exits_agree: bool
+    samples: int
+    """Images compared."""
+    near_threshold: int
+    """Rows that left elsewhere than they should because a confidence lies on its threshold; they are excused."""
+    against: str = TORCH
+    """What the file was compared with."""
+
+
+def check_parity(
+    path: Path,
+    images: NDArray[np.generic],
+    expected_logits: Floats,
+    thresholds: Sequence[float],
+    against: str = TORCH,
+    max_relative_diff: float = MAX_RELATIVE_DIFF,
+) -> Parity:
+    """Holds a file against torch, or what else: all images at once, some one by one, and every exit by itself.
+
+    Every exit by itself needs thresholds that can be given at run time.
+
+    Args:
+        path: What was exported: a file, or a folder of segments.
+        images: ``(N, C, H, W)``, uint8 or finite float in 0..1.
+        expected_logits: For the exits of the file, ``(exits, N, classes)``.
+        thresholds: The defaults of the file.
+        against: Where `expected_logits` come from, for the errors.
+        max_relative_diff: Of a logit, as a part of the largest one.
+
+    Raises:
+        ParityError: If a logit differs by more than that, or a row leaves at the wrong exit.
+        ExportError: If the file does not load, or the network's logits are not finite.
+        ValueError: If there are no images.
+    """
+    if len(images) == 0:
+        raise ValueError("parity needs images")
+    if not np.isfinite(expected_logits).all():
+        raise ExportError(f"the network's logits are not finite in {against}", "export a run that trained to the end")
+    pixels = as_float(images)
+    terms = _Terms(path.name.removesuffix(".part"), against, max_relative_diff)
+    try:
+        session = open_model(path)
+    except OnnxModelError as error:
+        raise ExportError(f"the export does not load: {error.problem}", "report this, with the recipe") from error
+    expected = _Expected.of(expected_logits, thresholds, session.info.criterion, session.info.temperatures)
+
+    whole = session(pixels)
+    diff, excused = _compare(terms, whole.logits, whole.exit_indices, expected)
+    for row in np.unique(np.linspace(0, len(pixels) - 1, SINGLES).astype(int)):
+        one = slice(row, row + 1)
+        single = session(pixels[one])
+        single_diff, _ = _compare(terms, single.logits, single.exit_indices, expected.rows(one))
+        diff = max(diff, single_diff)
+    if session.takes_thresholds:
+        for got, of_exit in zip(session.exit_logits(pixels), expected_logits, strict=True):
+            diff = max(diff, _logit_diff(terms, got, of_exit))
+    return Parity(diff, exits_agree=True, samples=len(pixels), near_threshold=excused, against=against)
+
+
+def stage_logits(stages: Sequence[ModelProto], images: NDArray[np.generic]) -> Floats:
+    """Logits of every exit, ``(exits, N, classes)``, from stages that are run one after the other on all images.
+
+    Args:
+        stages: As they are before they are stitched, main last.
+        images: ``(N, C, H, W)``, uint8 or float in 0..1.
+
+    Raises:
+        OnnxModelError: If onnxruntime cannot load a stage.
+    """
+    sessions = [open_session(stage.SerializeToString(), f"stage {k}") for k, stage in enumerate(stages)]
+    chunks = [_chunk_logits(sessions, images[start : start + CHUNK]) for start in range(0, max(len(images), 1), CHUNK)]
+    return np.concatenate(chunks, axis=1)
+
+
+def _chunk_logits(sessions: Sequence[Any], images: NDArray[np.generic]) -> Floats:
+    hidden: NDArray[Any] = as_float(images)
+    of_exits = []
+    for session in sessions:
+        *handed, logits = session.run(None, {"image": hidden})
+        of_exits.append(logits)
+        hidden = handed[0] if handed else hidden
+    return np.stack(of_exits)
+
+
+def check_stages(stages: Sequence[ModelProto], images: NDArray[np.generic], expected_logits: Floats) -> None:
+    """Holds float32 stages against torch before anything is made of them.
+
+    Raises:
+        ParityError: If a logit differs by more than 1e-4 of the largest one.
+    """
+    terms = _Terms("the network in ONNX", TORCH, MAX_RELATIVE_DIFF)
+    for got, expected in zip(stage_logits(stages, images), expected_logits, strict=True):
+        _logit_diff(terms, got, expected)
+
+
+def write_checked(versions: Sequence[bytes], path: Path, check: Callable[[Path], Parity]) -> Parity:
+    """Writes a file under another name, checks it, and only then gives it its name.
+
+    Args:
+        versions: Each is checked; the last one stays.
+        path: An older file there is replaced only by one that has passed.
+        check: Raises what is wrong.
+
+    Raises:
+        ExportError: If the file cannot be written.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        with writable(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            for content in versions:
+                part.write_bytes(content)
+                parity = check(part)
+            part.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+    return parity
+
+
+@contextlib.contextmanager
+def writable(path: Path) -> Iterator[None]:
+    """Says that `path` cannot be written, where the system refuses something inside.
+
+    Raises:
+        ExportError: It does.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ExportError(
+            f"{path} cannot be written: {error.strerror}", "name a writable place with --output"
+        ) from None
+
+
+def as_float(images: NDArray[np.generic]) -> Floats:
+    """Images as the input of a model: float32 in 0..1, uint8 divided by 255."""
+    if images.dtype == np.uint8:
+        return images.astype(np.float32) / np.float32(255)
+    return images.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """What is compared with what, and how far apart the two may be."""
+
+    name: str
+    against: str
+    max_relative_diff: float
+
+
+@dataclass(frozen=True)
+class _Expected:
+    """What the file should do with some rows."""
+
+    logits: Floats
+    """``(exits, N, classes)``."""
+    exits: Ints
+    """Where each row leaves, ``(N,)``."""
+    must: NDArray[np.bool_]
+    """Whether a row that gets to an early exit has to leave there, ``(exits - 1, N)``."""
+    may: NDArray[np.bool_]
+    """Whether it can leave there: what is neither lies on a threshold, or between two classes."""
+
+    @classmethod
+    def of(
+        cls, logits: Floats, thresholds: Sequence[float], criterion: Criterion, temperatures: Sequence[float]
+    ) -> "_Expected":
+        limits = np.asarray(thresholds, np.float32)[:, None]  # (exits - 1, 1)
+        scores = exit_scores(logits[:-1], criterion, temperatures[:-1])  # (exits - 1, N)
+        leaves = np.concatenate([scores >= limits, np.ones((1, logits.shape[1]), bool)])
+        must, may = scores >= limits + TIE, scores >= limits - TIE
+        if criterion == "agreement":
+            alone = exit_scores(logits[:-1], "softmax", temperatures[:-1])
+            unsure = _between_classes(logits[:-1])
+            unsure[1:] |= unsure[:-1]
+            unsure[:1] = False
+            must, may = must & ~unsure, may | (unsure & (alone >= limits - TIE))
+        return cls(logits, leaves.argmax(axis=0), must, may)
+
+    def rows(self, some: slice) -> "_Expected":
+        return _Expected(self.logits[:, some], self.exits[some], self.must[:, some], self.may[:, some])
+
+
+def _between_classes(logits: Floats) -> NDArray[np.bool_]:
+    """Where the two largest logits are so near that either may be the class, ``(exits, N)``."""
+    second, first = np.moveaxis(np.partition(logits, -2, axis=-1)[..., -2:], -1, 0)
+    nearly: NDArray[np.bool_] = first - second <= MAX_RELATIVE_DIFF * np.abs(logits).max()
+    return nearly
+
+
+def _compare(terms: _Terms, logits: Floats, exit_indices: Ints, expected: _Expected) -> tuple[float, int]:
+    """Largest difference of the logits where each row left, and the rows excused for leaving elsewhere.
+
+    Args:
+        terms: Of the comparison.
+        logits: From the file, ``(N, classes)``.
+        exit_indices: From the file, ``(N,)``.
+        expected: Of the same rows.
+    """
+    exits = np.arange(len(expected.must))[:, None]  # (exits - 1, 1)
+    too_far = (exits < exit_indices) & expected.must
+    wrong = (too_far | ((exits == exit_indices) & ~expected.may)).any(axis=0)
+    if wrong.any():
+        raise ParityError(
+            f"{terms.name}: {int(wrong.sum())} of {len(wrong)} images leave at another exit than in {terms.against}",
+            "report this, with the recipe",
+        )
+    diff = _logit_diff(terms, logits, expected.logits[exit_indices, np.arange(len(logits))])
+    return diff, int((exit_indices != expected.exits).sum())
+
+
+def _logit_diff(terms: _Terms, logits: Floats, expected: Floats) -> float:
+    limit = terms.max_relative_diff * float(np.abs(expected).max())
+    diff = float(np.abs(logits - expected).max())
+    if not diff <= limit:  # also where it is NaN
+        raise ParityError(
+            f"{terms.name} differs from {terms.against} by {diff:.1e} in a logit (limit {limit:.1e})",
+            "report this, with the recipe",
+        )
+    return diff

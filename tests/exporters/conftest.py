@@ -1,0 +1,168 @@
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from lcprune.exporters import progressive
+from lcprune.exporters.metadata import ExitInfo, InputInfo, ModelInfo, read_info
+from lcprune.exporters.segments import cpu_copy, export_stages
+from lcprune.exporters.verify import Parity
+from lcprune.models.network import Network, Normalize
+
+CLASSES = 5
+SIZE = 8
+
+
+def _convolution(inputs: int, outputs: int) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+
+
+def _head(channels: int, size: int) -> list[nn.Module]:
+    return [nn.Flatten(), nn.Linear(channels * size * size, CLASSES)]
+
+
+@torch.no_grad()
+def _spread_logits(network: Network) -> None:
+    """Standard deviation 2 over the rows, mean 0: confidences from 0.3 to 1 at every exit."""
+    logits = network.eval()(torch.rand(64, 3, SIZE, SIZE))
+    network.train()
+    heads = [*(critic[-1] for critic in network.critics), network.groups[-1][-1]]
+    for head, outputs in zip(heads, logits, strict=True):
+        scale = 2 / outputs.std(dim=0)
+        head.weight *= scale[:, None]
+        head.bias.copy_((head.bias - outputs.mean(dim=0)) * scale)
+
+
+@pytest.fixture(scope="session")
+def make_network() -> Callable[[int], Network]:
+    """Up to four exits on 8x8 RGB images, with BatchNorm statistics and confidences that vary from row to row."""
+
+    def make(exits: int, seed: int = 0) -> Network:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            groups: list[nn.Module] = [nn.Sequential(*_convolution(3, 4))]
+            size = SIZE
+            for k in range(1, exits):
+                pool: list[nn.Module] = [nn.MaxPool2d(2)] if k < 3 else []
+                size = size // 2 if pool else size
+                groups.append(nn.Sequential(*pool, *_convolution(4, 4)))
+            groups[-1] = nn.Sequential(*groups[-1].children(), *_head(4, size))
+            sizes = [8, 4, 2][: exits - 1]
+            critics = [
+                nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(4, 3, 3, padding=1), nn.ReLU(), *_head(3, size // 2))
+                for size in sizes
+            ]
+            network = Network(Normalize([0.5, 0.4, 0.3], [0.2, 0.25, 0.3]), groups, critics)
+            for module in network.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    nn.init.uniform_(module.weight, 0.5, 1.5)
+                    nn.init.uniform_(module.running_mean, -0.5, 0.5)
+                    nn.init.uniform_(module.running_var, 0.1, 0.5)
+            _spread_logits(network)
+        return network
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def network4(make_network: Callable[[int], Network]) -> Network:
+    return make_network(4)
+
+
+@pytest.fixture(scope="session")
+def stages_of(network4: Network) -> Callable[..., list[onnx.ModelProto]]:
+    """Stages of `network4` for the kept exits, exported once: each export takes a second."""
+
+    @functools.cache
+    def export(*kept: int) -> list[onnx.ModelProto]:
+        return export_stages(cpu_copy(network4), kept, (3, SIZE, SIZE))
+
+    return export
+
+
+@pytest.fixture
+def quick_export(stages_of: Callable[..., list[onnx.ModelProto]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """`write_progressive` takes the stages of `network4` from `stages_of`."""
+    monkeypatch.setattr(progressive, "export_stages", lambda network, kept, shape: stages_of(*kept))
+
+
+@pytest.fixture(scope="session")
+def images() -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (33, 3, SIZE, SIZE), dtype=np.uint8)
+
+
+@pytest.fixture(scope="session")
+def make_info() -> Callable[..., ModelInfo]:
+    def make(*exit_indices: int) -> ModelInfo:
+        return ModelInfo(
+            classes=tuple(f"class {n}" for n in range(CLASSES)),
+            mean=(0.5, 0.4, 0.3),
+            std=(0.2, 0.25, 0.3),
+            exits=tuple(ExitInfo(f"exit {k}", k, 100 + k, 10 + k, 50.5, None) for k in exit_indices),
+            input=InputInfo(size=SIZE, channels=3),
+            recipe_sha256="ab" * 32,
+            main_macs=1000,
+            exit_macs=tuple(200 + k for k in exit_indices),
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def torch_logits(network4: Network, images: np.ndarray) -> np.ndarray:
+    """``(4, 33, classes)``."""
+    was_training = network4.training
+    with torch.no_grad():
+        logits = torch.stack(network4.eval()(torch.from_numpy(images.astype(np.float32) / 255)))
+    network4.train(was_training)
+    return logits.numpy()
+
+
+@pytest.fixture(scope="session")
+def exported(
+    tmp_path_factory: pytest.TempPathFactory,
+    network4: Network,
+    images: np.ndarray,
+    make_info: Callable[..., ModelInfo],
+    torch_logits: np.ndarray,
+) -> Path:
+    """All four exits, thresholds at the median confidence of each."""
+    path = tmp_path_factory.mktemp("exported") / "model.onnx"
+    progressive.write_progressive(
+        network4, [0, 1, 2], median_thresholds(torch_logits), path, make_info(0, 1, 2, 3), images
+    )
+    return path
+
+
+@pytest.fixture
+def written(
+    quick_export: None, network4: Network, images: np.ndarray, make_info: Callable[..., ModelInfo], exported: Path
+) -> Callable[..., Parity]:
+    """``written(path, threshold_input, form="flat")``: the model of `exported`, written in another way."""
+
+    def write(path: Path, threshold_input: Any, **changes: Any) -> Parity:
+        info = dataclasses.replace(make_info(0, 1, 2, 3), **changes)
+        thresholds = read_info(exported).thresholds
+        return progressive.write_progressive(network4, [0, 1, 2], thresholds, path, info, images, threshold_input)
+
+    return write
+
+
+def confidences(logits: np.ndarray) -> np.ndarray:
+    """In float64, by the definition."""
+    exponents = np.exp(logits.astype(np.float64))
+    return (exponents / exponents.sum(-1, keepdims=True)).max(-1)
+
+
+def median_thresholds(logits: np.ndarray) -> list[float]:
+    """Midway between the two middle confidences of every early exit, so that no row lies on one."""
+    ordered = np.sort(confidences(logits[:-1]), axis=1)
+    middle = ordered.shape[1] // 2
+    return [float(value) for value in (ordered[:, middle - 1] + ordered[:, middle]) / 2]

@@ -1,0 +1,89 @@
+"""onnxruntime's own format: the same results, the same metadata, and the operators for a reduced build."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from lcprune.errors import OnnxModelError
+from lcprune.exporters.metadata import ModelInfo
+from lcprune.exporters.ort import required_operators
+from lcprune.exporters.progressive import write_progressive, write_reduced
+from lcprune.exporters.quantize import reduce
+from lcprune.exporters.session import ProgressiveSession
+from lcprune.exporters.verify import Parity
+from lcprune.models.network import Network
+
+MakeInfo = Callable[..., ModelInfo]
+Written = Callable[..., Parity]
+
+
+@pytest.mark.parametrize(("form", "batch"), [("nested", None), ("flat", None), ("nested", 1)])
+@pytest.mark.parametrize("threshold_input", ["optional", "required", "none"])
+def test_the_same_as_onnx(
+    written: Written, images: np.ndarray, exported: Path, tmp_path: Path, form: str, batch: int, threshold_input: str
+) -> None:
+    expected, path = ProgressiveSession(exported), tmp_path / "model.ort"
+    assert written(path, threshold_input, form=form, batch=batch).exits_agree
+    assert path.read_bytes()[4:8] == b"ORTM"
+    session = ProgressiveSession(path)
+    assert session.info == dataclasses.replace(expected.info, form=form, batch=batch)
+    assert session.takes_thresholds == (threshold_input != "none")
+    assert session(images).exits.tolist() == expected(images).exits.tolist()
+    if threshold_input != "none":
+        assert set(session(images, 2).exits.tolist()) == {3}
+    assert str(tmp_path).encode() not in path.read_bytes()
+
+
+def test_int8(
+    stages_of: Callable[..., list[onnx.ModelProto]], images: np.ndarray, make_info: MakeInfo, tmp_path: Path
+) -> None:
+    reduced = reduce(stages_of(0, 1, 2), "int8", images, images)
+    path = tmp_path / "model.ort"
+    parity = write_reduced(reduced, [0.4] * 3, path, make_info(0, 1, 2, 3), images)
+    assert (parity.max_abs_diff, parity.exits_agree) == (0.0, True)
+    assert "QLinearConv" in required_operators([path])
+
+
+@pytest.mark.usefixtures("quick_export")
+def test_the_operators_of_a_reduced_build(
+    network4: Network, images: np.ndarray, make_info: MakeInfo, tmp_path: Path
+) -> None:
+    paths = []
+    for name, form in (("a", "nested"), ("b", "flat")):
+        paths.append(tmp_path / f"{name}.ort")
+        info: Any = dataclasses.replace(make_info(0, 1, 2, 3), form=form)
+        write_progressive(network4, [0, 1, 2], [0.5] * 3, paths[-1], info, images)
+    nested, flat = (required_operators([path]) for path in paths)
+    lines = [line.split(";") for line in nested.splitlines()]
+    assert all(len(parts) == 3 and parts[1].isdecimal() for parts in lines)  # domain;opset;operators
+    names = {name for parts in lines for name in parts[2].split(",")}
+    assert {"If", "ScatterND", "Softmax", "NonZero"} <= names
+    assert "If" not in flat
+    together = {name for line in required_operators(paths).split() for name in line.split(";")[2].split(",")}
+    assert together == names | {name for line in flat.split() for name in line.split(";")[2].split(",")}
+
+
+@pytest.mark.parametrize("keep", [8, 200, -1000])
+def test_a_damaged_file(exported: Path, tmp_path: Path, keep: int) -> None:
+    from lcprune.exporters.ort import to_ort
+
+    path = tmp_path / "model.ort"
+    path.write_bytes(to_ort(exported.read_bytes())[:keep])
+    with pytest.raises(OnnxModelError, match="cannot load"):
+        ProgressiveSession(path)
+
+
+def test_a_file_of_others(tmp_path: Path) -> None:
+    from lcprune.exporters.ort import to_ort
+
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("image", "logits")]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Abs", ["image"], ["logits"])], "g", ends[:1], ends[1:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+    (tmp_path / "model.ort").write_bytes(to_ort(model.SerializeToString()))
+    with pytest.raises(OnnxModelError, match="was not written by lcprune"):
+        ProgressiveSession(tmp_path / "model.ort")

@@ -1,0 +1,499 @@
+"""Stages in fewer bits: what is really int8, what is handed over between stages, and what is left of the network."""
+
+import copy
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from lcprune.errors import ExportError
+from lcprune.exporters import quantize
+from lcprune.exporters.metadata import ModelInfo
+from lcprune.exporters.progressive import cascade_stages, file_size, stitch, write_reduced
+from lcprune.exporters.quantize import Int8Range, Quantization, Reduced, check_int8, int8_convolutions, reduce
+from lcprune.exporters.segments import export_module
+from lcprune.exporters.session import ProgressiveSession, open_session
+from lcprune.exporters.verify import check_stages, stage_logits
+from lcprune.models.network import Network
+
+MakeInfo = Callable[..., ModelInfo]
+StagesOf = Callable[..., list[onnx.ModelProto]]
+ReducedOf = Callable[..., Reduced]
+PlainLogits = Callable[[Sequence[onnx.ModelProto], np.ndarray], np.ndarray]
+
+CONVOLUTIONS = {(0, 1, 2): 10, (1,): 6, (0, 2): 8}  # one in each of four groups, one and a pool in each kept critic
+
+
+@pytest.fixture(scope="module")
+def calibration() -> np.ndarray:
+    return np.random.default_rng(3).integers(0, 256, (96, 3, 8, 8), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def reduced_of(stages_of: StagesOf, calibration: np.ndarray, images: np.ndarray) -> ReducedOf:
+    """The stages of `network4` for the kept exits in another precision, made once."""
+
+    @functools.cache
+    def make(precision: str, *kept: int) -> Reduced:
+        return reduce(stages_of(*kept), precision, calibration, images)
+
+    return make
+
+
+def operators(model: onnx.ModelProto) -> list[str]:
+    return [node.op_type for node in model.graph.node]
+
+
+@pytest.mark.parametrize("kept", CONVOLUTIONS)
+def test_every_convolution_is_int8_in_the_graph_that_runs(reduced_of: ReducedOf, kept: tuple[int, ...]) -> None:
+    reduced = reduced_of("int8", *kept)
+    assert reduced.quantization.int8_convolutions == CONVOLUTIONS[kept]
+    stitched = stitch(reduced.stages, [0.5] * len(kept), "optional")
+    onnx.checker.check_model(stitched, full_check=True)
+    assert int8_convolutions(stitched.SerializeToString()) == CONVOLUTIONS[kept]  # it walks into the branches
+
+
+def test_a_float_convolution_is_named_wherever_it_hides(reduced_of: ReducedOf, stages_of: StagesOf) -> None:
+    stages = copy.deepcopy(list(reduced_of("int8", 0, 2).stages))  # others see the same
+    content = stages_of(0, 2)[2].SerializeToString()
+    with pytest.raises(ExportError, match="1 convolutions would not be int8: "):
+        int8_convolutions(content)
+    weights = [node.input[1] for node in stages[2].graph.node if node.op_type == "Conv"]
+    for name in weights:  # a weight that is dequantised by hand: the pattern that onnxruntime fuses is broken
+        dequantize = next(node for node in stages[2].graph.node if node.output[0] == name)
+        dequantize.op_type = "Cast"
+        del dequantize.input[1:], dequantize.attribute[:]
+        dequantize.attribute.append(helper.make_attribute("to", TensorProto.FLOAT))
+    with pytest.raises(ExportError, match="1 convolutions would not be int8: stage2") as caught:
+        int8_convolutions(stitch(stages, [0.5, 0.5], "none").SerializeToString())
+    assert "--precision fp32 or w8" in caught.value.fix
+
+
+def test_a_convolution_that_is_missing_is_noticed(reduced_of: ReducedOf) -> None:
+    content = reduced_of("int8", 1).stages[0].SerializeToString()
+    check_int8(content, 4)
+    with pytest.raises(ExportError, match="4 of 5 convolutions are int8"):
+        check_int8(content, 5)
+
+
+@pytest.mark.parametrize("kept", [(0, 1, 2), (1,)])
+def test_integers_are_handed_over_between_the_stages(reduced_of: ReducedOf, kept: tuple[int, ...]) -> None:
+    stages = reduced_of("int8", *kept).stages
+    types = [
+        value.type.tensor_type.elem_type for stage in stages for value in (*stage.graph.input, *stage.graph.output)
+    ]
+    byte, single = TensorProto.UINT8, TensorProto.FLOAT
+    assert types == [single, *[byte, single, byte] * len(kept), single]
+    for stage in stages[1:]:
+        assert not any(node.op_type == "QuantizeLinear" and node.input[0] == "image" for node in stage.graph.node)
+
+
+def test_the_logits_stay_floating(reduced_of: ReducedOf, images: np.ndarray) -> None:
+    logits = stage_logits(reduced_of("int8", 0, 1, 2).stages, images)
+    assert logits.shape == (4, 33, 5)
+    assert all(len(np.unique(of_exit)) > 150 for of_exit in logits)  # of 165; 256 levels would repeat
+
+
+def test_a_branch_begins_and_ends_with_channels_last(reduced_of: ReducedOf) -> None:
+    """Transposes at both ends of a stage are undone by those that onnxruntime puts around its integer kernels."""
+    stages = reduced_of("int8", 0, 1, 2).stages
+    ends = [[dim.dim_value for dim in stage.graph.output[0].type.tensor_type.shape.dim] for stage in stages]
+    assert ends == [[0, 4, 4, 4], [0, 2, 2, 4], [0, 2, 2, 4], [0, 5]]
+    runs = [operators(quantize._optimized(stage.SerializeToString())) for stage in stages]
+    assert [ops.count("Transpose") for ops in runs] == [1, 0, 0, 0]  # of the image
+    assert all("AveragePool" not in op and "QuantizeLinear" not in op for ops in runs[1:] for op in ops)
+
+
+@pytest.mark.parametrize("pixel", [0, 1, 127, 254, 255])
+def test_the_bytes_of_a_picture_are_read_as_they_are(reduced_of: ReducedOf, pixel: int) -> None:
+    stage = copy.deepcopy(reduced_of("int8", 1).stages[0])
+    assert operators(stage)[:2] == ["QuantizeLinear", "Pad"]
+    del stage.graph.output[:]
+    stage.graph.output.append(helper.make_tensor_value_info("image.ones", TensorProto.UINT8, None))
+    image = np.full((1, 3, 8, 8), pixel, np.uint8).astype(np.float32) / np.float32(255)
+    levels = open_session(stage.SerializeToString(), "the first stage").run(None, {"image": image})[0]
+    assert levels.shape == (1, 4, 8, 8)
+    assert (levels[:, :3] == pixel).all()
+    assert (levels[:, 3] == 255).all()
+
+
+@pytest.mark.parametrize(("precision", "limit"), [("int8", 0.06), ("fp16", 0.005), ("w8", 0.02)])
+def test_the_logits_are_near_those_of_float32(
+    reduced_of: ReducedOf,
+    stages_of: StagesOf,
+    images: np.ndarray,
+    plain_logits: PlainLogits,
+    precision: str,
+    limit: float,
+) -> None:
+    expected = stage_logits(stages_of(0, 1, 2), images)
+    gap = np.abs(plain_logits(reduced_of(precision, 0, 1, 2).stages, images) - expected)
+    assert 0 < gap.max() < limit * np.abs(expected).max() * 3
+    assert gap.mean() < limit * np.abs(expected).max()
+
+
+def test_the_calibrator_that_changes_fewest_classes_is_taken(
+    stages_of: StagesOf, calibration: np.ndarray, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    percentile = quantize.CALIBRATORS["percentile 99.99"]
+    poor = (percentile[0], {"percentile": 40.0})
+    monkeypatch.setattr(quantize, "CALIBRATORS", {"poor": poor, "min-max": quantize.CALIBRATORS["min-max"]})
+    found = reduce(stages_of(1), "int8", calibration, images).quantization
+    assert (found.precision, found.method, found.samples) == ("int8", "min-max", 96)
+    assert found.agreement_pct is not None
+    assert set(found.agreement_pct) == {"poor", "min-max"}
+    assert found.agreement_pct["poor"] < found.agreement_pct["min-max"] <= 100
+
+
+def test_images_may_be_bytes_or_fractions(stages_of: StagesOf, calibration: np.ndarray, images: np.ndarray) -> None:
+    method = {"min-max": quantize.CALIBRATORS["min-max"]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quantize, "CALIBRATORS", method)
+        of_bytes = reduce(stages_of(1), "int8", calibration, images)
+        of_floats = reduce(stages_of(1), "int8", calibration.astype(np.float32) / 255, images)
+    for one, other in zip(of_bytes.stages, of_floats.stages, strict=True):
+        assert one.SerializeToString(deterministic=True) == other.SerializeToString(deterministic=True)
+
+
+def test_int8_needs_images(stages_of: StagesOf, calibration: np.ndarray, images: np.ndarray) -> None:
+    for arguments in ((calibration[:0], images), (calibration, images[:0])):
+        with pytest.raises(ValueError, match="needs images"):
+            reduce(stages_of(1), "int8", *arguments)
+
+
+def test_the_float_stages_are_left_alone(stages_of: StagesOf, calibration: np.ndarray, images: np.ndarray) -> None:
+    before = [stage.SerializeToString(deterministic=True) for stage in stages_of(1)]
+    for precision in ("fp16", "w8"):
+        reduce(stages_of(1), precision, calibration, images)
+    assert [stage.SerializeToString(deterministic=True) for stage in stages_of(1)] == before
+
+
+@pytest.mark.parametrize("pixel", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("precision", ["int8", "fp16", "w8"])
+def test_a_row_with_a_pixel_that_is_not_finite_never_leaves_early(
+    reduced_of: ReducedOf, make_info: MakeInfo, images: np.ndarray, tmp_path: Path, precision: str, pixel: float
+) -> None:
+    path = tmp_path / "m.onnx"
+    write_reduced(reduced_of(precision, 0, 1, 2), [0.5] * 3, path, make_info(0, 1, 2, 3), images)
+    pixels = images.astype(np.float32) / 255
+    pixels[7, 1, 7, 3] = pixel
+    for rows in (pixels, pixels[7:8]):
+        exits = ProgressiveSession(path)(rows, [0.0, 0.0, 0.0]).exit_indices
+        assert exits.tolist() == [3 if not np.isfinite(row).all() else 0 for row in rows]
+
+
+def test_the_stitched_graph_is_its_stages_to_the_bit(
+    reduced_of: ReducedOf, make_info: MakeInfo, images: np.ndarray, tmp_path: Path
+) -> None:
+    path = tmp_path / "m.onnx"
+    reduced = reduced_of("int8", 0, 1, 2)
+    parity = write_reduced(reduced, [0.5, 0.4, 0.3], path, make_info(0, 1, 2, 3), images)
+    assert (parity.max_abs_diff, parity.exits_agree, parity.samples) == (0.0, True, 33)
+    assert parity.against == "its own stages"
+    np.testing.assert_array_equal(ProgressiveSession(path).exit_logits(images), stage_logits(reduced.stages, images))
+    for batch in (0, 1):
+        assert ProgressiveSession(path)(images[:batch]).logits.shape == (batch, 5)
+
+
+@pytest.mark.parametrize("kind", ["optional", "none"])
+def test_a_stitched_graph_that_is_not_its_stages_leaves_no_file(
+    reduced_of: ReducedOf,
+    make_info: MakeInfo,
+    images: np.ndarray,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    from lcprune.exporters import progressive
+
+    def faulty(stages: tuple[onnx.ModelProto, ...], *arguments: object) -> onnx.ModelProto:
+        wrong = copy.deepcopy(list(stages))
+        tensor = next(t for t in wrong[-1].graph.initializer if t.data_type == TensorProto.INT32 and len(t.dims) == 1)
+        values = numpy_helper.to_array(tensor) + np.int32(40)
+        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.int32), tensor.name))
+        return stitch(wrong, *arguments)
+
+    monkeypatch.setattr(progressive, "stitch", faulty)
+    with pytest.raises(ExportError, match=r"m\.onnx differs from its own stages"):
+        write_reduced(reduced_of("int8", 1), [0.0], tmp_path / "m.onnx", make_info(1, 3), images, kind)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_with_a_float_convolution_is_not_written(
+    reduced_of: ReducedOf, stages_of: StagesOf, make_info: MakeInfo, images: np.ndarray, tmp_path: Path
+) -> None:
+    wrong = Reduced(tuple(stages_of(1)), reduced_of("int8", 1).quantization)
+    with pytest.raises(ExportError, match="5 convolutions would not be int8"):
+        write_reduced(wrong, [0.5], tmp_path / "m.onnx", make_info(1, 3), images)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_metadata_says_how(reduced_of: ReducedOf, make_info: MakeInfo, images: np.ndarray, tmp_path: Path) -> None:
+    reduced = reduced_of("int8", 1)
+    write_reduced(reduced, [0.5], tmp_path / "m.onnx", make_info(1, 3), images)
+    model = onnx.load(tmp_path / "m.onnx")
+    properties = {prop.key: prop.value for prop in model.metadata_props}
+    import json
+
+    assert json.loads(properties["lcprune.quantization"]) == reduced.quantization.as_json()
+    assert ProgressiveSession(tmp_path / "m.onnx").info.thresholds == (0.5,)
+    content = (tmp_path / "m.onnx").read_bytes()
+    for trace in (str(Path.cwd()), str(Path.home()), "onnx.quantize", ".py"):
+        assert trace.encode() not in content
+
+
+@pytest.fixture(scope="module")
+def wide() -> onnx.ModelProto:
+    """Three convolutions of 48 channels, a pool, a linear layer: large enough for weights to outweigh names."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(3, 48, 3, padding=1), nn.ReLU(), nn.Conv2d(48, 48, 3, padding=1), nn.ReLU()]
+        layers += [nn.MaxPool2d(2), nn.Conv2d(48, 48, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(768, 5)]
+        return export_module(nn.Sequential(*layers).eval(), (3, 8, 8), ("logits",))
+
+
+@pytest.mark.parametrize(("precision", "share"), [("int8", 0.30), ("fp16", 0.55), ("w8", 0.30)])
+def test_the_size(
+    wide: onnx.ModelProto,
+    calibration: np.ndarray,
+    images: np.ndarray,
+    make_info: MakeInfo,
+    plain_logits: PlainLogits,
+    precision: str,
+    share: float,
+    tmp_path: Path,
+) -> None:
+    reduced = reduce([wide], precision, calibration, images)
+    write_reduced(reduced, (), tmp_path / "m.onnx", make_info(3), images)
+    assert (tmp_path / "m.onnx").stat().st_size < share * file_size([wide], (), make_info(3))
+    got, expected = plain_logits(reduced.stages, images), stage_logits([wide], images)
+    assert np.abs(got - expected).mean() < 0.05 * np.abs(expected).max()
+    assert ProgressiveSession(tmp_path / "m.onnx").info.kind == "submodel"
+
+
+def test_weights_of_8_bits_are_rounded_per_output_channel(wide: onnx.ModelProto) -> None:
+    model = reduce([wide], "w8", *[np.zeros((0, 3, 8, 8))] * 2).stages[0]
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    before = {tensor.name: numpy_helper.to_array(tensor) for tensor in wide.graph.initializer}
+    names = [name.removesuffix(".int8") for name in stored if name.endswith(".int8")]
+    assert len(names) == 4
+    for name in names:
+        integers, scale = stored[f"{name}.int8"], stored[f"{name}.scale"]
+        assert (integers.dtype, scale.shape) == (np.int8, (len(integers), *[1] * (integers.ndim - 1)))
+        assert np.abs(integers).reshape(len(integers), -1).max(axis=1).tolist() == [127] * len(integers)
+        assert (np.abs(integers * scale - before[name]) < 0.501 * scale + 1e-9).all()
+
+
+def test_a_channel_of_zeros_stays_zero(wide: onnx.ModelProto) -> None:
+    model = copy.deepcopy(wide)
+    tensor = next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 4)
+    values = numpy_helper.to_array(tensor).copy()
+    values[3] = 0
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    stage = reduce([model], "w8", *[np.zeros((0, 3, 8, 8))] * 2).stages[0]
+    integers = next(t for t in stage.graph.initializer if t.name == f"{tensor.name}.int8")
+    assert not numpy_helper.to_array(integers)[3].any()
+    assert np.isfinite(stage_logits([stage], np.zeros((1, 3, 8, 8), np.float32))).all()
+
+
+def test_half_precision_keeps_float32_at_both_ends(reduced_of: ReducedOf) -> None:
+    for stage in reduced_of("fp16", 1).stages:
+        ends = (*stage.graph.input, *stage.graph.output)
+        assert {value.type.tensor_type.elem_type for value in ends} == {TensorProto.FLOAT}
+        weights = [tensor for tensor in stage.graph.initializer if len(tensor.dims) > 1]
+        assert {tensor.data_type for tensor in weights} == {TensorProto.FLOAT16}
+
+
+def test_a_hidden_layer_that_other_nodes_read_as_floats_too(
+    calibration: np.ndarray,
+    images: np.ndarray,
+    make_network: Callable[[int], Network],
+    plain_logits: PlainLogits,
+) -> None:
+    """No pool between: what is handed over is the ReLU's output, which the critic reads as well."""
+    network = make_network(2)
+    network.groups[1] = nn.Sequential(*[layer for layer in network.groups[1] if not isinstance(layer, nn.MaxPool2d)])
+    network.groups[1][-1] = nn.Linear(4 * 64, 5)
+    stages = cascade_stages(network, [0], images)
+    reduced = reduce(stages, "int8", calibration, images)
+    assert reduced.stages[0].graph.output[0].type.tensor_type.elem_type == TensorProto.UINT8
+    assert int8_convolutions(stitch(reduced.stages, [0.5], "none").SerializeToString()) == 4
+    gap = np.abs(plain_logits(reduced.stages, images) - stage_logits(stages, images))
+    assert gap.mean() < 0.1
+
+
+class _Excite(nn.Module):
+    """A mean over the image that scales the channels, as MobileNetV3 and EfficientNet have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.narrow, self.wide = nn.Conv2d(16, 4, 1), nn.Conv2d(4, 16, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scale = self.wide(nn.functional.silu(self.narrow(x.mean(dim=(2, 3), keepdim=True))))
+        return x * nn.functional.hardsigmoid(scale)
+
+
+class _Shuffle(nn.Module):
+    """Half of the channels go by, and both halves are shuffled: ShuffleNet's unit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        kept, changed = x.chunk(2, dim=1)
+        both = torch.cat((kept, self.depthwise(changed)), dim=1)
+        count, channels, height, width = both.shape
+        return both.view(count, 2, 8, height, width).transpose(1, 2).reshape(count, channels, height, width)
+
+
+class _Dense(nn.Module):
+    """What a layer makes goes beside what it reads, after a BatchNorm of its own: DenseNet's layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.grow = nn.BatchNorm2d(16), nn.Conv2d(16, 8, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat((x, self.grow(nn.functional.relu6(self.norm(x)))), dim=1)
+
+
+class _ChannelsLast(nn.Module):
+    """A LayerNorm and linear layers over the channels: ConvNeXt's block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.more, self.less = nn.LayerNorm(24), nn.Linear(24, 48), nn.Linear(48, 24)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        last = self.norm(x.permute(0, 2, 3, 1))
+        return x + self.less(nn.functional.gelu(self.more(last))).permute(0, 3, 1, 2)
+
+
+def test_what_trunks_of_torchvision_are_made_of_runs_in_int8(
+    calibration: np.ndarray,
+    images: np.ndarray,
+    make_network: Callable[[int], Network],
+    plain_logits: PlainLogits,
+) -> None:
+    network = make_network(2)
+    torch.manual_seed(0)
+    stem = [nn.Conv2d(3, 16, 3, stride=2, padding=1), nn.Hardswish(), _Excite(), _Shuffle()]
+    head = [nn.Conv2d(24, 16, 1), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5)]
+    network.groups[0] = nn.Sequential(*stem)
+    network.critics[0] = nn.Sequential(nn.Conv2d(16, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 5))
+    network.groups[1] = nn.Sequential(_Dense(), _ChannelsLast(), *head)
+    stages = cascade_stages(network.eval(), [0], images)
+    reduced = reduce(stages, "int8", calibration, images)
+    assert reduced.quantization.int8_convolutions == 7
+    check_int8(stitch(reduced.stages, [0.5], "optional").SerializeToString(), 7)
+    expected, got = (plain_logits(each, images) for each in (stages, reduced.stages))
+    spread = expected.std(axis=1, keepdims=True)  # from image to image
+    assert np.abs((got - expected) / spread).mean() < 0.2
+
+
+class _InvertedResidual(nn.Module):
+    """Expand, depthwise, project, add: MobileNetV2's block, whose ReLU6 is a Clip in ONNX."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = ((8, 24, 1), (24, 24, 24), (24, 8, 1))
+        convolutions = [nn.Conv2d(i, o, 3 if g > 1 else 1, padding=int(g > 1), groups=g) for i, o, g in widths]
+        expand, depthwise, project = convolutions
+        self.layers = nn.Sequential(expand, nn.ReLU6(), depthwise, nn.ReLU6(), project)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.layers(x)
+
+
+def test_relu6_is_part_of_the_integer_convolution(calibration: np.ndarray, images: np.ndarray) -> None:
+    torch.manual_seed(0)
+    blocks = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU6(), _InvertedResidual(), _InvertedResidual()]
+    model = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)).eval()
+    (stage,) = reduce([export_module(model, (3, 8, 8), ("logits",))], "int8", calibration, images).stages
+    operators = [node.op_type for node in quantize._optimized(stage.SerializeToString()).graph.node]
+    assert operators.count("QLinearConv") == 7
+    assert "Clip" not in operators
+    # The image is quantised, and so is the mean over it, which is a float; nothing else changes its type.
+    assert (operators.count("QuantizeLinear"), operators.count("DequantizeLinear")) == (2, 1)
+
+
+@pytest.mark.parametrize(("int8_range", "largest"), [("safe", 64), ("full", 127)])
+def test_the_safe_range_has_weights_of_7_bits(
+    stages_of: StagesOf, calibration: np.ndarray, images: np.ndarray, int8_range: Int8Range, largest: int
+) -> None:
+    reduced = reduce(stages_of(1), "int8", calibration, images, int8_range)
+    assert reduced.quantization.int8_range == int8_range
+    tensors = [tensor for stage in reduced.stages for tensor in stage.graph.initializer]
+    weights = [numpy_helper.to_array(t) for t in tensors if t.data_type == TensorProto.INT8 and len(t.dims) > 1]
+    assert {int(np.abs(weight.astype(int)).max()) for weight in weights} == {largest}
+
+
+def test_the_safe_range_is_the_same_whether_or_not_the_processor_would_overflow() -> None:
+    """255 x 64 twice is the largest sum of two products; the session option makes x86 without VNNI exact."""
+    model = nn.Sequential(nn.Conv2d(4, 4, 1, bias=False), nn.Flatten(), nn.Linear(16, 2)).eval()
+    nn.init.constant_(model[0].weight, 1.0)
+    white = np.full((8, 4, 2, 2), 255, np.uint8)
+    (stage,) = reduce([export_module(model, (4, 2, 2), ("logits",))], "int8", white, white).stages
+    logits = []
+    for exact in ("0", "1"):
+        options = onnxruntime.SessionOptions()
+        options.add_session_config_entry("session.x64quantprecision", exact)
+        session = onnxruntime.InferenceSession(stage.SerializeToString(), options)
+        logits.append(session.run(None, {"image": white / np.float32(255)})[0])
+    np.testing.assert_array_equal(*logits)
+
+
+def test_stages_are_held_against_torch(stages_of: StagesOf, images: np.ndarray, torch_logits: np.ndarray) -> None:
+    check_stages(stages_of(0, 1, 2), images, torch_logits)
+    with pytest.raises(ExportError, match="the network in ONNX differs from torch by 1.0e-02"):
+        check_stages(stages_of(0, 1, 2), images, torch_logits + np.float32(0.01))
+
+
+def test_stages_run_over_no_images(stages_of: StagesOf, images: np.ndarray) -> None:
+    assert stage_logits(stages_of(1), images[:0]).shape == (2, 0, 5)
+
+
+def test_what_is_known_of_a_quantization() -> None:
+    assert Quantization("w8").as_json() == {
+        "precision": "w8",
+        "method": None,
+        "samples": 0,
+        "int8_convolutions": 0,
+        "int8_range": None,
+        "agreement_pct": None,
+    }
+    assert open_session is not None
+
+
+def test_a_graph_that_ends_its_process_is_refused_and_ours_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantize, "_OPEN", "import os; os.abort()")
+    with pytest.raises(ExportError, match=r"^onnxruntime .* dies of this graph in int8 \(signal 6\)"):
+        quantize.check_int8(b"", 1)
+
+
+def test_numbers_that_half_precision_cannot_hold_are_refused(images: np.ndarray) -> None:
+    """A GPU would make infinity and then NaN of them; on this CPU, which computes in float32, nothing shows."""
+    grey = images[:, :1]
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 2), nn.Linear(2, 3)).requires_grad_(False)
+    for layer in network[1:]:
+        layer.weight.fill_(1.0)
+        layer.bias.zero_()
+    largest = float((grey / 255).sum((1, 2, 3)).max()) * 2  # of the logits: two equal numbers added
+    network[1].weight.mul_(65_504 / largest * 0.99)
+    stages = [export_module(network, (1, 8, 8), ("logits",))]
+    assert reduce(stages, "fp16", grey, grey).quantization.precision == "fp16"
+    network[1].weight.mul_(1.02)
+    stages = [export_module(network, (1, 8, 8), ("logits",))]
+    with pytest.raises(ExportError, match=r"fp16 ends at 65,504, and numbers inside this network reach 66,") as error:
+        reduce(stages, "fp16", grey, grey)
+    assert error.value.fix == "export with --precision fp32 or w8"
+    reduce(stages, "w8", grey, grey)

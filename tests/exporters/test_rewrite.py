@@ -1,0 +1,111 @@
+"""Stages rewritten for integer kernels compute what they did before."""
+
+import copy
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import nn
+
+from lcprune.exporters import rewrite
+from lcprune.exporters.segments import export_module
+from lcprune.exporters.session import open_session
+from lcprune.models.network import Normalize
+
+StagesOf = Callable[..., list[onnx.ModelProto]]
+
+
+def outputs(stage: onnx.ModelProto, images: np.ndarray) -> list[np.ndarray]:
+    return list(open_session(stage.SerializeToString(), "a stage").run(None, {"image": images}))
+
+
+def operators(stage: onnx.ModelProto) -> list[str]:
+    return [node.op_type for node in stage.graph.node]
+
+
+def exported(*layers: nn.Module, channels: int = 3) -> onnx.ModelProto:
+    return export_module(nn.Sequential(*layers).eval(), (channels, 8, 8), ("logits",))
+
+
+@pytest.fixture
+def pixels(images: np.ndarray) -> np.ndarray:
+    return images.astype(np.float32) / np.float32(255)
+
+
+def test_a_pool_becomes_a_convolution_of_equal_weights(stages_of: StagesOf, pixels: np.ndarray) -> None:
+    stage = copy.deepcopy(stages_of(1)[0])
+    before = outputs(stage, pixels)
+    rewrite.pools_as_convolutions(stage)
+    assert "AveragePool" not in operators(stage)
+    pool = next(node for node in stage.graph.node if node.input[1:] == [f"{node.output[0]}.weight"])
+    weight = next(numpy_helper.to_array(t) for t in stage.graph.initializer if t.name == pool.input[1])
+    np.testing.assert_array_equal(weight, np.full((4, 1, 2, 2), 0.25, np.float32))
+    for got, expected in zip(outputs(stage, pixels), before, strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("pool", [nn.AvgPool2d(2, padding=1), nn.AvgPool2d(3, 2, ceil_mode=True), nn.MaxPool2d(2)])
+def test_a_pool_that_is_not_that_simple_stays(pool: nn.Module) -> None:
+    stage = exported(pool)
+    before = stage.SerializeToString(deterministic=True)
+    rewrite.pools_as_convolutions(stage)
+    assert stage.SerializeToString(deterministic=True) == before
+
+
+def test_a_linear_layer_reads_channels_last(stages_of: StagesOf, pixels: np.ndarray) -> None:
+    stage = copy.deepcopy(stages_of(1)[0])
+    before = outputs(stage, pixels)
+    rewrite.flatten_channels_last(stage)
+    assert operators(stage)[-3:] == ["Transpose", "Flatten", "Gemm"]
+    for got, expected in zip(outputs(stage, pixels), before, strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-5)
+    onnx.checker.check_model(stage, full_check=True)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_normalisation_goes_into_the_weights(channels: int) -> None:
+    """At the border, too, where a convolution pads with what is 0 after the normalisation."""
+    torch.manual_seed(0)
+    normalize = Normalize([0.5, 0.4, 0.3][:channels], [0.2, 0.25, 0.3][:channels])
+    stage = exported(normalize, nn.Conv2d(channels, 16, 3, padding=1), channels=channels)
+    pixels = np.random.default_rng(0).random((5, channels, 8, 8), dtype=np.float32)
+    before = outputs(stage, pixels)[0]
+    assert rewrite.fold_normalization(stage, 127)
+    assert operators(stage) == ["Conv"]
+    gap = outputs(stage, rewrite.with_ones(pixels))[0] - before
+    inside = gap[:, :, 1:-1, 1:-1].mean(axis=(0, 2, 3))  # the bias knows what rounding will take
+    np.testing.assert_allclose(gap - inside[None, :, None, None], 0, atol=1e-5)
+    assert np.abs(inside).max() < 0.05 * before.std()
+
+
+def test_the_bias_makes_up_for_the_rounding() -> None:
+    torch.manual_seed(0)
+    stage = exported(Normalize([0.5, 0.4, 0.3], [0.2, 0.25, 0.3]), nn.Conv2d(3, 16, 3))
+    mean = np.broadcast_to(np.array([0.5, 0.4, 0.3], np.float32)[:, None, None], (1, 3, 8, 8))
+    before = outputs(stage, np.ascontiguousarray(mean))[0]
+    assert rewrite.fold_normalization(stage, 127)
+    weight = next(tensor for tensor in stage.graph.initializer if len(tensor.dims) == 4)
+    values = numpy_helper.to_array(weight)
+    steps = np.abs(values).max(axis=(1, 2, 3), keepdims=True) / 127
+    rounded = (np.round(values / steps) * steps).astype(np.float32)
+    assert np.abs(rounded - values).max() > 0.001
+    weight.CopyFrom(numpy_helper.from_array(rounded, weight.name))
+    np.testing.assert_allclose(outputs(stage, rewrite.with_ones(mean))[0], before, atol=1e-5)
+
+
+def test_a_stage_that_does_not_begin_with_a_normalisation_stays() -> None:
+    for layers in ([nn.Conv2d(3, 4, 3)], [Normalize([0.5] * 3, [0.2] * 3), nn.ReLU(), nn.Conv2d(3, 4, 3)]):
+        stage = exported(*layers)
+        before = stage.SerializeToString(deterministic=True)
+        assert not rewrite.fold_normalization(stage, 127)
+        assert stage.SerializeToString(deterministic=True) == before
+
+
+def test_ones_fill_up_to_a_multiple_of_four() -> None:
+    assert [rewrite.padded_channels(channels) for channels in (1, 3, 4)] == [4, 4, 8]
+    image = rewrite.with_ones(np.full((2, 1, 3, 3), 0.5, np.float32))
+    assert image.shape == (2, 4, 3, 3)
+    assert [float(image[:, channel].mean()) for channel in range(4)] == [0.5, 1, 1, 1]

@@ -1,0 +1,70 @@
+"""A recipe with comments: YAML that says what was chosen, whatever stands in the names."""
+
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from lcprune import recipe as recipes
+from lcprune.reporting.recipe_text import Choice, recipe_text, scalar
+
+
+def test_a_text_by_hand() -> None:
+    sections = {"data": [Choice("root", "photos", "Where they are."), Choice("val_size", 3)], "logging": []}
+    assert recipe_text(["What it is.", "And more."], "mine", sections) == (
+        "# What it is.\n#\n# And more.\nname: mine\n"
+        "data:\n  # Where they are.\n  root: photos\n  val_size: 3\nlogging:\n"
+    )
+
+
+def test_the_first_line_is_the_description() -> None:
+    assert recipes.description(recipe_text(["What it is.", "More."], "mine", {})) == "What it is."
+
+
+def test_comments_are_wrapped() -> None:
+    text = recipe_text(["x"], "mine", {"data": [Choice("a", 1, "word " * 60)]})
+    lines = text.splitlines()[3:-1]
+    assert len(lines) == 3
+    assert all(line.startswith("  # word") and len(line) <= 110 for line in lines)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "photos",
+        "my photos",
+        "photos/2024",
+        "/absolute/path",
+        "true",
+        "Null",
+        "no",
+        "1e3",
+        "2024",
+        "a: b",
+        "a #b",
+        "'quoted' \"twice\"",
+        "back\\slash",
+        "Größe",
+        "two\nlines",
+        "\x07bell",
+        "C:\\photos",
+        "~",
+        "",
+        1,
+        0.2,
+        1e-3,
+        5e-5,
+        True,
+        [4, 2, 1],
+    ],
+)
+def test_a_value_is_read_as_it_was(value: Any) -> None:
+    read = YAML(typ="safe").load(f"key: {scalar(value)}\n")["key"]
+    assert read == value
+    assert type(read) is type(value)
+
+
+def test_a_comment_that_holds_what_yaml_forbids() -> None:
+    text = recipe_text(["\x07 bell\x85 and \udcff"], "mine", {"data": [Choice("a", 1, "tab\tand\nline")]})
+    text.encode("utf-8")
+    assert YAML(typ="safe").load(text) == {"name": "mine", "data": {"a": 1}}
