@@ -26,12 +26,12 @@ from benchmarks.provenance import RESULTS, provenance, save
 from lcprune import runs
 from lcprune.analysis.budget import FOLDS, Calibration, Family
 from lcprune.analysis.cost import ExitCost
-from lcprune.analysis.criterion import CRITERIA
 from lcprune.analysis.evaluate import accuracies_pct
 from lcprune.analysis.select import Budget, candidates_from, choose
 from lcprune.analysis.temperature import temperatures
 from lcprune.analysis.thresholds import Alternatives, Rows, Setting, rows_of
 from lcprune.pipeline.costs import costs_of
+from lcprune.specs import CRITERIA
 
 BEFORE = "78d38dd"
 """The last commit with the search over combinations of thresholds."""

@@ -1,11 +1,33 @@
-"""What there is of each kind, and what it supports: training methods and critic heads.
+"""What there is of each kind, and what it supports: training methods, critic heads, and the words of options.
 
-A new one is a module of its own and a line here. Nothing is imported before it is used.
+A new method or head is a module of its own and a line here. Nothing is imported before it is used.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Parallel = Literal["data", "layers", "both"]
+"""What several processes divide: batches, layer groups, or both."""
+BadImage = Literal["stop", "skip"]
+"""What a damaged image file does."""
+Minimize = Literal["macs", "params", "latency", "size"]
+"""What a chosen sub-model has least of."""
+MeanCost = Literal["macs", "latency"]
+"""What the mean image of a progressive graph has least of."""
+Criterion = Literal["softmax", "margin", "entropy", "agreement"]
+"""What is held against the thresholds of a progressive graph: `lcprune.analysis.criterion`."""
+CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
+ThresholdInput = Literal["optional", "required", "none"]
+"""How a progressive graph takes its thresholds."""
+Format = Literal["onnx", "ort"]
+Form = Literal["nested", "flat"]
+"""How a progressive graph goes on with the images that stay: in branches, or in one graph with fewer rows."""
+Precision = Literal["fp32", "int8", "fp16", "w8"]
+Int8Range = Literal["safe", "full"]
+"""``safe``: weights of 7 bits. Processors of x86 without VNNI add two products of 8 bits in 16, where 8-bit weights
+overflow; 255 x 64 x 2 fits, so the file gives the same results on every processor. ``full``: 8 bits."""
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from functools import cached_property
 
 import numpy as np
 
-from lcprune.analysis.criterion import Criterion
 from lcprune.analysis.evaluate import ProgressiveResult, within
 from lcprune.analysis.intervals import score_upper
 from lcprune.analysis.thresholds import Alternatives, Ints, Losses, Pay, Setting, settings_at, simulate
+from lcprune.specs import Criterion
 
 FOLDS = 5
 BLOCKS, BLOCK = 10, 8

@@ -10,13 +10,11 @@ A score is in 0..1 and a row leaves where it is large enough. With p = softmax(l
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-Criterion = Literal["softmax", "margin", "entropy", "agreement"]
-CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
+from lcprune.specs import Criterion
 
 FloatArray = npt.NDArray[np.floating]
 IntArray = npt.NDArray[np.integer]

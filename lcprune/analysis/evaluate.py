@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lcprune.analysis.criterion import BoolArray, Criterion, FloatArray, IntArray, agreeing, predicted_classes, scores
+from lcprune.analysis.criterion import BoolArray, FloatArray, IntArray, agreeing, predicted_classes, scores
+from lcprune.specs import Criterion
 
 SWEEP_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 """The common thresholds that `sweep` tries, unless told otherwise."""

@@ -10,8 +10,8 @@ from lcprune.analysis.criterion import BoolArray, FloatArray, IntArray, predicte
 from lcprune.analysis.evaluate import accuracy_pct, correct_rows, drop_pct, drop_se_pct, within
 from lcprune.analysis.intervals import paired_drop_upper_pct
 from lcprune.errors import BudgetError, LcpruneError
+from lcprune.specs import Minimize
 
-Minimize = Literal["macs", "params", "latency", "size"]
 FIELDS = {"macs": "macs", "params": "params", "latency": "latency_ms", "size": "size_bytes"}
 """Of a cost, by what is minimized."""
 Predictions = tuple[FloatArray, IntArray]

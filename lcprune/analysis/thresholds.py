@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lcprune.analysis.cost import CascadeCost
-from lcprune.analysis.criterion import BoolArray, Criterion, FloatArray, IntArray, agreeing, scores
+from lcprune.analysis.criterion import BoolArray, FloatArray, IntArray, agreeing, scores
 from lcprune.analysis.evaluate import ProgressiveResult, cascade, correct_rows, leave_at
+from lcprune.specs import Criterion
 
 NEVER = 1.01
 """A threshold that no score reaches."""

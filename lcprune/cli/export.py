@@ -1,21 +1,21 @@
 """`lcprune export`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from lcprune.cli.choices import Criterion, Form, Format, Int8Range, Precision, Spent, ThresholdInput
 from lcprune.cli.failing import torch_needed, user_errors
 from lcprune.cli.options import LATEST, Json, Quiet, Run, UseTestSplit, exit_numbers, finite
 from lcprune.cli.output import notice, show
+from lcprune.specs import Criterion, Form, Format, Int8Range, MeanCost, Precision, ThresholdInput
 
 
 def export(
     run: Run = LATEST,
     file_format: Annotated[
         Format, typer.Option("--format", help="ort: onnxruntime's own format, for reduced builds.")
-    ] = Format.ONNX,
+    ] = "onnx",
     progressive: Annotated[bool, typer.Option("--progressive", help="One graph that stops early.")] = False,
     exit_name: Annotated[
         str | None,
@@ -42,32 +42,33 @@ def export(
         typer.Option(min=0, callback=finite, help="Budget of `auto` instead: mean latency, batch 1, one thread."),
     ] = None,
     minimize: Annotated[
-        Spent, typer.Option(help="What becomes least within --max-drop; latency is measured here, and takes a minute.")
-    ] = Spent.MACS,
+        MeanCost,
+        typer.Option(help="What becomes least within --max-drop; latency is measured here, and takes a minute."),
+    ] = "macs",
     criterion: Annotated[
-        Criterion,
+        Literal[Criterion, "auto"],
         typer.Option(help="What must reach the threshold; auto takes the one with which the budget goes furthest."),
-    ] = Criterion.SOFTMAX,
+    ] = "softmax",
     temperature: Annotated[
         bool, typer.Option("--temperature/--no-temperature", help="Make confidences true before `auto` looks at them.")
     ] = True,
     precision: Annotated[
         Precision,
         typer.Option(help="Numbers of weights and arithmetic; w8 stores weights in 8 bits, and computes fp32."),
-    ] = Precision.FP32,
+    ] = "fp32",
     int8_range: Annotated[
         Int8Range,
         typer.Option(help="safe: weights of 7 bits, the same results on every processor; full: 8 bits."),
-    ] = Int8Range.SAFE,
+    ] = "safe",
     exits: Annotated[
         str | None, typer.Option(metavar="1,3", help="Keep only these early exits; drop the other critics.")
     ] = None,
     threshold_input: Annotated[
         ThresholdInput, typer.Option(help="Whether the graph takes thresholds as an input.")
-    ] = ThresholdInput.OPTIONAL,
+    ] = "optional",
     form: Annotated[
         Form, typer.Option(help="Exits as branches (If), or one flat graph in which the rows get fewer.")
-    ] = Form.NESTED,
+    ] = "nested",
     batch: Annotated[
         int | None, typer.Option(min=1, max=1, metavar="1", help="Fix all shapes, for one image. Default: any number.")
     ] = None,
@@ -93,19 +94,19 @@ def export(
             confidence=confidence,
             max_macs=max_macs,
             max_latency_ms=max_latency_ms,
-            minimize=minimize.value,
-            criterion=criterion.value,
+            minimize=minimize,
+            criterion=criterion,
             temperature=temperature,
             exits=exit_numbers(exits),
-            threshold_input=threshold_input.value,
+            threshold_input=threshold_input,
             use_test_split=use_test_split,
             output=output,
-            precision=precision.value,
-            int8_range=int8_range.value,
-            form=form.value,
+            precision=precision,
+            int8_range=int8_range,
+            form=form,
             batch=None if batch is None else 1,
             segments=segments,
-            file_format=file_format.value,
+            file_format=file_format,
         )
         result = pipeline.export(run, request, notice=notice(quiet))
         show(result, tables.export_table(result), as_json, quiet)

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from lcprune.cli.choices import Minimize
 from lcprune.cli.failing import torch_needed, user_errors
 from lcprune.cli.options import (
     LATEST,
@@ -21,6 +20,7 @@ from lcprune.cli.options import (
 )
 from lcprune.cli.output import notice, show
 from lcprune.errors import OnnxModelError, RunError
+from lcprune.specs import Minimize
 
 
 def profile(run: Run = LATEST, as_json: Json = False, quiet: Quiet = False) -> None:
@@ -39,7 +39,7 @@ def select(
     max_drop: Annotated[
         float, typer.Option(min=0, max=100, callback=finite, help="Accuracy points that may be lost.")
     ] = 2.0,
-    minimize: Annotated[Minimize, typer.Option(help="What the choice shall have least of.")] = Minimize.MACS,
+    minimize: Annotated[Minimize, typer.Option(help="What the choice shall have least of.")] = "macs",
     exits: Exits = None,
     max_macs: Annotated[int | None, typer.Option(min=1, help="Most multiply-adds for one image.")] = None,
     max_params: Annotated[int | None, typer.Option(min=1, help="Most parameters.")] = None,
@@ -63,7 +63,7 @@ def select(
 
         budget = Budget(
             max_drop_pct=max_drop,
-            minimize=minimize.value,
+            minimize=minimize,
             exits=exit_numbers(exits),
             max_macs=max_macs,
             max_params=max_params,

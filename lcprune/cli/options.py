@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from lcprune.cli.choices import Device
 from lcprune.errors import LcpruneError
+from lcprune.specs import Device
 
 LATEST = Path("runs/latest")
 

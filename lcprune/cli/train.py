@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 
-from lcprune.cli.choices import BadImage, Device, Parallel
 from lcprune.cli.dry_run import show_dry_run
 from lcprune.cli.failing import torch_needed, user_errors
 from lcprune.cli.options import (
@@ -23,6 +22,7 @@ from lcprune.cli.options import (
 )
 from lcprune.cli.output import display, is_silent, notice, show
 from lcprune.errors import SetupError
+from lcprune.specs import BadImage, Parallel
 
 Divided = Annotated[
     Parallel | None,
@@ -50,7 +50,7 @@ def train(
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Run folder to make. Default: runs/NAME-N.")] = None,
     data_root: DataRoot = None,
-    device: TrainingDevice = Device.AUTO,
+    device: TrainingDevice = "auto",
     seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's train.seed.")] = None,
     on_bad_image: Annotated[
         BadImage | None, typer.Option(help="A damaged image file; instead of the recipe's data.on_bad_image.")
@@ -68,7 +68,7 @@ def train(
         from lcprune import recipe as recipes
 
         keys = [*(overrides or []), *([] if seed is None else [f"train.seed={seed}"])]
-        keys += [] if on_bad_image is None else [f"data.on_bad_image={on_bad_image.value}"]
+        keys += [] if on_bad_image is None else [f"data.on_bad_image={on_bad_image}"]
         chosen = recipes.load(recipe, keys)
         if dry_run:
             show_dry_run(chosen, data_root_or_default(data_root), as_json, quiet)
@@ -79,7 +79,7 @@ def train(
             chosen,
             out=out,
             data_root=data_root_or_default(data_root),
-            device=device.value,
+            device=device,
             display=display(is_silent(quiet)),
             notice=notice(is_silent(quiet)),
             parallel=_parallel_options(parallel, staleness, groups_per_rank, timeout),
@@ -90,7 +90,7 @@ def train(
 def resume(
     run: Run = LATEST,
     overrides: Overrides = None,
-    device: TrainingDevice = Device.AUTO,
+    device: TrainingDevice = "auto",
     parallel: Divided = None,
     staleness: Staleness = None,
     groups_per_rank: GroupsPerRank = None,
@@ -105,7 +105,7 @@ def resume(
         result = pipeline.resume(
             run,
             overrides or [],
-            device=device.value,
+            device=device,
             display=display(is_silent(quiet)),
             notice=notice(is_silent(quiet)),
             parallel=_parallel_options(parallel, staleness, groups_per_rank, timeout),
@@ -123,9 +123,8 @@ def _parallel_options(
     """
     from lcprune.training.parallel import ParallelOptions
 
-    divided: Any = None if parallel is None else parallel.value
     options = ParallelOptions(
-        parallel=divided,
+        parallel=parallel,
         staleness=staleness,
         groups_per_rank=() if groups_per_rank is None else whole_numbers("--groups-per-rank", groups_per_rank),
         timeout_s=timeout,

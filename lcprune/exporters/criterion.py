@@ -6,14 +6,13 @@ logit of minus infinity is no more than a probability of 0 there.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-Criterion = Literal["softmax", "margin", "entropy", "agreement"]
-CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
+from lcprune.specs import Criterion
 
 Floats = NDArray[np.float32]
 Part = tuple[list[NodeProto], list[TensorProto]]  # nodes, and the constants they read

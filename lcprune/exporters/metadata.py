@@ -13,7 +13,7 @@ import onnx
 from lcprune import __version__
 from lcprune.data.images import Interpolation, Preparation
 from lcprune.errors import ExportError, OnnxModelError
-from lcprune.exporters.criterion import CRITERIA, Criterion
+from lcprune.specs import CRITERIA, Criterion, Form
 
 PREFIX = "lcprune."
 SEGMENT = "segment"
@@ -26,7 +26,6 @@ MAX_BYTES = 2**30
 MAX_METADATA_CHARACTERS = 4 * 2**20
 MAX_SIDE = 4096
 """Height and width of an image for a model, in pixels; its shorter side before a crop may be twice that."""
-Form = Literal["nested", "flat"]
 _FIX = "give an .onnx file that `lcprune export` wrote"
 
 

@@ -16,7 +16,6 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import onnx
@@ -26,9 +25,8 @@ from onnx import ModelProto, TensorProto, helper
 from torch import nn
 
 from lcprune.errors import ExportError, ParityError
-from lcprune.exporters.criterion import Criterion
 from lcprune.exporters.flat import flat_exits
-from lcprune.exporters.metadata import PREFIX, Form, ModelInfo, attach, refuse_unreadable
+from lcprune.exporters.metadata import PREFIX, ModelInfo, attach, refuse_unreadable
 from lcprune.exporters.nested import nested_exits
 from lcprune.exporters.ort import SUFFIX, to_ort
 from lcprune.exporters.parts import Part, Plan, constant, taint
@@ -46,8 +44,7 @@ from lcprune.exporters.verify import (
     write_checked,
 )
 from lcprune.models.network import Network
-
-ThresholdInput = Literal["optional", "required", "none"]
+from lcprune.specs import Criterion, Form, ThresholdInput
 
 OWN_STAGES = "its own stages"
 """What a file of reduced precision is held against; how near it is to float32 is for the pipeline to say."""

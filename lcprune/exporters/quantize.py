@@ -30,13 +30,11 @@ from lcprune.errors import ExportError
 from lcprune.exporters import rewrite
 from lcprune.exporters.session import Floats, open_session
 from lcprune.exporters.verify import as_float, stage_logits
+from lcprune.specs import Int8Range
 
 Stages = Sequence[ModelProto]
 Reduction = Literal["int8", "fp16", "w8"]
 """``w8``: weights of 8 bits in the file, float32 in memory and in every computation."""
-Int8Range = Literal["safe", "full"]
-"""``safe``: weights of 7 bits. Processors of x86 without VNNI add two products of 8 bits in 16, where 8-bit weights
-overflow; 255 x 64 x 2 fits, so the file gives the same results on every processor."""
 
 CALIBRATORS: dict[str, tuple[Any, dict[str, float]]] = {
     "min-max": (tool.CalibrationMethod.MinMax, {}),

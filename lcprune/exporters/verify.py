@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from lcprune.errors import ExportError, OnnxModelError, ParityError
-from lcprune.exporters.criterion import Criterion, exit_scores
+from lcprune.exporters.criterion import exit_scores
 from lcprune.exporters.segmented import open_model
 from lcprune.exporters.session import CHUNK, Floats, Ints, open_session
+from lcprune.specs import Criterion
 
 TORCH = "torch"
 MAX_RELATIVE_DIFF = 1e-4  # of the largest logit

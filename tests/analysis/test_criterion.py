@@ -6,14 +6,8 @@ import numpy as np
 import pytest
 
 from lcprune.analysis import criterion as module
-from lcprune.analysis.criterion import (
-    CRITERIA,
-    NO_PREDICTION,
-    Criterion,
-    agreeing,
-    predicted_classes,
-    scores,
-)
+from lcprune.analysis.criterion import NO_PREDICTION, agreeing, predicted_classes, scores
+from lcprune.specs import CRITERIA, Criterion
 
 ALONE: dict[Criterion, Callable[[np.ndarray], float]] = {
     "softmax": lambda p: float(p.max()),

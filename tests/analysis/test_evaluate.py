@@ -3,7 +3,7 @@ import pytest
 
 from lcprune.analysis import criterion
 from lcprune.analysis.cost import CascadeCost
-from lcprune.analysis.criterion import Criterion, predicted_classes, scores
+from lcprune.analysis.criterion import predicted_classes, scores
 from lcprune.analysis.ensembles import ensembles
 from lcprune.analysis.evaluate import (
     ProgressiveResult,
@@ -13,6 +13,7 @@ from lcprune.analysis.evaluate import (
     sweep,
     within,
 )
+from lcprune.specs import Criterion
 
 COST = CascadeCost(group_macs=(10, 20, 30, 40), critic_macs=(1, 2, 3))
 

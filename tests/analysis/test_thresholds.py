@@ -8,9 +8,10 @@ import pytest
 
 from lcprune.analysis import thresholds as module
 from lcprune.analysis.cost import CascadeCost
-from lcprune.analysis.criterion import CRITERIA, Criterion, scores
+from lcprune.analysis.criterion import scores
 from lcprune.analysis.evaluate import sweep
 from lcprune.analysis.thresholds import GAIN, MIN_GAP, NEVER, Rows, Setting, rows_of, settings_at, simulate
+from lcprune.specs import CRITERIA, Criterion
 
 CHEAP = CascadeCost(group_macs=(10, 20, 30, 40), critic_macs=(1, 2, 3))
 PRICES = [np.geomspace(3000, 3, 8), np.zeros(1)]

@@ -21,10 +21,11 @@ from PIL import Image
 from lcprune import runs
 from lcprune.data.images import Preparation, read_prepared
 from lcprune.data.sources import read_digits
-from lcprune.exporters.criterion import CRITERIA, Criterion, row_scores
+from lcprune.exporters.criterion import row_scores
 from lcprune.exporters.metadata import InputInfo, read_info
 from lcprune.exporters.session import ProgressiveSession
 from lcprune.pipeline.export import ExportRequest, export
+from lcprune.specs import CRITERIA, Criterion
 
 pytestmark = pytest.mark.xdist_group("web example")
 

@@ -9,9 +9,10 @@ from lcprune.analysis.cost import CascadeCost
 from lcprune.analysis.criterion import CRITERIA as OF_THE_ANALYSIS
 from lcprune.analysis.criterion import scores as analysis_scores
 from lcprune.analysis.thresholds import MIN_GAP, rows_of
-from lcprune.exporters.criterion import CRITERIA, Criterion, exit_scores, row_scores, score_nodes
+from lcprune.exporters.criterion import exit_scores, row_scores, score_nodes
 from lcprune.exporters.segments import OPSET
 from lcprune.exporters.session import open_session
+from lcprune.specs import CRITERIA, Criterion
 
 FLOOR = np.finfo(np.float32).min
 

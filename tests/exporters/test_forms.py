@@ -10,7 +10,6 @@ import numpy as np
 import onnx
 import pytest
 
-from lcprune.exporters.criterion import CRITERIA, Criterion
 from lcprune.exporters.metadata import ModelInfo, read_info
 from lcprune.exporters.progressive import stitch, write_reduced, write_submodel
 from lcprune.exporters.quantize import Reduced, reduce
@@ -18,6 +17,7 @@ from lcprune.exporters.session import ProgressiveSession, open_session
 from lcprune.exporters.single import fixed_batch
 from lcprune.exporters.verify import Parity
 from lcprune.models.network import Network
+from lcprune.specs import CRITERIA, Criterion
 
 MakeInfo = Callable[..., ModelInfo]
 Written = Callable[..., Parity]

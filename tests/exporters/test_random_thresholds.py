@@ -13,10 +13,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from lcprune.exporters.criterion import CRITERIA, Criterion, exit_scores
+from lcprune.exporters.criterion import exit_scores
 from lcprune.exporters.progressive import stitch
 from lcprune.exporters.session import open_session
 from lcprune.exporters.verify import stage_logits
+from lcprune.specs import CRITERIA, Criterion
 
 StagesOf = Callable[..., list[onnx.ModelProto]]
 FORMS = ("nested", "flat")

@@ -13,7 +13,7 @@ import onnxruntime
 import pytest
 
 from lcprune.errors import ExportError, OnnxModelError
-from lcprune.exporters.criterion import CRITERIA, Criterion, exit_scores
+from lcprune.exporters.criterion import exit_scores
 from lcprune.exporters.manifest import write_segments
 from lcprune.exporters.metadata import ModelInfo, load_model
 from lcprune.exporters.progressive import stitch
@@ -21,6 +21,7 @@ from lcprune.exporters.quantize import reduce
 from lcprune.exporters.segmented import SegmentedSession, open_model
 from lcprune.exporters.session import open_session
 from lcprune.exporters.verify import stage_logits
+from lcprune.specs import CRITERIA, Criterion
 
 MakeInfo = Callable[..., ModelInfo]
 StagesOf = Callable[..., list[onnx.ModelProto]]

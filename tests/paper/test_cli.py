@@ -3,13 +3,13 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import typer
 
 from lcprune.cli import app
-from lcprune.cli.choices import PaperPart, Scale
+from lcprune.cli.reproduce import Part, Scale
 from lcprune.paper.scales import SCALES
 from lcprune.paper.targets import TARGETS
 
@@ -18,8 +18,8 @@ Refused = Callable[..., dict[str, str]]
 
 
 def test_the_names_and_scales_are_those_that_there_are() -> None:
-    assert [part.value for part in PaperPart] == list(TARGETS)
-    assert [scale.value for scale in Scale] == list(SCALES)
+    assert list(get_args(Part)) == list(TARGETS)
+    assert list(get_args(Scale)) == list(SCALES)
     assert "reproduce" in typer.main.get_command(app).commands
 
 

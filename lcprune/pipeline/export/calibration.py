@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from lcprune import runs
 from lcprune.analysis.budget import Calibration, Family
-from lcprune.analysis.criterion import Criterion
 from lcprune.analysis.evaluate import drop_pct, within
 from lcprune.analysis.thresholds import Alternatives, Pay, Rows
 from lcprune.errors import BudgetError, ExportError
@@ -16,6 +15,7 @@ from lcprune.pipeline.export.loaded import Loaded
 from lcprune.pipeline.export.reduced import ReducedNetwork
 from lcprune.pipeline.export.request import ExportRequest
 from lcprune.pipeline.select import deciding_split
+from lcprune.specs import Criterion
 
 DEFAULT_MAX_DROP_PCT = 0.5
 

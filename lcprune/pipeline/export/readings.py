@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from lcprune.analysis.cost import CascadeCost
-from lcprune.analysis.criterion import CRITERIA, Criterion
 from lcprune.analysis.evaluate import accuracy_pct
 from lcprune.analysis.temperature import temperatures
 from lcprune.analysis.thresholds import Rows, rows_of
 from lcprune.pipeline.export.request import ExportRequest
 from lcprune.pipeline.select import deciding_split
+from lcprune.specs import CRITERIA, Criterion
 
 Logits = dict[str, np.ndarray[Any, Any]]
 """Of ``val`` and ``test``, ``(K, N, C)``; N may be 0."""

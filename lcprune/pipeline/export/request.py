@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 from lcprune.errors import ExportError
-from lcprune.exporters.criterion import Criterion
-from lcprune.exporters.metadata import Form, ModelInfo
-from lcprune.exporters.quantize import Int8Range
+from lcprune.exporters.metadata import ModelInfo
+from lcprune.specs import Criterion, Form, Format, Int8Range, MeanCost, Precision, ThresholdInput
 
 
 @dataclass(frozen=True)
@@ -24,27 +23,27 @@ class ExportRequest:
     confidence: float | None
     exits: tuple[int, ...] | None
     """Early exits to keep, counted from 1."""
-    threshold_input: Literal["optional", "required", "none"]
+    threshold_input: ThresholdInput
     use_test_split: bool
     output: Path | None
     max_macs: int | None = None
     """Instead of `max_drop_pct`: most mean MACs of an image."""
     max_latency_ms: float | None = None
     """Instead of `max_drop_pct`: longest mean time of an image, batch 1, one thread, on this machine."""
-    minimize: Literal["macs", "latency"] = "macs"
+    minimize: MeanCost = "macs"
     """What becomes least within `max_drop_pct`; the latency is that of `max_latency_ms`."""
     criterion: Criterion | Literal["auto"] = "softmax"
     """What is held against the thresholds; ``auto`` takes the one with which the budget goes furthest."""
     temperature: bool = True
     """Whether `auto` thresholds are held against probabilities that a temperature has made true."""
-    precision: Literal["fp32", "int8", "fp16", "w8"] = "fp32"
+    precision: Precision = "fp32"
     int8_range: Int8Range = "safe"
     form: Form = "nested"
     batch: Literal[1] | None = None
     """How many images the file shall take at once; None for any number."""
     segments: bool = False
     """Whether one file per segment shall lie beside a progressive model."""
-    file_format: Literal["onnx", "ort"] = "onnx"
+    file_format: Format = "onnx"
 
     @property
     def calibrates(self) -> bool:

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lcprune.analysis.cost import CascadeCost, ExitCost
-from lcprune.analysis.criterion import Criterion
 from lcprune.analysis.curves import Curves
 from lcprune.analysis.representation import Dissimilarities
 from lcprune.recipe import Recipe
+from lcprune.specs import Criterion
 
 FloatArray = npt.NDArray[np.floating]
 IntArray = npt.NDArray[np.integer]

@@ -16,10 +16,10 @@ from lcprune.data.sources import Split
 from lcprune.errors import LcpruneError, RecipeError
 from lcprune.models import Network
 from lcprune.recipe import Recipe
-from lcprune.specs import METHODS
+from lcprune.specs import METHODS, Parallel
 from lcprune.training.checkpoint import TrainingState, restore
 from lcprune.training.methods import Method, build_method
-from lcprune.training.parallel.mesh import Parallel, ProcessMesh, connected, is_launched
+from lcprune.training.parallel.mesh import ProcessMesh, connected, is_launched
 from lcprune.training.parallel.parts import Packed, gather, pack, unpack
 from lcprune.training.parallel.placement import Placement, place
 from lcprune.training.parallel.predicting import predict_by_stages

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal
 
 import torch
 import torch.distributed as dist
@@ -20,9 +19,8 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from lcprune.errors import PeerError, SetupError
+from lcprune.specs import Parallel
 from lcprune.training.parallel.heartbeat import Heartbeat
-
-Parallel = Literal["data", "layers", "both"]
 
 LAYERS, REPLICAS = "layers", "replicas"
 """Dimensions of the mesh."""
