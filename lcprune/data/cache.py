@@ -14,11 +14,11 @@ import shutil
 import struct
 import tempfile
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Protocol
+from typing import Protocol
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from lcprune.errors import SetupError
@@ -100,17 +100,18 @@ class DiskCache:
         """Opens or makes `folder`; images of other `settings` are removed, oldest first, where it is nearly full.
 
         Raises:
-            SetupError: If the folder cannot be written to, or the system has no file locks.
+            SetupError: If the folder cannot be written to.
         """
         self._folder = folder
         self._group = folder / hashlib.sha256(settings.encode()).hexdigest()[:16]
         self._limit = limit_bytes
         self._full = False
+        self._usage = folder / "used_bytes"
         try:
             self._group.mkdir(parents=True, exist_ok=True)
             os.utime(self._group)
-            with self._locked() as usage:
-                self._make_room(usage)
+            with self._locked():
+                self._make_room()
         except OSError as error:
             raise SetupError(
                 f"the image cache {folder} cannot be written to: {error.strerror or error}",
@@ -143,8 +144,8 @@ class DiskCache:
             self._full = True
 
     def _write(self, target: Path, content: bytes) -> None:
-        with self._locked() as usage:
-            used = _read_number(usage)
+        with self._locked():
+            used = _read_number(self._usage)
             self._full = used + len(content) > self._limit
             if self._full or target.exists():
                 return
@@ -152,7 +153,7 @@ class DiskCache:
             with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as part:
                 part.write(content)
             os.replace(part.name, target)
-            _write_number(usage, used + len(content))
+            self._usage.write_text(str(used + len(content)))
 
     def _file(self, path: str) -> Path:
         found = os.stat(path)
@@ -160,20 +161,10 @@ class DiskCache:
         name = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:40]
         return self._group / name[:2] / name
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[IO[bytes]]:
-        """The file that says how many bytes are in use, while nobody else has it."""
-        try:
-            import fcntl
-        except ImportError:
-            raise SetupError(
-                "data.cache: disk needs file locks, which this system lacks", "set data.cache: memory"
-            ) from None
-        with (self._folder / "used_bytes").open("a+b") as usage:
-            fcntl.flock(usage, fcntl.LOCK_EX)
-            yield usage
+    def _locked(self) -> FileLock:
+        return FileLock(self._folder / "lock")  # made anew: a forked process may not use that of its parent
 
-    def _make_room(self, usage: IO[bytes]) -> None:
+    def _make_room(self) -> None:
         groups = [entry for entry in self._folder.iterdir() if entry.is_dir()]
         used = {group: _used_bytes(group) for group in groups}
         others = sorted((group for group in groups if group != self._group), key=lambda group: group.stat().st_mtime)
@@ -181,7 +172,7 @@ class DiskCache:
             oldest = others.pop(0)
             shutil.rmtree(oldest, ignore_errors=True)  # a run that still reads it decodes again
             used[oldest] = _used_bytes(oldest) if oldest.exists() else 0
-        _write_number(usage, sum(used.values()))
+        self._usage.write_text(str(sum(used.values())))
 
 
 def cache_folder() -> Path:
@@ -206,13 +197,6 @@ def _used_bytes(folder: Path) -> int:
     return total
 
 
-def _read_number(file: IO[bytes]) -> int:
-    file.seek(0)
-    text = file.read().strip()
+def _read_number(path: Path) -> int:
+    text = path.read_text().strip() if path.exists() else ""
     return int(text) if text.isdigit() else 0
-
-
-def _write_number(file: IO[bytes], number: int) -> None:
-    file.truncate(0)  # the mode appends: the text goes to the new end
-    file.write(str(number).encode())
-    file.flush()

@@ -22,8 +22,12 @@ def files(tmp_path: Path) -> list[str]:
     return [str(path) for path in paths]
 
 
+def stored_files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and path.name not in ("used_bytes", "lock")]
+
+
 def stored_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name != "used_bytes")
+    return sum(path.stat().st_size for path in stored_files(folder))
 
 
 def test_no_cache_keeps_nothing() -> None:
@@ -59,7 +63,7 @@ def test_a_disk_cache_outlives_its_process_and_notices_a_change(tmp_path: Path, 
 def test_a_damaged_entry_is_not_used(tmp_path: Path, files: list[str]) -> None:
     cache = DiskCache(tmp_path / "cache", "s", 10_000)
     cache.put(0, files[0], pixels(9))
-    (entry,) = [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.name != "used_bytes"]
+    (entry,) = stored_files(tmp_path / "cache")
     content = bytearray(entry.read_bytes())
     content[-1] ^= 1
     entry.write_bytes(content)
