@@ -1,11 +1,11 @@
-"""What there is of each kind, and what it supports: training methods, critic heads, and the words of options.
+"""What there is of each kind, and what it supports: training methods, critic heads, criteria, precisions, file formats.
 
-A new method or head is a module of its own and a line here. Nothing is imported before it is used.
+A new method, head or format is a module of its own and a line here. Nothing is imported before it is used.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Parallel = Literal["data", "layers", "both"]
@@ -17,8 +17,7 @@ Minimize = Literal["macs", "params", "latency", "size"]
 MeanCost = Literal["macs", "latency"]
 """What the mean image of a progressive graph has least of."""
 Criterion = Literal["softmax", "margin", "entropy", "agreement"]
-"""What is held against the thresholds of a progressive graph: `lcprune.analysis.criterion`."""
-CRITERIA: tuple[Criterion, ...] = get_args(Criterion)
+"""What is held against the thresholds of a progressive graph: `lcprune.criterion`."""
 ThresholdInput = Literal["optional", "required", "none"]
 """How a progressive graph takes its thresholds."""
 Format = Literal["onnx", "ort"]
@@ -69,6 +68,26 @@ class HeadSpec:
     """Whether an average over the whole height and width comes before the linear layer."""
 
 
+@dataclass(frozen=True)
+class PrecisionSpec:
+    """Numbers of an exported file, as ``--precision`` names them."""
+
+    summary: str
+    max_relative_diff: float
+    """Largest difference from what the file is checked against, as a part of the largest logit: float32 against torch,
+    the others against their own stages. Integers are exact."""
+
+
+@dataclass(frozen=True)
+class FormatSpec:
+    """Of an exported file, as ``--format`` names it."""
+
+    summary: str
+    suffix: str
+    module: str | None = None
+    """Where ``convert(content)`` makes it out of ONNX, and ``required_operators(path)`` says what a runtime needs."""
+
+
 _METHODS, _PAPER = "lcprune.training.methods", "lcprune.paper.methods"
 
 METHODS: dict[str, MethodSpec] = {
@@ -99,6 +118,35 @@ HEADS: dict[str, HeadSpec] = {
         module="lcprune.models.msdnet",
     ),
 }
+
+
+CRITERIA: dict[Criterion, str] = {
+    "softmax": "largest probability",
+    "margin": "margin between the two largest probabilities",
+    "entropy": "certainty (1 - entropy / log classes)",
+    "agreement": "largest probability, where the exit before it names the same class,",
+}
+
+PRECISIONS: dict[Precision, PrecisionSpec] = {
+    "fp32": PrecisionSpec("float32 throughout.", 1e-4),
+    "int8": PrecisionSpec(
+        "Weights and activations of all convolutions, pools and linear layers are integers of 8 bits; logits, scores "
+        "and thresholds are float32.",
+        0.0,
+    ),
+    "fp16": PrecisionSpec("Weights and arithmetic are float16; scores and thresholds are float32.", 4e-4),
+    "w8": PrecisionSpec("Weights are stored in 8 bits; the arithmetic is float32.", 1e-4),
+}
+
+FORMATS: dict[Format, FormatSpec] = {
+    "onnx": FormatSpec("ONNX", ".onnx"),
+    "ort": FormatSpec("onnxruntime", ".ort", module="lcprune.exporters.ort"),
+}
+
+
+def format_of(suffix: str) -> FormatSpec:
+    """The format of files that end with `suffix`; ONNX for any other ending."""
+    return next((spec for spec in FORMATS.values() if spec.suffix == suffix), FORMATS["onnx"])
 
 
 def described(table: Mapping[str, MethodSpec] | Mapping[str, HeadSpec]) -> str:

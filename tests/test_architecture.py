@@ -16,7 +16,7 @@ MODULES = {
 
 LAYERS = (  # lowest first; a part may import what stands below it, and itself
     {"errors", "specs"},
-    {"recipe"},
+    {"recipe", "criterion"},
     {"models", "data", "runs"},
     {"training", "analysis", "exporters"},
     {"reporting"},

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
 
-from lcprune.analysis.criterion import FloatArray, IntArray, check_logits, chunks, row_classes
+from lcprune.criterion import FloatArray, IntArray, check_logits, chunks, row_classes
 
 Kind = Literal["logits", "probabilities", "weighted"]
 Doubles = npt.NDArray[np.float64]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lcprune.analysis.criterion import BoolArray, FloatArray, IntArray, agreeing, predicted_classes, scores
+from lcprune.criterion import BoolArray, FloatArray, IntArray, exit_scores, predicted_classes
 from lcprune.specs import Criterion
 
 SWEEP_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
@@ -140,8 +140,7 @@ def sweep(
         criterion: Of leaving.
         temperatures: One per exit, ``(K,)``; None leaves the logits as they are.
     """
-    found, classes = scores(logits, criterion, temperatures)
-    confidences = agreeing(found, classes) if criterion == "agreement" else found
+    confidences, classes = exit_scores(logits, criterion, temperatures)
     correct, early = correct_rows(classes, labels), len(logits) - 1
     each = ([limits] * early if isinstance(limits, int | float) else limits for limits in thresholds)
     return tuple(cascade(confidences, correct, limits, exit_macs, main_macs) for limits in each)

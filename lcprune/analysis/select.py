@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
 from lcprune.analysis.cost import ExitCost
-from lcprune.analysis.criterion import BoolArray, FloatArray, IntArray, predicted_classes
 from lcprune.analysis.evaluate import accuracy_pct, correct_rows, drop_pct, drop_se_pct, within
 from lcprune.analysis.intervals import paired_drop_upper_pct
+from lcprune.criterion import BoolArray, FloatArray, IntArray, predicted_classes
 from lcprune.errors import BudgetError, LcpruneError
 from lcprune.specs import Minimize
 

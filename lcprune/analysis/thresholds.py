@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lcprune.analysis.cost import CascadeCost
-from lcprune.analysis.criterion import BoolArray, FloatArray, IntArray, agreeing, scores
 from lcprune.analysis.evaluate import ProgressiveResult, cascade, correct_rows, leave_at
+from lcprune.criterion import BoolArray, FloatArray, IntArray, agreeing, scores
 from lcprune.specs import Criterion
 
 NEVER = 1.01

@@ -2,16 +2,14 @@
 
 import tempfile
 import warnings
-from collections.abc import Iterable
 from pathlib import Path
 
 import onnxruntime
 
-SUFFIX = ".ort"
 _NOT_PORTABLE = ["NchwcTransformer"]  # a layout for this machine's vectors; onnxruntime's own converter leaves it out
 
 
-def to_ort(content: bytes) -> bytes:
+def convert(content: bytes) -> bytes:
     """An ONNX model, optimised for CPUs of any kind, in onnxruntime's format; its metadata stays.
 
     Args:
@@ -21,18 +19,18 @@ def to_ort(content: bytes) -> bytes:
     options.log_severity_level = 4
     options.add_session_config_entry("session.save_model_format", "ORT")
     with tempfile.TemporaryDirectory() as folder:
-        options.optimized_model_filepath = f"{folder}/model{SUFFIX}"
+        options.optimized_model_filepath = f"{folder}/model.ort"
         onnxruntime.InferenceSession(
             content, options, providers=["CPUExecutionProvider"], disabled_optimizers=_NOT_PORTABLE
         )
         return Path(options.optimized_model_filepath).read_bytes()
 
 
-def required_operators(paths: Iterable[Path]) -> str:
+def required_operators(*paths: Path) -> str:
     """What ``build.py --include_ops_by_config`` of onnxruntime reads: the operators of these files, and no others.
 
     Args:
-        paths: Of files that `to_ort` made.
+        paths: Of files of this format.
     """
     from onnxruntime.tools.ort_format_model.ort_model_processor import OrtFormatModelProcessor
 

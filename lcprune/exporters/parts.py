@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from lcprune.errors import ExportError
-from lcprune.exporters.criterion import score_nodes
+from lcprune.exporters.score_nodes import score_nodes
 from lcprune.specs import Criterion
 
 Part = tuple[list[NodeProto], list[TensorProto]]  # nodes, and the weights they read

@@ -15,6 +15,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,6 @@ from lcprune.errors import ExportError, ParityError
 from lcprune.exporters.flat import flat_exits
 from lcprune.exporters.metadata import PREFIX, ModelInfo, attach, refuse_unreadable
 from lcprune.exporters.nested import nested_exits
-from lcprune.exporters.ort import SUFFIX, to_ort
 from lcprune.exporters.parts import Part, Plan, constant, taint
 from lcprune.exporters.quantize import Quantization, Reduced, check_int8
 from lcprune.exporters.segments import cpu_copy, export_module, export_stages
@@ -44,12 +44,10 @@ from lcprune.exporters.verify import (
     write_checked,
 )
 from lcprune.models.network import Network
-from lcprune.specs import Criterion, Form, ThresholdInput
+from lcprune.specs import PRECISIONS, Criterion, Form, ThresholdInput, format_of
 
 OWN_STAGES = "its own stages"
 """What a file of reduced precision is held against; how near it is to float32 is for the pipeline to say."""
-STAGES_DIFF = {"int8": 0.0, "fp16": 4 * MAX_RELATIVE_DIFF, "w8": MAX_RELATIVE_DIFF}
-"""Largest difference between a stitched file and its stages, as a part of the largest logit. Integers are exact."""
 
 _TORCH_BATCH = 64
 _ROUNDING_IMAGES = 32
@@ -158,7 +156,7 @@ def write_reduced(
     """
     stages, quantization = reduced.stages, reduced.quantization
     info = _complete(info, len(stages), thresholds)
-    expected, allowed = stage_logits(stages, images), STAGES_DIFF[quantization.precision]
+    expected, allowed = stage_logits(stages, images), PRECISIONS[quantization.precision].max_relative_diff
     versions = _versions(stages, thresholds, info, threshold_input, quantization)
     if quantization.precision == "int8":
         for content in versions:
@@ -280,7 +278,8 @@ def _versions(
 
 def _formatted(versions: Sequence[bytes], path: Path) -> list[bytes]:
     """`versions` in the format that the name of the file asks for."""
-    return [to_ort(content) for content in versions] if path.suffix == SUFFIX else list(versions)
+    module = format_of(path.suffix).module
+    return [import_module(module).convert(content) for content in versions] if module else list(versions)
 
 
 def _finish(model: ModelProto, info: ModelInfo, quantization: Quantization | None = None) -> bytes:

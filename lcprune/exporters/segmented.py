@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lcprune.criterion import row_scores
 from lcprune.errors import OnnxModelError
-from lcprune.exporters.criterion import row_scores
 from lcprune.exporters.metadata import MAX_METADATA_CHARACTERS, PREFIX, ModelInfo, parse, read_content, read_model
 from lcprune.exporters.session import (
     ALWAYS,
@@ -96,7 +96,7 @@ class SegmentedSession:
         empty = np.zeros((0, len(self.info.classes)), np.float32)
         logits = np.concatenate([empty, *(logits for logits, _ in results)])
         exits = np.concatenate([np.zeros(0, np.int64), *(exits for _, exits in results)])
-        confidences = row_scores(logits, self.info.criterion, self._temperatures[exits])
+        confidences = row_scores(logits, self.info.criterion, self._temperatures[exits])[0]
         return Prediction(logits.argmax(axis=1).astype(np.int64), confidences, exits, logits)
 
     def exit_logits(self, images: Images) -> Floats:

@@ -9,8 +9,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from lcprune.criterion import row_scores
 from lcprune.errors import OnnxModelError
-from lcprune.exporters.criterion import row_scores
 from lcprune.exporters.metadata import ModelInfo, load_model, parse, read_content
 
 Floats = NDArray[np.float32]
@@ -111,7 +111,7 @@ class ProgressiveSession:
         results = [self._run_chunk(to_float(chunk), feed) for chunk in chunks]
         logits = np.concatenate([logits for logits, _ in results])
         exit_indices = np.concatenate([exit_indices for _, exit_indices in results])
-        confidences = row_scores(logits, self.info.criterion, self._temperatures[exit_indices])
+        confidences = row_scores(logits, self.info.criterion, self._temperatures[exit_indices])[0]
         return Prediction(logits.argmax(axis=1).astype(np.int64), confidences, exit_indices, logits)
 
     def exit_logits(self, images: Images) -> Floats:

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from lcprune.criterion import exit_scores
 from lcprune.errors import ExportError, OnnxModelError, ParityError
-from lcprune.exporters.criterion import exit_scores
 from lcprune.exporters.segmented import open_model
 from lcprune.exporters.session import CHUNK, Floats, Ints, open_session
-from lcprune.specs import Criterion
+from lcprune.specs import PRECISIONS, Criterion
 
 TORCH = "torch"
-MAX_RELATIVE_DIFF = 1e-4  # of the largest logit
+MAX_RELATIVE_DIFF = PRECISIONS["fp32"].max_relative_diff  # of the largest logit
 TIE = 1e-5  # a confidence this near to a threshold may fall on either side
 SINGLES = 8  # rows that are also run one by one
 
@@ -197,11 +197,11 @@ class _Expected:
         cls, logits: Floats, thresholds: Sequence[float], criterion: Criterion, temperatures: Sequence[float]
     ) -> "_Expected":
         limits = np.asarray(thresholds, np.float32)[:, None]  # (exits - 1, 1)
-        scores = exit_scores(logits[:-1], criterion, temperatures[:-1])  # (exits - 1, N)
+        scores = exit_scores(logits[:-1], criterion, temperatures[:-1])[0]  # (exits - 1, N)
         leaves = np.concatenate([scores >= limits, np.ones((1, logits.shape[1]), bool)])
         must, may = scores >= limits + TIE, scores >= limits - TIE
         if criterion == "agreement":
-            alone = exit_scores(logits[:-1], "softmax", temperatures[:-1])
+            alone = exit_scores(logits[:-1], "softmax", temperatures[:-1])[0]
             unsure = _between_classes(logits[:-1])
             unsure[1:] |= unsure[:-1]
             unsure[:1] = False

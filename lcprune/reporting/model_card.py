@@ -9,7 +9,7 @@ from typing import Any
 from lcprune.exporters.metadata import ModelInfo
 from lcprune.recipe import Recipe
 from lcprune.reporting.tables import NOT_KNOWN, forecast, kilobytes, millions, percent, share
-from lcprune.specs import METHODS
+from lcprune.specs import CRITERIA, METHODS, PRECISIONS, format_of
 
 _HUB_DATASETS = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
 _DATA = {
@@ -19,13 +19,6 @@ _DATA = {
     "imagefolder": "a folder of images that is not published here",
     "manifest": "images listed in a table that is not published here",
     "imagenet": "ImageNet",
-}
-_PRECISION = {
-    "fp32": "float32 throughout.",
-    "int8": "Weights and activations of all convolutions, pools and linear layers are integers of 8 bits; logits, "
-    "scores and thresholds are float32.",
-    "fp16": "Weights and arithmetic are float16; scores and thresholds are float32.",
-    "w8": "Weights are stored in 8 bits; the arithmetic is float32.",
 }
 
 
@@ -84,7 +77,7 @@ def _summary(info: ModelInfo, result: Mapping[str, Any], recipe: Recipe) -> str:
     colour = "grey" if info.input.channels == 1 else "RGB"
     what = (
         f"An image classifier for {colour} images of {info.input.size} x {info.input.size} pixels and "
-        f"{len(info.classes)} classes, as {'onnxruntime' if result['path'].endswith('.ort') else 'ONNX'}"
+        f"{len(info.classes)} classes, as {format_of(Path(result['path']).suffix).summary}"
     )
     if info.kind == "submodel":
         return f"{what}. {_origin(info, recipe)}"
@@ -154,12 +147,9 @@ def _outcome(info: ModelInfo, result: Mapping[str, Any]) -> str:
                 f"({whole}: {percent(result['main_test_accuracy_pct'])} %)."
             )
         lines += [f"{line[0].upper()}{line[1:]}." for line in forecast(result)]
-        score = {"softmax": "largest probability", "margin": "margin between the two largest probabilities"}
-        score |= {"entropy": "certainty (1 - entropy / log classes)"}
-        score |= {"agreement": "largest probability, where the exit before it names the same class,"}
         scaled = ", ".join(f"{value:.4g}" for value in info.temperatures)
         lines.append(
-            f"An image leaves where the {score[info.criterion]} is at least the threshold."
+            f"An image leaves where the {CRITERIA[info.criterion]} is at least the threshold."
             + (
                 f" For that, the logits of the exits are divided by {scaled}."
                 if set(info.temperatures) != {1.0}
@@ -195,7 +185,7 @@ _INT8_RANGE = {
 
 
 def _numbers(result: Mapping[str, Any]) -> str:
-    lines = [_PRECISION[result["precision"]]]
+    lines = [PRECISIONS[result["precision"]].summary]
     quantization, agreement = result.get("quantization"), result.get("agreement")
     if quantization and quantization["method"]:
         lines.append(

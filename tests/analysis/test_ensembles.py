@@ -5,7 +5,8 @@ import pytest
 from scipy.optimize import check_grad
 from scipy.special import softmax
 
-from lcprune.analysis import criterion, ensembles
+from lcprune import criterion
+from lcprune.analysis import ensembles
 from lcprune.analysis.ensembles import EnsembleResult, ensemble_pct, ensemble_table, fit_weights
 
 

@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
 
-from lcprune.analysis import criterion
+from lcprune import criterion
 from lcprune.analysis.cost import CascadeCost
-from lcprune.analysis.criterion import predicted_classes, scores
 from lcprune.analysis.ensembles import ensembles
 from lcprune.analysis.evaluate import (
     ProgressiveResult,
@@ -13,6 +12,7 @@ from lcprune.analysis.evaluate import (
     sweep,
     within,
 )
+from lcprune.criterion import predicted_classes, scores
 from lcprune.specs import Criterion
 
 COST = CascadeCost(group_macs=(10, 20, 30, 40), critic_macs=(1, 2, 3))

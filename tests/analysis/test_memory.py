@@ -8,11 +8,11 @@ import pytest
 
 from lcprune.analysis.budget import Family
 from lcprune.analysis.cost import CascadeCost, ExitCost
-from lcprune.analysis.criterion import scores
 from lcprune.analysis.ensembles import ensembles
 from lcprune.analysis.evaluate import sweep
 from lcprune.analysis.select import candidates_from
 from lcprune.analysis.thresholds import rows_of
+from lcprune.criterion import scores
 
 COST = CascadeCost((10, 20, 30), (1, 2))
 COSTS = [ExitCost("", k, macs, macs) for k, macs in enumerate((10, 30, 60))]

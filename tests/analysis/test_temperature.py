@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lcprune.analysis import criterion
+from lcprune import criterion
 from lcprune.analysis.temperature import BOUNDS, temperatures
 
 

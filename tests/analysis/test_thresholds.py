@@ -9,9 +9,9 @@ import pytest
 from lcprune.analysis import thresholds
 from lcprune.analysis import thresholds as module
 from lcprune.analysis.cost import CascadeCost
-from lcprune.analysis.criterion import scores
 from lcprune.analysis.evaluate import sweep
 from lcprune.analysis.thresholds import GAIN, MIN_GAP, NEVER, Rows, Setting, rows_of, settings_at, simulate
+from lcprune.criterion import scores
 from lcprune.specs import CRITERIA, Criterion
 
 CHEAP = CascadeCost(group_macs=(10, 20, 30, 40), critic_macs=(1, 2, 3))

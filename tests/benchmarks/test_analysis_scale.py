@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import analysis_scale
-from lcprune.analysis.criterion import scores
 from lcprune.analysis.evaluate import accuracies_pct
+from lcprune.criterion import scores
 
 ROOT = Path(__file__).parents[2]
 SIZE = ["--samples", "300", "--classes", "20", "--exits", "3"]

@@ -19,9 +19,9 @@ import pytest
 from PIL import Image
 
 from lcprune import runs
+from lcprune.criterion import row_scores
 from lcprune.data.images import Preparation, read_prepared
 from lcprune.data.sources import read_digits
-from lcprune.exporters.criterion import row_scores
 from lcprune.exporters.metadata import InputInfo, read_info
 from lcprune.exporters.session import ProgressiveSession
 from lcprune.pipeline.export import ExportRequest, export
@@ -295,7 +295,7 @@ def test_the_confidence_is_the_score_of_the_models_criterion_and_temperatures(
     tab.locator("#files").set_input_files(digit_files)
     shown = rows(tab, IMAGES)
     prediction = ProgressiveSession(model)(np.stack([np.asarray(Image.open(path))[None] for path in digit_files]))
-    scores = row_scores(prediction.logits, criterion, np.float32(temperatures)[prediction.exits])
+    scores = row_scores(prediction.logits, criterion, np.float32(temperatures)[prediction.exits])[0]
     assert {row.exit_number for row in shown.values()} == {1, 2, 3, 4}
     for path, score in zip(digit_files, scores, strict=True):
         assert shown[path.name].confidence_pct == pytest.approx(100 * score, abs=0.051), path.name

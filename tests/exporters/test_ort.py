@@ -46,7 +46,7 @@ def test_int8(
     path = tmp_path / "model.ort"
     parity = write_reduced(reduced, [0.4] * 3, path, make_info(0, 1, 2, 3), images)
     assert (parity.max_abs_diff, parity.exits_agree) == (0.0, True)
-    assert "QLinearConv" in required_operators([path])
+    assert "QLinearConv" in required_operators(path)
 
 
 @pytest.mark.usefixtures("quick_export")
@@ -58,32 +58,32 @@ def test_the_operators_of_a_reduced_build(
         paths.append(tmp_path / f"{name}.ort")
         info: Any = dataclasses.replace(make_info(0, 1, 2, 3), form=form)
         write_progressive(network4, [0, 1, 2], [0.5] * 3, paths[-1], info, images)
-    nested, flat = (required_operators([path]) for path in paths)
+    nested, flat = (required_operators(path) for path in paths)
     lines = [line.split(";") for line in nested.splitlines()]
     assert all(len(parts) == 3 and parts[1].isdecimal() for parts in lines)  # domain;opset;operators
     names = {name for parts in lines for name in parts[2].split(",")}
     assert {"If", "ScatterND", "Softmax", "NonZero"} <= names
     assert "If" not in flat
-    together = {name for line in required_operators(paths).split() for name in line.split(";")[2].split(",")}
+    together = {name for line in required_operators(*paths).split() for name in line.split(";")[2].split(",")}
     assert together == names | {name for line in flat.split() for name in line.split(";")[2].split(",")}
 
 
 @pytest.mark.parametrize("keep", [8, 200, -1000])
 def test_a_damaged_file(exported: Path, tmp_path: Path, keep: int) -> None:
-    from lcprune.exporters.ort import to_ort
+    from lcprune.exporters.ort import convert
 
     path = tmp_path / "model.ort"
-    path.write_bytes(to_ort(exported.read_bytes())[:keep])
+    path.write_bytes(convert(exported.read_bytes())[:keep])
     with pytest.raises(OnnxModelError, match="cannot load"):
         ProgressiveSession(path)
 
 
 def test_a_file_of_others(tmp_path: Path) -> None:
-    from lcprune.exporters.ort import to_ort
+    from lcprune.exporters.ort import convert
 
     ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in ("image", "logits")]
     graph = onnx.helper.make_graph([onnx.helper.make_node("Abs", ["image"], ["logits"])], "g", ends[:1], ends[1:])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
-    (tmp_path / "model.ort").write_bytes(to_ort(model.SerializeToString()))
+    (tmp_path / "model.ort").write_bytes(convert(model.SerializeToString()))
     with pytest.raises(OnnxModelError, match="was not written by lcprune"):
         ProgressiveSession(tmp_path / "model.ort")

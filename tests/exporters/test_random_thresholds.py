@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from lcprune.exporters.criterion import exit_scores
+from lcprune.criterion import exit_scores
 from lcprune.exporters.progressive import stitch
 from lcprune.exporters.session import open_session
 from lcprune.exporters.verify import stage_logits
@@ -89,7 +89,7 @@ def test_every_row_leaves_where_numpy_says(stages_of: StagesOf, criterion: Crite
     rng = np.random.default_rng([CRITERIA.index(criterion), FORMS.index(form)])
     images = sure_images(stages, rng)
     logits = stage_logits(stages, images)
-    scores = exit_scores(logits[:-1], criterion, TEMPERATURES[:-1])
+    scores = exit_scores(logits[:-1], criterion, TEMPERATURES[:-1])[0]
     scores[:, SPOILT] = np.nan
     unsure = np.where(scores == 0, 0, np.float32(UNSURE))  # where classes disagree, nothing is rounded
     graph = stitch(stages, [0.5] * 3, "required", criterion, TEMPERATURES, form)
@@ -147,7 +147,7 @@ def test_a_score_that_is_its_threshold_leaves_and_no_row_is_excused(criterion: C
     stages, rng = exact_stages(4), np.random.default_rng(0)
     images = exact_pixels(4, rng)
     temperatures = (0.5, 1.0, 2.0, 4.0)
-    scores = exit_scores(stage_logits(stages, images)[:-1], criterion, temperatures[:-1])
+    scores = exit_scores(stage_logits(stages, images)[:-1], criterion, temperatures[:-1])[0]
     assert set(np.unique(scores)) <= {np.float32(level) for level in (0, 1 / 4, 1 / 3, 1 / 2, 1)}
     scores[:, SPOILT] = np.nan
     graph = stitch(stages, [0.5] * 3, "required", criterion, temperatures, form)

@@ -12,8 +12,8 @@ import onnx
 import onnxruntime
 import pytest
 
+from lcprune.criterion import exit_scores
 from lcprune.errors import ExportError, OnnxModelError
-from lcprune.exporters.criterion import exit_scores
 from lcprune.exporters.manifest import write_segments
 from lcprune.exporters.metadata import ModelInfo, load_model
 from lcprune.exporters.progressive import stitch
@@ -87,7 +87,7 @@ def test_a_host_with_the_manifest_alone_gets_the_exits_of_the_graph(
     stages: Any = stages_of(0, 1, 2)
     if precision != "fp32":
         stages = reduce(stages, precision, images, images).stages
-    scores = exit_scores(stage_logits(stages, images)[:-1], criterion, TEMPERATURES[:-1])
+    scores = exit_scores(stage_logits(stages, images)[:-1], criterion, TEMPERATURES[:-1])[0]
     thresholds = tuple(map(between_the_middle_two, scores))
     info = about(criterion=criterion, thresholds=thresholds)
     folder = tmp_path / "model-segments"

@@ -11,9 +11,9 @@ import pytest
 
 import lcprune
 from lcprune import ProgressiveSession
+from lcprune.criterion import row_scores
 from lcprune.errors import OnnxModelError
 from lcprune.exporters import session as module
-from lcprune.exporters.criterion import row_scores
 from lcprune.exporters.metadata import ModelInfo
 from lcprune.exporters.progressive import write_progressive, write_submodel
 from lcprune.exporters.session import CHUNK
@@ -53,7 +53,7 @@ def test_the_package_has_one_class(name: str) -> None:
 
 def test_row_scores() -> None:
     rows = np.array([[0.0, 0.0], [np.log(3.0), 0.0], [1000.0, 0.0], [np.inf, 0.0], [np.nan, 0.0]], np.float32)
-    np.testing.assert_allclose(row_scores(rows), [0.5, 0.75, 1.0, np.nan, np.nan], rtol=1e-6)
+    np.testing.assert_allclose(row_scores(rows)[0], [0.5, 0.75, 1.0, np.nan, np.nan], rtol=1e-6)
 
 
 def test_a_prediction_fits_together(exported: Path, images: np.ndarray, torch_logits: np.ndarray) -> None:
@@ -61,7 +61,7 @@ def test_a_prediction_fits_together(exported: Path, images: np.ndarray, torch_lo
     expected = torch_logits[prediction.exit_indices, np.arange(33)]
     np.testing.assert_allclose(prediction.logits, expected, rtol=1e-4, atol=1e-5)
     assert prediction.labels.tolist() == prediction.logits.argmax(1).tolist()
-    np.testing.assert_array_equal(prediction.confidences, row_scores(prediction.logits))
+    np.testing.assert_array_equal(prediction.confidences, row_scores(prediction.logits)[0])
     assert len(set(prediction.exit_indices.tolist())) > 1
     labels, confidences, exits = prediction
     assert labels is prediction.labels

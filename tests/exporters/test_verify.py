@@ -5,8 +5,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from lcprune.criterion import row_scores
 from lcprune.errors import ExportError
-from lcprune.exporters.criterion import row_scores
 from lcprune.exporters.metadata import read_info
 from lcprune.exporters.session import ProgressiveSession
 from lcprune.exporters.verify import check_parity, write_checked
@@ -54,7 +54,7 @@ def test_a_row_on_its_threshold_is_excused_and_counted(
     exported: Path, images: np.ndarray, torch_logits: np.ndarray, tmp_path: Path
 ) -> None:
     thresholds = list(read_info(exported).thresholds)
-    confidence = float(row_scores(torch_logits[0])[4])
+    confidence = float(row_scores(torch_logits[0])[0][4])
     model = onnx.load(exported)
     default = next(tensor for tensor in model.graph.initializer if tensor.name == "threshold")
     default.CopyFrom(numpy_helper.from_array(np.float32([confidence - 4e-6, *thresholds[1:]]), "threshold"))

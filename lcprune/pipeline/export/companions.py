@@ -1,6 +1,7 @@
 """What lies beside an exported file: its model card, its segments, and the operators of a reduced runtime."""
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +9,13 @@ import numpy as np
 
 from lcprune import runs
 from lcprune.exporters.manifest import write_segments
-from lcprune.exporters.ort import SUFFIX, required_operators
-from lcprune.exporters.progressive import STAGES_DIFF
 from lcprune.exporters.quantize import Stages
 from lcprune.exporters.segmented import MANIFEST
 from lcprune.exporters.session import ProgressiveSession
-from lcprune.exporters.verify import MAX_RELATIVE_DIFF
 from lcprune.pipeline.export.request import ExportRequest
 from lcprune.recipe import Recipe
 from lcprune.reporting.model_card import model_card
+from lcprune.specs import FORMATS, PRECISIONS, format_of
 
 
 def segments_beside(
@@ -33,7 +32,7 @@ def segments_beside(
     if not request.segments:
         return {}
     folder = path.with_name(f"{path.stem}-segments")
-    allowed = STAGES_DIFF.get(request.precision, MAX_RELATIVE_DIFF)
+    allowed = PRECISIONS[request.precision].max_relative_diff
     write_segments(stages(), folder, ProgressiveSession(path).info, images, allowed)
     return {"segments": str(folder / MANIFEST)}
 
@@ -46,11 +45,11 @@ def write_companions(recipe: Recipe, result: dict[str, Any]) -> dict[str, Any]:
     """
     path = Path(result["path"])
     result = dict(result)
-    if path.suffix == SUFFIX:
+    if module := format_of(path.suffix).module:
         operators = path.with_name(f"{path.stem}.required_operators.config")
-        runs.write_text(operators, required_operators([path]))
+        runs.write_text(operators, import_module(module).required_operators(path))
         result["operators"] = str(operators)
-    card = path.with_suffix(".md") if path.suffix != SUFFIX else path.with_name(f"{path.name}.md")
+    card = path.with_suffix(".md") if path.suffix == FORMATS["onnx"].suffix else path.with_name(f"{path.name}.md")
     runs.write_text(card, model_card(path, ProgressiveSession(path).info, result, recipe))
     result["card"] = str(card)
     files = [path, card]

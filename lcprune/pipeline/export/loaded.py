@@ -19,6 +19,7 @@ from lcprune.pipeline.export.readings import Readings, read_logits
 from lcprune.pipeline.export.request import ExportRequest
 from lcprune.pipeline.stored import DataFacts
 from lcprune.recipe import Recipe
+from lcprune.specs import FORMATS
 
 PARITY_IMAGES = 256
 MAIN = "main"
@@ -103,7 +104,7 @@ def output_path(loaded: Loaded, request: ExportRequest, stem: str) -> Path:
         ExportError: If it is a folder itself, or the folder cannot be made.
     """
     marks = {"flat": request.form == "flat", request.precision: request.precision != "fp32", "batch1": request.batch}
-    name = "-".join([stem, *(mark for mark, applies in marks.items() if applies)]) + f".{request.file_format}"
+    name = "-".join([stem, *(mark for mark, applies in marks.items() if applies)]) + FORMATS[request.file_format].suffix
     path = request.output or loaded.folder / runs.EXPORT / name
     if path.is_dir():
         raise ExportError(f"{path} is a folder", f"name the file: --output {path / name}")

@@ -6,7 +6,7 @@ from typing import Literal
 
 from lcprune.errors import ExportError
 from lcprune.exporters.metadata import ModelInfo
-from lcprune.specs import Criterion, Form, Format, Int8Range, MeanCost, Precision, ThresholdInput
+from lcprune.specs import FORMATS, Criterion, Form, Format, Int8Range, MeanCost, Precision, ThresholdInput, format_of
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,9 @@ def refuse_contradictions(request: ExportRequest) -> None:
             "--batch 1 fixes the shapes, and in a flat graph the rows get fewer",
             "write --form nested, or --segments for hosts that take no branches",
         )
-    if request.output is not None and (request.output.suffix == ".ort") != (request.file_format == "ort"):
+    suffix = FORMATS[request.file_format].suffix
+    if request.output is not None and format_of(request.output.suffix) != FORMATS[request.file_format]:
         raise ExportError(
-            f"--format {request.file_format} does not write {request.output}", "name an .ort file with --format ort"
+            f"--format {request.file_format} does not write {request.output}",
+            f"name a file that ends with {suffix}, or another --format",
         )

@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from lcprune.analysis.criterion import predicted_classes
+from lcprune.criterion import predicted_classes
 from lcprune.reporting.page import charts, markup
 from lcprune.reporting.page.cost import share_bar
 from lcprune.reporting.page.measured import Decided, Measured

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from lcprune.analysis import criterion as module
-from lcprune.analysis.criterion import NO_PREDICTION, agreeing, predicted_classes, scores
+from lcprune import criterion as module
+from lcprune.criterion import NO_PREDICTION, agreeing, predicted_classes, scores
 from lcprune.specs import CRITERIA, Criterion
 
 ALONE: dict[Criterion, Callable[[np.ndarray], float]] = {

@@ -51,8 +51,18 @@ def scores(
     for exit_index, (of_exit, temperature) in enumerate(zip(logits, temperatures, strict=True)):
         for rows in chunks(*of_exit.shape):
             values = of_exit[rows].astype(np.float32, copy=False)
-            found[exit_index, rows], classes[exit_index, rows] = _row_scores(values, criterion, temperature)
+            found[exit_index, rows], classes[exit_index, rows] = row_scores(values, criterion, temperature)
     return found, classes
+
+
+def exit_scores(
+    logits: FloatArray, criterion: Criterion = "softmax", temperatures: Sequence[float] | None = None
+) -> tuple[Scores, Classes]:
+    """`scores` in a cascade of these exits, so that ``agreement`` is with the exit before; none of no exits."""
+    if not len(logits):
+        return np.empty(logits.shape[:2], np.float32), np.empty(logits.shape[:2], np.int64)
+    found, classes = scores(logits, criterion, temperatures)
+    return agreeing(found, classes) if criterion == "agreement" else found, classes
 
 
 def agreeing(of_kept: Scores, classes: Classes) -> Scores:
@@ -103,17 +113,20 @@ def row_classes(logits: npt.NDArray[np.float32]) -> tuple[Classes, Scores]:
     """Class and largest logit of ``(n, C)``; the latter is of no use where there is no class."""
     classes = logits.argmax(axis=1)
     largest = logits[np.arange(len(logits)), classes]  # NaN where there is one
-    if not (np.all(np.isfinite(largest)) and np.isfinite(logits.min())):  # rare, so that it may take its time
+    if len(logits) and not (np.all(np.isfinite(largest)) and np.isfinite(logits.min())):  # rare: it may take its time
         classes[~np.all(np.isfinite(logits), axis=1)] = NO_PREDICTION
     return classes, largest
 
 
-def _row_scores(logits: npt.NDArray[np.float32], criterion: Criterion, temperature: float) -> tuple[Scores, Classes]:
-    """Score and class of ``(n, C)``, each ``(n,)``."""
+def row_scores(
+    logits: npt.NDArray[np.float32], criterion: Criterion = "softmax", temperatures: float | Scores = 1.0
+) -> tuple[Scores, Classes]:
+    """Score and class of ``(n, C)``, each ``(n,)``; `temperatures` are of each row or of all."""
     classes, largest = row_classes(logits)  # before the division, which may round two logits to one
+    divisors = np.asarray(temperatures, np.float32)
     with np.errstate(over="ignore", invalid="ignore"):  # logits as far apart as float32 goes: -inf, whose exp is 0
-        if temperature != 1:
-            logits, largest = logits / np.float32(temperature), largest / np.float32(temperature)
+        if np.any(divisors != 1):
+            logits, largest = logits / divisors[..., None], largest / divisors
         below = logits - largest[:, None]
         found = _entropy_score(below) if criterion == "entropy" else _probability_score(below, classes, criterion)
     found[classes == NO_PREDICTION] = np.nan

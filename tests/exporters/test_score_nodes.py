@@ -1,4 +1,4 @@
-"""The scores in the graph, in numpy for what runs it, and in the analysis that chooses thresholds: all alike."""
+"""The scores in the graph and in numpy, for what runs it and for the choice of thresholds, are alike."""
 
 import numpy as np
 import onnx
@@ -6,10 +6,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from lcprune.analysis.cost import CascadeCost
-from lcprune.analysis.criterion import CRITERIA as OF_THE_ANALYSIS
-from lcprune.analysis.criterion import scores as analysis_scores
 from lcprune.analysis.thresholds import MIN_GAP, rows_of
-from lcprune.exporters.criterion import exit_scores, row_scores, score_nodes
+from lcprune.criterion import exit_scores, row_scores
+from lcprune.exporters.score_nodes import score_nodes
 from lcprune.exporters.segments import OPSET
 from lcprune.exporters.session import open_session
 from lcprune.specs import CRITERIA, Criterion
@@ -45,23 +44,17 @@ def drawn(n: int, classes: int, seed: int = 0) -> np.ndarray:
     return (rng.normal(size=(n, classes)) * rng.choice([0.01, 0.3, 1, 3, 10, 100], (n, 1))).astype(np.float32)
 
 
-def test_both_packages_know_the_same_criteria() -> None:
-    assert CRITERIA == OF_THE_ANALYSIS == ("softmax", "margin", "entropy", "agreement")
-
-
 @pytest.mark.parametrize("criterion", CRITERIA)
 @pytest.mark.parametrize("temperature", [1.0, 0.05, 0.7, 3.0, 20.0])
 @pytest.mark.parametrize("classes", [2, 3, 10, 1000])
-def test_one_score_in_three_places(criterion: Criterion, temperature: float, classes: int) -> None:
-    """Thresholds lie no nearer than half of `MIN_GAP` to a score: so far the three may be apart, and no further."""
+def test_one_score_in_two_places(criterion: Criterion, temperature: float, classes: int) -> None:
+    """Thresholds lie no nearer than half of `MIN_GAP` to a score: so far the two may be apart, and no further."""
     logits = drawn(300, classes)
     in_graph = run(score_model(classes, criterion, temperature), logits=logits)[0]
-    of_session = row_scores(logits, criterion, temperature)
-    of_analysis = analysis_scores(logits[None], criterion, [temperature])[0][0]
-    assert in_graph.dtype == of_session.dtype == of_analysis.dtype == np.float32
-    assert in_graph.shape == of_session.shape == of_analysis.shape == (300,)
-    assert np.abs(in_graph - of_session).max() < MIN_GAP / 2
-    assert np.abs(in_graph - of_analysis).max() < MIN_GAP / 2
+    in_numpy = row_scores(logits, criterion, temperature)[0]
+    assert in_graph.dtype == in_numpy.dtype == np.float32
+    assert in_graph.shape == in_numpy.shape == (300,)
+    assert np.abs(in_graph - in_numpy).max() < MIN_GAP / 2
     assert in_graph.min() >= 0  # a threshold of 0 lets all rows leave
     assert in_graph.max() < 1.000001
 
@@ -70,7 +63,7 @@ def test_one_score_in_three_places(criterion: Criterion, temperature: float, cla
 def test_no_rows_have_no_scores(criterion: Criterion) -> None:
     none = np.zeros((0, 5), dtype=np.float32)
     assert run(score_model(5, criterion, 0.5), logits=none)[0].shape == (0,)
-    assert row_scores(none, criterion, 0.5).shape == (0,)
+    assert row_scores(none, criterion, 0.5)[0].shape == (0,)
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
@@ -82,11 +75,9 @@ def test_a_logit_that_is_no_number_gives_a_score_that_is_none(
     logits = drawn(9, 4)
     logits[3, 2] = bad
     logits[7] = bad
-    of_analysis = analysis_scores(logits[None], criterion, [temperature])[0][0]
     for found in (
         run(score_model(4, criterion, temperature), logits=logits)[0],
-        row_scores(logits, criterion, temperature),
-        of_analysis,
+        row_scores(logits, criterion, temperature)[0],
     ):
         assert np.flatnonzero(np.isnan(found)).tolist() == [3, 7]
 
@@ -94,8 +85,7 @@ def test_a_logit_that_is_no_number_gives_a_score_that_is_none(
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_a_logit_of_minus_infinity_is_refused_by_numpy(criterion: Criterion) -> None:
     logits = np.array([[1, -np.inf, 0], [1, 0, 0]], dtype=np.float32)
-    assert np.isnan(row_scores(logits, criterion)).tolist() == [True, False]
-    assert np.isnan(analysis_scores(logits[None], criterion)[0][0]).tolist() == [True, False]
+    assert np.isnan(row_scores(logits, criterion)[0]).tolist() == [True, False]
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
@@ -105,8 +95,7 @@ def test_logits_as_far_apart_as_float32_goes(criterion: Criterion, temperature: 
     logits = np.array([[FLOOR, -FLOOR, 0]], dtype=np.float32)
     expected = [np.nan if temperature < 1 or (criterion, temperature) == ("entropy", 1.0) else 1.0]
     np.testing.assert_array_equal(run(score_model(3, criterion, temperature), logits=logits)[0], expected)
-    np.testing.assert_array_equal(row_scores(logits, criterion, temperature), expected)
-    np.testing.assert_array_equal(analysis_scores(logits[None], criterion, [temperature])[0][0], expected)
+    np.testing.assert_array_equal(row_scores(logits, criterion, temperature)[0], expected)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -116,7 +105,7 @@ def test_agreement_with_the_exit_before(temperature: float) -> None:
     before = np.random.default_rng(1).integers(0, 4, 200)
     model = score_model(4, "agreement", temperature, "before")
     found, classes = run(model, logits=logits, before=before)
-    own = row_scores(logits, "agreement", temperature)
+    own = row_scores(logits, "agreement", temperature)[0]
     sane = np.arange(200) != 9
     np.testing.assert_array_equal(classes[sane], logits.argmax(axis=1)[sane])
     np.testing.assert_allclose(found[sane], np.where(classes == before, own, 0)[sane], atol=MIN_GAP / 2)
@@ -130,7 +119,7 @@ def test_the_class_is_that_of_the_logits_as_they_are() -> None:
     logits = np.array([[smaller, np.nextafter(smaller, np.float32(2))]], dtype=np.float32)
     assert np.ptp(logits / np.float32(1.5)) == 0
     assert run(score_model(2, "agreement", 1.5), logits=logits)[1].tolist() == [1]
-    assert analysis_scores(logits[None], "agreement", [1.5])[1].tolist() == [[1]]
+    assert row_scores(logits, "agreement", 1.5)[1].tolist() == [1]
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)
@@ -140,7 +129,7 @@ def test_the_scores_of_a_cascade_are_those_that_the_search_sees(criterion: Crite
     temperatures = (0.6, 1.0, 1.9, 1.0)
     cost = CascadeCost((1, 1, 1, 1), (1, 1, 1))
     rows = rows_of(logits, np.zeros(200, dtype=np.int64), cost, criterion, temperatures)
-    found = exit_scores(logits[list(kept)], criterion, [temperatures[k] for k in kept])
+    found = exit_scores(logits[list(kept)], criterion, [temperatures[k] for k in kept])[0]
     assert found.shape == (len(kept), 200)
     assert np.abs(found - rows.scores(kept)).max() < MIN_GAP / 2
     before = None
@@ -155,8 +144,8 @@ def test_the_scores_of_a_cascade_are_those_that_the_search_sees(criterion: Crite
 def test_temperatures_of_rows_that_left_at_different_exits() -> None:
     logits = drawn(5, 4)
     temperatures = np.array([1, 2, 0.5, 1, 3], dtype=np.float32)
-    each = [row_scores(logits[row], "margin", float(temperatures[row])) for row in range(5)]
-    np.testing.assert_array_equal(row_scores(logits, "margin", temperatures), each)
+    each = [row_scores(logits[row : row + 1], "margin", float(temperatures[row]))[0][0] for row in range(5)]
+    np.testing.assert_array_equal(row_scores(logits, "margin", temperatures)[0], each)
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)

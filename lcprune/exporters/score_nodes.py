@@ -1,8 +1,7 @@
-"""How sure an exit is, inside the graph and in numpy: the score that is held against a threshold. Needs no torch.
+"""How sure an exit is of a row, computed inside the graph: what `lcprune.criterion` computes in numpy.
 
-`lcprune.analysis.criterion` says what the criteria are; this is the same arithmetic for what runs an exported file, and
-a test holds the two together. In the graph a score is NaN where a logit is NaN or infinity, whatever the criterion; a
-logit of minus infinity is no more than a probability of 0 there.
+A test holds the two together. Here a score is NaN where a logit is NaN or infinity, whatever the criterion; a logit of
+minus infinity is no more than a probability of 0.
 """
 
 from collections.abc import Sequence
@@ -14,51 +13,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from lcprune.specs import Criterion
 
-Floats = NDArray[np.float32]
 Part = tuple[list[NodeProto], list[TensorProto]]  # nodes, and the constants they read
-
-
-def row_scores(logits: Floats, criterion: Criterion = "softmax", temperatures: float | Floats = 1.0) -> Floats:
-    """Score of each row, in float32; NaN where a logit is not finite.
-
-    Args:
-        logits: ``(..., classes)``.
-        criterion: ``agreement`` is the largest probability here: a row alone has no exit before it.
-        temperatures: By which the logits are divided; one for all, or ``(...)``.
-    """
-    finite = np.asarray(np.isfinite(logits).all(axis=-1))
-    with np.errstate(over="ignore", invalid="ignore"):  # logits as far apart as float32 goes
-        safe = np.where(finite[..., None], logits, np.float32(0)) / np.asarray(temperatures, np.float32)[..., None]
-        below = safe - safe.max(axis=-1, keepdims=True)
-        scores = _scores_below(below, criterion)
-    return np.where(finite, scores, np.float32(np.nan)).astype(np.float32)
-
-
-def _scores_below(below: Floats, criterion: Criterion) -> Floats:
-    """Scores of logits less their largest, ``(..., classes)``."""
-    exponents = np.exp(below)  # the largest is exp(0) = 1
-    total = exponents.sum(axis=-1, dtype=np.float32)
-    if criterion == "entropy":
-        entropy = np.log(total) - (exponents * below).sum(axis=-1) / total
-        return np.asarray(np.abs(1 - entropy / np.float32(_log_classes(below.shape[-1]))))
-    if criterion == "margin":
-        return np.asarray((1 - np.sort(exponents, axis=-1)[..., -2]) / total)
-    return np.asarray(1 / total)
-
-
-def exit_scores(logits: Floats, criterion: Criterion, temperatures: Sequence[float]) -> Floats:
-    """Score of each row at each early exit of a cascade, ``(exits, N)``.
-
-    Args:
-        logits: Of the early exits, ``(exits, N, classes)``.
-        criterion: Of leaving.
-        temperatures: One per exit, ``(exits,)``.
-    """
-    scores = row_scores(logits, criterion, np.asarray(temperatures, np.float32)[:, None])
-    if criterion == "agreement":
-        classes = logits.argmax(axis=-1)
-        scores[1:] *= classes[1:] == classes[:-1]
-    return scores
 
 
 def score_nodes(
