@@ -1,5 +1,6 @@
-"""A training method or a critic head is its file and a line of a table."""
+"""A training method, a critic head or a file format is its file and a line of a table."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import torch
 from lcprune import recipe as recipes
 from lcprune.errors import RecipeError
 from lcprune.models import build
+from lcprune.pipeline.export import ExportRequest, export
 from lcprune.recipe.schema import known_keys
-from lcprune.specs import HEADS, METHODS, HeadSpec, MethodSpec
+from lcprune.specs import FORMATS, HEADS, METHODS, FormatSpec, HeadSpec, MethodSpec
 from lcprune.training.methods import build_method
 from lcprune.training.optim import build_optimizers
 from lcprune.training.step import EagerStep
@@ -41,12 +43,20 @@ from torch import nn
 def build_head(shape, classes, design):
     return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(shape[0], classes)]
 """
+FORMAT = """
+def convert(content):
+    return content
+
+def required_operators(*paths):
+    return f"operators of {len(paths)} file"
+"""
 
 
 @pytest.fixture(autouse=True)
 def _own_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "first_exit.py").write_text(METHOD)
     (tmp_path / "flat_head.py").write_text(HEAD)
+    (tmp_path / "same_bytes.py").write_text(FORMAT)
     monkeypatch.syspath_prepend(tmp_path)
 
 
@@ -73,6 +83,17 @@ def test_a_head_of_ones_own_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
     network = build(loaded, 10, (1, 8, 8), (0.5,), (0.25,))
     assert [type(layer).__name__ for layer in network.critics[0]] == ["AdaptiveAvgPool2d", "Flatten", "Linear"]
     assert len(losses_of_two_steps("critics.head=flat")) == 2
+
+
+def test_a_format_of_ones_own_is_written(
+    run: Path, asked: Callable[..., ExportRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FORMATS, "same", FormatSpec("ONNX by another name", ".same", "same_bytes"))
+    said = export(run, asked(threshold="0.5,0.4,0.3", file_format="same"), notice=lambda _: None)
+    assert Path(said["path"]).name == "progressive.same"
+    assert Path(said["path"]).read_bytes() == (run / "export" / "progressive.onnx").read_bytes()
+    assert Path(said["operators"]).read_text() == "operators of 1 file"
+    assert "as ONNX by another name" in Path(said["card"]).read_text()
 
 
 def test_what_a_method_supports_is_asked_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
