@@ -34,7 +34,7 @@ help:
 	@echo "make mutation   change the code in small ways and see which changes no test notices; hours"
 	@echo "make bench      measure speed, memory and start on this CPU, into benchmarks/results/; about 10 minutes"
 	@echo "make bench-gpu  the same on a CUDA device; what was measured is kept, and the same command goes on"
-	@echo "make format     format the code and mend what the linter can"
+	@echo "make format     format the code and fix what the linter can"
 	@echo "make clean      remove demo/, builds and caches; .venv, runs/ and data/ stay"
 
 install: $(INSTALLED)
@@ -159,7 +159,7 @@ bench-gpu: $(INSTALLED)
 	@"$(BIN)/python" -m benchmarks.gpu $(ARGS)
 
 format: $(INSTALLED)
-	@echo "Formatting, and mending what the linter can"
+	@echo "Formatting, and fixing what the linter can"
 	@"$(BIN)/ruff" format .
 	@"$(BIN)/ruff" check --fix .
 

@@ -22,8 +22,8 @@ from benchmarks.provenance import RESULTS, provenance, save
 from benchmarks.timing import Timed, in_turn, repeated
 from lcprune import recipe
 from lcprune.exporters.progressive import stitch
-from lcprune.exporters.segments import export_module, export_stages
 from lcprune.exporters.session import open_session
+from lcprune.exporters.stages import export_module, export_stages
 from lcprune.models.build import build
 from lcprune.models.network import Network
 

@@ -18,7 +18,7 @@ from benchmarks import networks
 from benchmarks.case import Row
 from benchmarks.timing import Timed, in_turn, ratio, repeated
 from lcprune.exporters.progressive import stitch
-from lcprune.exporters.segments import export_module, export_stages
+from lcprune.exporters.stages import export_module, export_stages
 from lcprune.recipe import Recipe
 
 EXPORTED = "vgg_cifar10_small"

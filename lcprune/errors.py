@@ -1,4 +1,4 @@
-"""The errors that a user can mend. Everything else is a bug and keeps its traceback."""
+"""The errors that a user can fix. Everything else is a bug and keeps its traceback."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ def printable(text: str) -> str:
 
 
 class LcpruneError(Exception):
-    """An error that the user can mend; the CLI prints it without a traceback.
+    """An error that the user can fix; the CLI prints it without a traceback.
 
     Args:
         problem: What is wrong, naming the file, key or value.
@@ -125,7 +125,7 @@ class SetupError(LcpruneError):
 
 @contextmanager
 def torchvision_needed() -> Iterator[None]:
-    """Says how to mend an installation in which torchvision does not fit torch.
+    """Says how to fix an installation in which torchvision does not fit torch.
 
     Raises:
         SetupError: If what is imported inside cannot be.

@@ -21,7 +21,7 @@ Criterion = Literal["softmax", "margin", "entropy", "agreement"]
 ThresholdInput = Literal["optional", "required", "none"]
 """How a progressive graph takes its thresholds."""
 Format = Literal["onnx", "ort"]
-Form = Literal["nested", "flat"]
+Layout = Literal["nested", "flat"]
 """How a progressive graph goes on with the images that stay: in branches, or in one graph with fewer rows."""
 Precision = Literal["fp32", "int8", "fp16", "w8"]
 Int8Range = Literal["safe", "full"]

@@ -72,7 +72,7 @@ def wrong_imports(module: str, source: str) -> list[str]:
     return [name for name in names if part_of(name) not in {None, own, *lower}]
 
 
-def strangers(module: str, source: str) -> list[str]:
+def forbidden(module: str, source: str) -> list[str]:
     """Libraries that the module imports although their home is elsewhere."""
     libraries = {name.split(".")[0] for name in imports(source, module)}
     return sorted(lib for lib in libraries if lib in HOMES and not module.startswith(HOMES[lib]))
@@ -97,7 +97,7 @@ def test_the_product_does_not_import_the_paper(module: str) -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_every_wrapped_library_has_one_home(module: str) -> None:
-    assert strangers(module, MODULES[module].read_text(encoding="utf-8")) == []
+    assert forbidden(module, MODULES[module].read_text(encoding="utf-8")) == []
 
 
 def test_the_rules_see_what_they_forbid() -> None:
@@ -112,9 +112,9 @@ def test_the_rules_see_what_they_forbid() -> None:
     )
     assert wrong_imports("lcprune", "from lcprune.recipe import load") == ["lcprune.recipe.load"]
     assert wrong_imports("lcprune.runs", "from lcprune import __version__") == []
-    assert strangers("lcprune.cli", "import rich.table, typer\nfrom onnx import helper") == ["onnx"]
-    assert strangers("lcprune.analysis.select", "def f():\n    import fvcore.nn") == ["fvcore"]
-    assert strangers("lcprune.exporters.verify", "import onnx, onnxruntime, numpy") == []
+    assert forbidden("lcprune.cli", "import rich.table, typer\nfrom onnx import helper") == ["onnx"]
+    assert forbidden("lcprune.analysis.select", "def f():\n    import fvcore.nn") == ["fvcore"]
+    assert forbidden("lcprune.exporters.verify", "import onnx, onnxruntime, numpy") == []
 
 
 @pytest.mark.parametrize("module", [module for module in INSTANT if module in MODULES])

@@ -47,7 +47,7 @@ class CascadeCost:
         """MACs of main alone: all groups, no critic."""
         return sum(self.group_macs)
 
-    def ending_at(self, k: int) -> "CascadeCost":
+    def truncated(self, k: int) -> "CascadeCost":
         """The first `k` exits alone: what was critic `k` now ends the last group."""
         if k == len(self.group_macs):
             return self
@@ -67,9 +67,9 @@ class NetworkCost:
     """All K, shallow first; main is the last."""
     cascade: CascadeCost
 
-    def ending_at(self, k: int) -> "NetworkCost":
+    def truncated(self, k: int) -> "NetworkCost":
         """The first `k` exits alone; the last of them keeps its name."""
-        return NetworkCost(self.exits[:k], self.cascade.ending_at(k))
+        return NetworkCost(self.exits[:k], self.cascade.truncated(k))
 
 
 def paid_at_exits(

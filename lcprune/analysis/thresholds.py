@@ -70,10 +70,10 @@ class Rows:
         """Number of images."""
         return len(self.correct[0])
 
-    def ending_at(self, k: int) -> "Rows":
+    def truncated(self, k: int) -> "Rows":
         """The first `k` exits alone, where the last of them takes every image that comes to it."""
         classes = None if self.classes is None else self.classes[:k]
-        return Rows(self.confidences[:k], self.correct[:k], self.cost.ending_at(k), classes, self.main_correct)
+        return Rows(self.confidences[:k], self.correct[:k], self.cost.truncated(k), classes, self.main_correct)
 
     def take(self, rows: Ints) -> "Rows":
         """Some of the images."""

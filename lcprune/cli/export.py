@@ -8,7 +8,7 @@ import typer
 from lcprune.cli.failing import torch_needed, user_errors
 from lcprune.cli.options import LATEST, Json, Quiet, Run, UseTestSplit, exit_numbers, finite
 from lcprune.cli.output import notice, show
-from lcprune.specs import Criterion, Form, Format, Int8Range, MeanCost, Precision, ThresholdInput
+from lcprune.specs import Criterion, Format, Int8Range, Layout, MeanCost, Precision, ThresholdInput
 
 
 def export(
@@ -66,8 +66,11 @@ def export(
     threshold_input: Annotated[
         ThresholdInput, typer.Option(help="Whether the graph takes thresholds as an input.")
     ] = "optional",
-    form: Annotated[
-        Form, typer.Option(help="Exits as branches (If), or one flat graph in which the rows get fewer.")
+    layout: Annotated[
+        Layout,
+        typer.Option(
+            "--layout", "--form", help="Exits as branches (If), or one flat graph in which the rows get fewer."
+        ),
     ] = "nested",
     batch: Annotated[
         int | None, typer.Option(min=1, max=1, metavar="1", help="Fix all shapes, for one image. Default: any number.")
@@ -103,7 +106,7 @@ def export(
             output=output,
             precision=precision,
             int8_range=int8_range,
-            form=form,
+            layout=layout,
             batch=None if batch is None else 1,
             segments=segments,
             file_format=file_format,

@@ -16,7 +16,7 @@ PATIENCE_S = 10.0
 
 @contextmanager
 def user_errors(as_json: bool) -> Iterator[None]:
-    """Turns what a user can mend into one message and an exit code."""
+    """Turns what a user can fix into one message and an exit code."""
     try:
         yield
     except LcpruneError as error:
@@ -53,7 +53,7 @@ def _tells(error: LcpruneError) -> bool:
 
 @contextmanager
 def torch_needed() -> Iterator[None]:
-    """Says how to mend an installation in which torch cannot be imported."""
+    """Says how to fix an installation in which torch cannot be imported."""
     try:
         yield
     except (ImportError, OSError, RuntimeError) as error:

@@ -363,7 +363,7 @@ def _cifar(source: Literal["cifar10", "cifar100"], root: Path, channels: Literal
         damaged = [str(path) for path, md5 in _cifar_files(kind, root).items() if not _is_intact(path, md5)]
         raise DataError(
             f"damaged: {', '.join(damaged)} (the MD5 sum is wrong)" if damaged else f"{root} cannot be read: {error}",
-            "delete what is damaged, then run this again to download it" if damaged else "mend the access rights",
+            "delete what is damaged, then run this again to download it" if damaged else "fix the access rights",
         ) from None
     return _Source(_cifar_split(train, channels), None, _cifar_split(test, channels), tuple(train.classes))
 

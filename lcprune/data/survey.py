@@ -122,9 +122,9 @@ class Survey:
     """In the order of their labels."""
     counts: Mapping[str, Mapping[str, int]]
     """Images of each class in each split; the one split of a folder without ``train/`` has an empty name."""
-    strangers: Mapping[str, int]
+    other_files: Mapping[str, int]
     """Files that are no images, by suffix."""
-    stranger_examples: tuple[str, ...]
+    other_examples: tuple[str, ...]
     remarks: tuple[str, ...]
     """What is passed over and may have been meant to be read."""
     looked: Looked
@@ -165,14 +165,14 @@ def survey(root: Path) -> Survey:
             counts[image.split][image.label] += 1
         else:
             others.append(image.path)
-    strangers = Counter(os.path.splitext(path)[1].lower() or "without suffix" for path in others)
-    _check(root, found, counts, strangers)
+    other_files = Counter(os.path.splitext(path)[1].lower() or "without suffix" for path in others)
+    _check(root, found, counts, other_files)
     return Survey(
         root=root,
         classes=tuple(counts["train" if "train" in counts else ""]),
         counts=counts,
-        strangers=dict(strangers.most_common()),
-        stranger_examples=tuple(others[:5]),
+        other_files=dict(other_files.most_common()),
+        other_examples=tuple(others[:5]),
         remarks=tuple(_remarks(root, found)),
         looked=look(images),
         copies=find_copies(images),
@@ -273,7 +273,7 @@ def _files(folder: Path) -> Iterator[tuple[str, int]]:
 
 
 def _check(
-    root: Path, found: Mapping[str, Path], counts: Mapping[str, Mapping[str, int]], strangers: Mapping[str, int]
+    root: Path, found: Mapping[str, Path], counts: Mapping[str, Mapping[str, int]], other_files: Mapping[str, int]
 ) -> None:
     train = found.get("train", root)
     classes = counts["train" if "train" in counts else ""]
@@ -292,7 +292,7 @@ def _check(
                 "rename or remove that folder, or add it to the training images",
             )
         if empty := [name for name, count in of_classes.items() if count == 0]:
-            others = ", ".join(f"{count} {suffix}" for suffix, count in strangers.items())
+            others = ", ".join(f"{count} {suffix}" for suffix, count in other_files.items())
             raise DataError(
                 f"the class folder {where / empty[0]} has no images" + (f" (other files: {others})" if others else ""),
                 f"add some ({', '.join(sorted(suffix[1:] for suffix in SUFFIXES))}), or remove the folder",

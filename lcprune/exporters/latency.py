@@ -9,7 +9,7 @@ import numpy as np
 from onnx import ModelProto
 from onnxruntime import InferenceSession
 
-from lcprune.exporters.segmented import SegmentedSession
+from lcprune.exporters.segment_session import SegmentedSession
 from lcprune.exporters.session import ALWAYS, NEVER, Floats, ProgressiveSession, open_session
 
 WARM_UP = 10

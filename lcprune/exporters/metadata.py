@@ -13,7 +13,7 @@ import onnx
 from lcprune import __version__
 from lcprune.data.images import Interpolation, Preparation
 from lcprune.errors import ExportError, OnnxModelError
-from lcprune.specs import CRITERIA, Criterion, Form
+from lcprune.specs import CRITERIA, Criterion, Layout
 
 PREFIX = "lcprune."
 SEGMENT = "segment"
@@ -105,7 +105,7 @@ class ModelInfo:
     """Of each exit; its logits are divided by it where their score is taken, and nowhere else. 1.0 is as trained."""
     criterion: Criterion = "softmax"
     """What is held against the thresholds."""
-    form: Form = "nested"
+    layout: Layout = "nested"
     """How a progressive model runs on the rows that stay: in a branch, or on fewer rows in one flat graph."""
     batch: Literal[1] | None = None
     """How many images the file takes at once; None for any number."""
@@ -241,9 +241,10 @@ def _decode(properties: Mapping[str, str]) -> ModelInfo:
     criterion = properties.get(PREFIX + "criterion", "softmax")  # files of 0.1 do not say
     if criterion not in CRITERIA:
         raise ValueError(f"criterion {criterion}")
-    form, batch = properties.get(PREFIX + "form", "nested"), json.loads(properties.get(PREFIX + "batch", "null"))
-    if form not in ("nested", "flat") or batch not in (None, 1):
-        raise ValueError(f"form {form}, batch {batch}")
+    layout = properties.get(PREFIX + "layout") or properties.get(PREFIX + "form", "nested")  # as 0.1 called it
+    batch = json.loads(properties.get(PREFIX + "batch", "null"))
+    if layout not in ("nested", "flat") or batch not in (None, 1):
+        raise ValueError(f"layout {layout}, batch {batch}")
     return ModelInfo(
         classes=tuple(_name(name) for name in _list(value("classes"))),
         mean=numbers("mean"),
@@ -257,7 +258,7 @@ def _decode(properties: Mapping[str, str]) -> ModelInfo:
         thresholds=numbers("thresholds"),
         temperatures=numbers("temperatures"),
         criterion=criterion,
-        form="flat" if form == "flat" else "nested",
+        layout="flat" if layout == "flat" else "nested",
         batch=None if batch is None else 1,
         version=_name(properties[PREFIX + "version"]),
     )

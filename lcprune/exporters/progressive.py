@@ -31,9 +31,9 @@ from lcprune.exporters.metadata import PREFIX, ModelInfo, attach, refuse_unreada
 from lcprune.exporters.nested import nested_exits
 from lcprune.exporters.parts import Part, Plan, constant, taint
 from lcprune.exporters.quantize import Quantization, Reduced, check_int8
-from lcprune.exporters.segments import cpu_copy, export_module, export_stages
 from lcprune.exporters.session import Floats
 from lcprune.exporters.single import fixed_batch, is_fixed, single_exits
+from lcprune.exporters.stages import cpu_copy, export_module, export_stages
 from lcprune.exporters.verify import (
     MAX_RELATIVE_DIFF,
     Parity,
@@ -44,7 +44,7 @@ from lcprune.exporters.verify import (
     write_checked,
 )
 from lcprune.models.network import Network
-from lcprune.specs import PRECISIONS, Criterion, Form, ThresholdInput, format_of
+from lcprune.specs import PRECISIONS, Criterion, Layout, ThresholdInput, format_of
 
 OWN_STAGES = "its own stages"
 """What a file of reduced precision is held against; how near it is to float32 is for the pipeline to say."""
@@ -180,9 +180,9 @@ def stitch(
     threshold_input: ThresholdInput,
     criterion: Criterion = "softmax",
     temperatures: Sequence[float] = (),
-    form: Form = "nested",
+    layout: Layout = "nested",
 ) -> ModelProto:
-    """One progressive model out of `stages`, as `segments.export_stages` makes them.
+    """One progressive model out of `stages`, as `stages.export_stages` makes them.
 
     Its input is that of the first stage, its outputs are ``logits`` ``(batch, classes)`` and ``exit_index``
     ``(batch,)``, which counts the exits of this model from 0, main last.
@@ -195,14 +195,14 @@ def stitch(
         criterion: What is held against the thresholds.
         temperatures: By which the logits are divided before their score is taken, one per stage; none for 1.
             The logits that come out are not divided.
-        form: ``nested``: the next stage is in a branch; ``flat``: it runs on fewer rows, or on none. Stages of
+        layout: ``nested``: the next stage is in a branch; ``flat``: it runs on fewer rows, or on none. Stages of
             `single.fixed_batch` are nested.
 
     Raises:
-        ValueError: If there is no early exit, or not one threshold for each, or `form` does not fit the stages.
+        ValueError: If there is no early exit, or not one threshold for each, or `layout` does not fit the stages.
     """
     _check_counts(len(stages) - 1, len(thresholds))
-    if is_fixed(stages[0]) and form == "flat":
+    if is_fixed(stages[0]) and layout == "flat":
         raise ValueError("the rows of a flat model get fewer, so the batch cannot be fixed")
     plan = Plan(stages, criterion, temperatures or (1.0,) * len(stages))
     image = stages[0].graph.input[0]
@@ -211,7 +211,7 @@ def stitch(
     if threshold_input != "none":
         inputs.append(helper.make_tensor_value_info("threshold", TensorProto.FLOAT, [len(thresholds)]))
     nodes, initializers = _preamble(image.name, thresholds, threshold_input)
-    write_exits = flat_exits if form == "flat" else single_exits if is_fixed(stages[0]) else nested_exits
+    write_exits = flat_exits if layout == "flat" else single_exits if is_fixed(stages[0]) else nested_exits
     exit_nodes, exit_initializers = write_exits(plan, image.name)
     exit_index = helper.make_tensor_value_info("exit_index", TensorProto.INT64, [batch])
     graph = helper.make_graph(
@@ -272,7 +272,7 @@ def _versions(
     if len(stages) == 1:
         return [_finish(stages[0], info, quantization)]
     inputs: list[ThresholdInput] = ["required", "none"] if threshold_input == "none" else [threshold_input]
-    stitched = (stitch(stages, thresholds, kind, info.criterion, info.temperatures, info.form) for kind in inputs)
+    stitched = (stitch(stages, thresholds, kind, info.criterion, info.temperatures, info.layout) for kind in inputs)
     return [_finish(model, info, quantization) for model in stitched]
 
 

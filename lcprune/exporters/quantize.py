@@ -93,7 +93,7 @@ def reduce(
     """`stages` in another precision; inputs and outputs of the first and the last stay float32.
 
     Args:
-        stages: As `segments.export_stages` makes them; left as they are.
+        stages: As `stages.export_stages` makes them; left as they are.
         precision: See `Reduction`.
         calibration: Training images for the ranges of int8 activations, ``(N, C, H, W)``.
         held_out: Images on which the calibrator is chosen that changes fewest classes, and whose numbers have to fit

@@ -1,165 +1,193 @@
-"""From torch to ONNX: parts of a network as clean, self-contained models."""
+"""The stages of a progressive model as files of their own, for hosts that decide themselves who goes on.
+
+Accelerators of phones take no graph that branches and none whose rows get fewer, but they take each stage. A file is
+one stage and the score of its exit; ``manifest.json`` says how they fit together. Tensors are told by their names:
+what a file gives under a name, a later one takes under it, so a host keeps them all and drops the rows that leave.
+"""
 
 import contextlib
-import copy
-import io
-import math
-import warnings
+import hashlib
+import json
+import shutil
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
-import torch
-from onnx import helper, numpy_helper
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from lcprune.errors import ExportError
-from lcprune.models.network import Network
+from lcprune.exporters.metadata import PREFIX, SEGMENT, ModelInfo
+from lcprune.exporters.parts import Incoming, Part, Plan, inline, node, taint
+from lcprune.exporters.segment_session import FORMAT, MANIFEST
+from lcprune.exporters.single import fixed_batch
+from lcprune.exporters.verify import Parity, check_parity, stage_logits, writable
 
-OPSET = 18  # the lowest that the exporter takes: older ones it ignores
-BATCH = "batch"
-Shape = tuple[int, ...]
-M = TypeVar("M", bound=nn.Module)
-
-
-class _Stage(nn.Module):
-    """What is computed before an exit decides: layer groups, the critic, and what is handed to the next stage."""
-
-    def __init__(self, layers: Sequence[nn.Module], critic: nn.Module, handover: nn.Module) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(*layers)
-        self.critic = critic
-        self.handover = handover
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        hidden = self.layers(x)
-        return self.handover(hidden), self.critic(hidden)
+_OWN_STAGES = "its own stages"
 
 
-def cpu_copy(module: M) -> M:
-    """An independent copy in eval mode on the CPU, so that the caller's module stays as it is."""
-    twin = copy.deepcopy(module).cpu().eval()
-    for tensor in (*twin.parameters(), *twin.buffers()):
-        tensor.data = tensor.data.contiguous()  # weights that were trained channels_last
-    return twin
-
-
-def export_stages(network: Network, kept: Sequence[int], image_shape: Shape) -> list[onnx.ModelProto]:
-    """One model per kept early exit, with outputs ``hidden`` and ``logits``, and one for the rest, with ``logits``.
-
-    Groups between two kept exits become one stage; the critics of the other exits are left out. A pool that the next
-    group begins with is moved to the end of the stage: it makes what is handed over smaller, and costs less than
-    handing over the larger tensor.
+def write_segments(
+    stages: Sequence[ModelProto],
+    folder: Path,
+    info: ModelInfo,
+    images: NDArray[np.generic],
+    max_relative_diff: float,
+) -> Parity:
+    """Writes one file for each stage and the manifest, run together and checked before the folder gets its name.
 
     Args:
-        network: In eval mode, on the CPU.
-        kept: Exit indices of the network, ascending, without main.
-        image_shape: ``(C, H, W)``.
+        stages: Of a progressive model, main last.
+        folder: One that is there is replaced.
+        info: Of the progressive model, complete.
+        images: For the check, ``(N, C, H, W)``, uint8 or float in 0..1.
+        max_relative_diff: Of a logit to that of the stages alone, as a part of the largest one.
 
     Raises:
-        ExportError: If torch cannot export a stage.
-        ValueError: If `kept` names no early exits in ascending order.
+        ExportError: If the files do not do together what the stages do, or cannot be written.
     """
-    if list(kept) != sorted(set(kept)) or any(not 0 <= exit_index < len(network.critics) for exit_index in kept):
-        raise ValueError(f"{list(kept)} are no early exits in ascending order; there are {len(network.critics)}")
-    layers: list[nn.Module] = [network.normalize]
-    shape, models, groups = image_shape, [], list(network.groups)
-    for exit_index in range(len(groups)):
-        layers.append(groups[exit_index])
-        if exit_index not in kept:
-            continue
-        pool, groups[exit_index + 1] = _split_pool(groups[exit_index + 1])
-        stage = _Stage(layers, network.critics[exit_index], pool)
-        models.append(export_module(stage, shape, ("hidden", "logits")))
-        shape = _hidden_shape(stage, shape)
-        layers = []
-    return [*models, export_module(nn.Sequential(*layers), shape, ("logits",))]
-
-
-def _split_pool(group: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """The pool that a group begins with, or an identity, and the rest of the group."""
-    if isinstance(group, nn.Sequential) and len(group) > 1 and isinstance(group[0], nn.MaxPool2d | nn.AvgPool2d):
-        return group[0], group[1:]
-    return nn.Identity(), group
-
-
-def export_module(module: nn.Module, input_shape: Shape, outputs: Sequence[str]) -> onnx.ModelProto:
-    """`module` as ONNX with input ``image`` of any batch size, and nothing in it about this machine.
-
-    Args:
-        module: In eval mode, on the CPU, with one tensor argument.
-        input_shape: Without the batch.
-        outputs: Names of what `module` returns.
-
-    Raises:
-        ExportError: If torch cannot export it.
-    """
-    example = torch.zeros(2, *input_shape)  # a batch of 1 would be taken for a constant
-    program = _export_quietly(module, example, outputs)
-    model: onnx.ModelProto = program.model_proto
-    _write_flattens(model.graph)
-    _strip(model)
-    return model
-
-
-def _export_quietly(module: nn.Module, example: Tensor, outputs: Sequence[str]) -> Any:
-    silence = io.StringIO()
+    expected = stage_logits(stages, images)
+    part = folder.with_name(folder.name + ".part")
     try:
-        with (
-            warnings.catch_warnings(action="ignore"),
-            contextlib.redirect_stdout(silence),
-            contextlib.redirect_stderr(silence),
-        ):
-            return torch.onnx.export(
-                module,
-                (example,),
-                dynamo=True,
-                opset_version=OPSET,
-                external_data=False,
-                verbose=False,
-                input_names=["image"],
-                output_names=list(outputs),
-                dynamic_shapes=({0: torch.export.Dim(BATCH)},),
-            )
-    except Exception as error:  # the exporter raises whatever its passes raise
-        cause = error.__cause__ or error  # its own message is about how to report it
-        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
-        raise ExportError(
-            f"torch cannot export the network to ONNX: {reason}",
-            "use layers that torch.onnx knows, with no control flow that depends on the image or the batch size",
-        ) from error
+        with writable(folder):
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+            _write(stages, part, info)
+            parity = check_parity(part, images, expected, info.thresholds, _OWN_STAGES, max_relative_diff)
+            if folder.exists():
+                shutil.rmtree(folder)
+            part.replace(folder)
+    finally:
+        with contextlib.suppress(OSError):
+            shutil.rmtree(part)
+    return parity
 
 
-def _hidden_shape(stage: nn.Module, input_shape: Shape) -> Shape:
-    with torch.no_grad():
-        return tuple(stage(torch.zeros(1, *input_shape))[0].shape[1:])
+def _write(stages: Sequence[ModelProto], folder: Path, info: ModelInfo) -> None:
+    if info.batch is not None:
+        stages = [fixed_batch(stage) for stage in stages]
+    thresholds = [*map(_float32, info.thresholds), None]
+    entries = []
+    for k, (threshold, temperature) in enumerate(zip(thresholds, info.temperatures, strict=True)):
+        model = segment(stages, k, info)
+        content = model.SerializeToString(deterministic=True)
+        path = folder / f"segment-{k + 1}.onnx"
+        path.write_bytes(content)
+        entries.append(
+            {
+                "file": path.name,
+                "sha256": hashlib.sha256(content).hexdigest(),
+                "size_bytes": len(content),
+                "exit": info.exits[k].name,
+                "threshold": threshold,
+                "temperature": temperature,
+                "inputs": [_described(value) for value in model.graph.input],
+                "outputs": [_described(value) for value in model.graph.output],
+            }
+        )
+    manifest = {"format": FORMAT, "criterion": info.criterion, "segments": entries, "metadata": asdict(info)}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
 
-def _write_flattens(graph: onnx.GraphProto) -> None:
-    """Turns ``Reshape(x, [-1, n])`` with n values a row into Flatten, which no batch size can upset."""
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    shapes = {value.name: value.type.tensor_type.shape.dim for value in (*graph.value_info, *graph.input)}
-    for node in graph.node:
-        if node.op_type != "Reshape" or node.input[1] not in constants or node.input[0] not in shapes:
-            continue
-        batch, *row = shapes[node.input[0]]
-        values = math.prod(dim.dim_value for dim in row)  # 0 where a size is not known
-        if batch.dim_param and constants[node.input[1]].tolist()[1:] == [values]:
-            flatten = helper.make_node("Flatten", node.input[:1], node.output, axis=1)
-            node.CopyFrom(flatten)
-    used = {name for node in graph.node for name in node.input}
-    for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
-        graph.initializer.remove(tensor)
+def _float32(threshold: float) -> float:
+    """The number that the graph compares with."""
+    return float(np.float32(threshold))
 
 
-def _strip(model: onnx.ModelProto) -> None:
-    """Removes stack traces, class names and shapes in between; they hold local paths, and bytes nobody needs."""
-    graph = model.graph
-    del model.metadata_props[:]
-    del graph.value_info[:]
-    graph.name = "lcprune"
-    model.producer_name, model.producer_version = "lcprune", ""
-    for part in (model, graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
-        part.doc_string = ""
-    for part in (graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
-        del part.metadata_props[:]
+@dataclass(frozen=True)
+class _Value:
+    """An input or output."""
+
+    name: str
+    type: int
+    shape: Sequence[str | int]
+
+    def info(self) -> ValueInfoProto:
+        """As in a graph."""
+        return helper.make_tensor_value_info(self.name, self.type, self.shape)
+
+
+def segment(stages: Sequence[ModelProto], k: int, info: ModelInfo) -> ModelProto:
+    """Stage `k`, from 0, with outputs ``logits`` and ``confidence`` and, unless it is main, ``hidden.{k + 1}``.
+
+    ``taint`` ``(N,)``, of the first one, and with the criterion ``agreement`` ``class.{k + 1}`` ``(N,)`` are handed on
+    to the exits that need them. Main's confidence with that criterion is its largest probability.
+
+    Raises:
+        ExportError: If the result is not valid ONNX.
+    """
+    stage, last = stages[k], len(stages) - 1
+    criterion = "softmax" if k == last and info.criterion == "agreement" else info.criterion
+    plan = replace(Plan(stages, info.criterion, info.temperatures), criterion=criterion)
+    asks_for_class = criterion == "agreement"
+    first = stage.graph.input[0]
+    batch = _shape(first)[0]
+    inputs = [_Value("image" if k == 0 else f"hidden.{k}", first.type.tensor_type.elem_type, _shape(first))]
+    outputs = [_Value(value, TensorProto.FLOAT, shape) for value, shape in _results(stages, batch)]
+    if k < last:
+        hidden = stage.graph.output[0]
+        outputs.insert(0, _Value(f"hidden.{k + 1}", hidden.type.tensor_type.elem_type, _shape(hidden)))
+    if 0 < k < last:
+        inputs.append(_Value("taint", TensorProto.FLOAT, [batch]))
+    if k == 0 and last > 1:
+        outputs.append(_Value("taint", TensorProto.FLOAT, [batch]))
+    if asks_for_class and k > 0:
+        inputs.append(_Value(f"class.{k}", TensorProto.INT64, [batch]))
+    if asks_for_class and k < last - 1:
+        outputs.append(_Value(f"class.{k + 1}", TensorProto.INT64, [batch]))
+    classes = f"class.{k}" if asks_for_class and k > 0 else None
+    nodes, initializers = _segment_nodes(plan, k, Incoming(inputs[0].name, "taint", classes))
+    graph = helper.make_graph(
+        nodes, "lcprune", [value.info() for value in inputs], [value.info() for value in outputs], initializers
+    )
+    model = helper.make_model(
+        graph, opset_imports=stage.opset_import, ir_version=stage.ir_version, producer_name="lcprune"
+    )
+    about = {SEGMENT: f"{k + 1} of {last + 1}", "recipe_sha256": info.recipe_sha256, "version": info.version}
+    for key, value in sorted(about.items()):
+        model.metadata_props.add(key=PREFIX + key, value=value)
+    return _valid(model)
+
+
+def _segment_nodes(plan: Plan, k: int, incoming: Incoming) -> Part:
+    last = len(plan.stages) - 1
+    ends = [f"hidden.{k + 1}", "logits"] if k < last else ["logits"]
+    nodes, initializers = inline(plan.stages[k], "stage.", incoming.hidden, ends)
+    if k == 0:
+        of_image, constants = taint(incoming.hidden)
+        nodes, initializers = [*of_image, *nodes], [*constants, *initializers]
+    score, constants = plan.score(k, incoming.classes, "logits")
+    confidence = (
+        node("Identity", [f"exit{k}.score"], "confidence")
+        if k == last
+        else node("Add", [f"exit{k}.score", incoming.taint], "confidence")
+    )
+    handed: list[NodeProto] = []
+    if plan.criterion == "agreement" and k < last - 1:
+        handed.append(node("Identity", [f"exit{k}.class"], f"class.{k + 1}"))
+    return [*nodes, *score, confidence, *handed], [*initializers, *constants]
+
+
+def _results(stages: Sequence[ModelProto], batch: str | int) -> list[tuple[str, list[str | int]]]:
+    """Names and shapes of what every segment says."""
+    classes = stages[-1].graph.output[0].type.tensor_type.shape.dim[1].dim_value
+    return [("logits", [batch, classes]), ("confidence", [batch])]
+
+
+def _shape(value: ValueInfoProto) -> list[str | int]:
+    return [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+
+
+def _described(value: ValueInfoProto) -> dict[str, Any]:
+    kind = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+    return {"name": value.name, "type": str(kind), "shape": _shape(value)}
+
+
+def _valid(model: ModelProto) -> ModelProto:
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"a segment is not valid ONNX: {error}", "report this, with the recipe") from error
+    return model

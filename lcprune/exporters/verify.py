@@ -12,7 +12,7 @@ from onnx import ModelProto
 
 from lcprune.criterion import exit_scores
 from lcprune.errors import ExportError, OnnxModelError, ParityError
-from lcprune.exporters.segmented import open_model
+from lcprune.exporters.segment_session import open_model
 from lcprune.exporters.session import CHUNK, Floats, Ints, open_session
 from lcprune.specs import PRECISIONS, Criterion
 

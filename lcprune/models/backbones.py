@@ -205,7 +205,7 @@ def _imported(trunk: str) -> Callable[..., Any]:
     except Exception as error:  # whatever the user's own code raises
         raise ModelError(
             f"model.trunk: {name} cannot be imported: {type(error).__name__}: {error}",
-            f"mend it, or run lcprune in the folder that holds {name.partition('.')[0]}",
+            f"fix it, or run lcprune in the folder that holds {name.partition('.')[0]}",
         ) from error
     found: Any = module
     for part in attribute.split("."):

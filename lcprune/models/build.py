@@ -105,7 +105,7 @@ def _designs(recipe: Recipe, shapes: Sequence[Shape]) -> list[CriticDesign]:
         CriticDesign(config.head, depth, channels, pool_to, config.kernel, config.batch_norm)
         for depth, channels, pool_to in zip(config.depths, config.channel_counts, config.pool_sizes, strict=True)
     ]
-    if not recipe.model.is_from_elsewhere:
+    if not recipe.model.is_external:
         return designs
     return [
         replace(design, pool_to=_largest_divisor(math.gcd(*shape[1:]), design.pool_to))
@@ -134,7 +134,7 @@ def _build_plain_trunk(
     recipe: Recipe, image_shape: Shape, classes: int, cuts: Sequence[int]
 ) -> tuple[list[nn.Sequential], list[Shape]]:
     model = recipe.model
-    if model.is_from_elsewhere:
+    if model.is_external:
         return build_backbone(model, image_shape, classes, cuts=cuts, seed=recipe.train.seed)
     if model.trunk == "vgg":
         return build_vgg(image_shape, classes, width=model.width, downsample=model.downsample, cuts=cuts)

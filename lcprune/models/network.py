@@ -91,7 +91,7 @@ class Network(nn.Module):
         logits.append(self.groups[-1](hidden))
         return logits
 
-    def ending_at(self, k: int) -> "Network":
+    def truncated(self, k: int) -> "Network":
         """The first `k` exits alone, sharing their weights: what was critic `k` now ends the last group.
 
         Raises:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lcprune.exporters.latency import compare_latency
-from lcprune.exporters.segmented import MANIFEST, SegmentedSession, open_model
+from lcprune.exporters.segment_session import MANIFEST, SegmentedSession, open_model
 from lcprune.exporters.session import ProgressiveSession
 from lcprune.runs import check_exported
 

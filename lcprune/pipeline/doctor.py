@@ -32,7 +32,7 @@ TOGETHER = (
 
 
 def examine(run: Path | None = None) -> dict[str, Any]:
-    """What was ``found``, by name, and the ``problems``, each with its mend.
+    """What was ``found``, by name, and the ``problems``, each with its fix.
 
     Args:
         run: A run folder; then ``differs`` says in what this machine is not the one of its last ``train``.
@@ -82,14 +82,14 @@ def _package(name: str) -> tuple[str, str | None]:
     try:
         version = metadata.version(name)
     except metadata.PackageNotFoundError:
-        mend = TOGETHER if name in ("torch", "torchvision") else f"pip install {name}"
-        return "missing", f"{name} is not installed: {mend}"
+        fix = TOGETHER if name in ("torch", "torchvision") else f"pip install {name}"
+        return "missing", f"{name} is not installed: {fix}"
     tried = subprocess.run([sys.executable, "-c", f"import {name}"], capture_output=True, text=True, check=False)
     if tried.returncode == 0:
         return version, None
     reason = (tried.stderr.strip().splitlines() or ["it crashes"])[-1]
-    mend = TOGETHER if name in ("torch", "torchvision") else f"pip install --force-reinstall {name}"
-    return f"{version}, broken", f"{name} {version} cannot be imported ({reason}): {mend}"
+    fix = TOGETHER if name in ("torch", "torchvision") else f"pip install --force-reinstall {name}"
+    return f"{version}, broken", f"{name} {version} cannot be imported ({reason}): {fix}"
 
 
 def _torch_facts() -> dict[str, str]:

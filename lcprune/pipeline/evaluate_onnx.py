@@ -12,7 +12,7 @@ from lcprune.analysis.evaluate import ProgressiveResult, accuracies_pct, balance
 from lcprune.data import sources
 from lcprune.data.images import read_folder, refuse_too_many
 from lcprune.errors import DataError
-from lcprune.exporters.segmented import SegmentedSession, open_model
+from lcprune.exporters.segment_session import SegmentedSession, open_model
 from lcprune.exporters.session import ProgressiveSession
 from lcprune.pipeline.rows import progressive_rows
 

@@ -8,7 +8,7 @@ from lcprune import recipe as recipes
 from lcprune import runs
 from lcprune.data.survey import FoundImage, Survey, survey
 from lcprune.errors import LcpruneError, RecipeError
-from lcprune.pipeline.fitting_recipe import Wanted, fitting_recipe
+from lcprune.pipeline.suggest_recipe import Wanted, suggest_recipe
 from lcprune.recipe import Recipe
 
 __all__ = ["Wanted", "as_json", "init"]
@@ -32,7 +32,7 @@ def init(folder: Path, output: Path, wanted: Wanted, force: bool, check: Callabl
     if output.exists() and not force:
         raise RecipeError(f"{output} is there already", "add --force to replace it, or name another with --output")
     found = survey(folder)
-    text = fitting_recipe(found, _root(folder, output), wanted)
+    text = suggest_recipe(found, _root(folder, output), wanted)
     recipes.parse(text, str(output))
     if wanted.model or wanted.image_size:
         check(recipes.parse(text, str(output), ["model.weights=none"]))  # weights may be a download
@@ -63,8 +63,8 @@ def as_json(found: Survey) -> dict[str, Any]:
         "contradictions": [_paths(group) for group in copies.contradictions],
         "same_size": copies.same_size,
         "compared": copies.compared,
-        "other_files": dict(found.strangers),
-        "other_examples": list(found.stranger_examples),
+        "other_files": dict(found.other_files),
+        "other_examples": list(found.other_examples),
         "remarks": list(found.remarks),
     }
 

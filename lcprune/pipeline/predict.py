@@ -9,7 +9,7 @@ import numpy as np
 from lcprune import runs
 from lcprune.data.images import list_images, read_image, read_prepared
 from lcprune.errors import DataError
-from lcprune.exporters.segmented import open_model
+from lcprune.exporters.segment_session import open_model
 from lcprune.reporting import contact_sheet
 
 BATCH = 64

@@ -21,7 +21,7 @@ from lcprune.data import sources
 from lcprune.data.sources import Split
 from lcprune.errors import LcpruneError, OnnxModelError, RunError
 from lcprune.exporters.metadata import ModelInfo, read_info
-from lcprune.pipeline import inside, stored
+from lcprune.pipeline import rdm, stored
 from lcprune.pipeline.costs import costs_of
 from lcprune.recipe import Recipe
 from lcprune.reporting.page import page
@@ -161,11 +161,11 @@ def _inside(folder: Path, wanted: bool, images_absent: str) -> tuple[Dissimilari
         return None, f"Dissimilarity matrices were left out. {again}"
     if images_absent:
         return None, f"Dissimilarity matrices need the images. {images_absent}"
-    return inside.dissimilarities(folder), ""
+    return rdm.dissimilarities(folder), ""
 
 
 def _curves(folder: Path) -> Curves | None:
-    return inside.curves(folder) if (folder / runs.METRICS).exists() else None
+    return rdm.curves(folder) if (folder / runs.METRICS).exists() else None
 
 
 def _seconds(folder: Path, recipe: Recipe) -> float:

@@ -1,4 +1,4 @@
-"""From a validation error to a message: the key, the line or the override to blame, and how to mend it."""
+"""From a validation error to a message: the key, the line or the override to blame, and how to fix it."""
 
 import difflib
 import json
@@ -50,7 +50,7 @@ def _key(error: ErrorDetails) -> tuple[str, ...]:
 
 
 def _wording(error: ErrorDetails, key: str) -> tuple[str, str]:
-    """What is wrong with the value of a key, and how to mend it."""
+    """What is wrong with the value of a key, and how to fix it."""
     if error["type"] == "value_error":  # from a validator above, which says both: "what is wrong: what to do"
         problem, _, fix = error["msg"].removeprefix("Value error, ").partition(": ")
         return problem, fix or f"lcprune schema describes {key}"

@@ -124,11 +124,11 @@ def _read_yaml(text: str, origin: str) -> Any:
         problem = (error.problem or error.context or "it cannot be parsed").strip().splitlines()[0]
         if problem.startswith("but ") and error.context:  # the second half of a sentence
             problem = f"{error.context}, {problem}"
-        fix = "keep one of the two" if "duplicate key" in problem else "mend the YAML there"
+        fix = "keep one of the two" if "duplicate key" in problem else "fix the YAML there"
         raise RecipeError(f"{origin}{line}: {problem}", fix) from None
     except Exception as error:  # ruamel raises plain ValueError and others on a hostile text
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise RecipeError(f"{origin} is not YAML: {reason[:200]}", "mend the YAML there") from None
+        raise RecipeError(f"{origin} is not YAML: {reason[:200]}", "fix the YAML there") from None
 
 
 def _plain(node: Any) -> Any:

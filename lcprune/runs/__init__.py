@@ -1,5 +1,15 @@
 """The run folder: its layout, atomic writes, checksums, the lock, and the newest run."""
 
+from lcprune.runs.checksums import (
+    changed_files,
+    changed_sources,
+    check_exported,
+    record,
+    recorded_files,
+    remove,
+    require,
+    run_of,
+)
 from lcprune.runs.files import atomic_write, flush_folder, read_json, sha256, write_json, write_text
 from lcprune.runs.folder import create, lock, open_run
 from lcprune.runs.layout import (
@@ -22,16 +32,6 @@ from lcprune.runs.layout import (
     SELECTION,
     THRESHOLDS,
     WEIGHTS,
-)
-from lcprune.runs.manifest import (
-    changed_files,
-    changed_sources,
-    check_exported,
-    record,
-    recorded_files,
-    remove,
-    require,
-    run_of,
 )
 from lcprune.runs.predictions import read_predictions, write_predictions
 

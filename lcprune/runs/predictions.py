@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from lcprune.errors import RunError
+from lcprune.runs.checksums import record, require
 from lcprune.runs.files import atomic_write
 from lcprune.runs.layout import PREDICTIONS, WEIGHTS
-from lcprune.runs.manifest import record, require
 
 
 def write_predictions(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:

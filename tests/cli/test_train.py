@@ -47,7 +47,7 @@ train: {iterations: 2}
             "did you mean train.lr?",
         ),
         ("name: a\nname: b\n", 'my.yaml, line 2: found duplicate key "name"', "keep one of the two"),
-        ("name: [a\n", "my.yaml, line 2: ", "mend the YAML there"),
+        ("name: [a\n", "my.yaml, line 2: ", "fix the YAML there"),
     ],
     ids=["empty", "list", "misspelt", "duplicate", "broken"],
 )

@@ -54,7 +54,7 @@ def test_classes_and_counts_of_a_folder_that_is_not_split(tmp_path: Path, save: 
     assert found.classes == ("cat", "dog")
     assert found.counts == {"": {"cat": 1, "dog": 3}}
     assert (found.is_split, found.imbalance) == (False, 3.0)
-    assert found.strangers == {}
+    assert found.other_files == {}
     assert found.looked.damaged == ()
 
 
@@ -232,8 +232,8 @@ def test_what_is_passed_over_is_told(tmp_path: Path, save: Save) -> None:
     (tmp_path / "photos/train/a/x.HEIC").write_text("a photograph of a phone")
     found = survey(tmp_path / "photos")
     root = tmp_path / "photos"
-    assert found.strangers == {".txt": 1, ".heic": 1}
-    assert set(found.stranger_examples) == {str(root / "train/a/notes.txt"), str(root / "train/a/x.HEIC")}
+    assert found.other_files == {".txt": 1, ".heic": 1}
+    assert set(found.other_examples) == {str(root / "train/a/notes.txt"), str(root / "train/a/x.HEIC")}
     assert set(found.remarks) == {
         f"{root} itself holds images, in no class folder: 1, which are not read",
         f"{root / 'train'} itself holds images, in no class folder: 1, which are not read",

@@ -12,7 +12,7 @@ from torch import nn
 
 from lcprune.exporters import progressive
 from lcprune.exporters.metadata import ExitInfo, InputInfo, ModelInfo, read_info
-from lcprune.exporters.segments import cpu_copy, export_stages
+from lcprune.exporters.stages import cpu_copy, export_stages
 from lcprune.exporters.verify import Parity
 from lcprune.models.network import Network, Normalize
 
@@ -145,7 +145,7 @@ def exported(
 def written(
     quick_export: None, network4: Network, images: np.ndarray, make_info: Callable[..., ModelInfo], exported: Path
 ) -> Callable[..., Parity]:
-    """``written(path, threshold_input, form="flat")``: the model of `exported`, written in another way."""
+    """``written(path, threshold_input, layout="flat")``: the model of `exported`, written in another way."""
 
     def write(path: Path, threshold_input: Any, **changes: Any) -> Parity:
         info = dataclasses.replace(make_info(0, 1, 2, 3), **changes)

@@ -22,16 +22,16 @@ MakeInfo = Callable[..., ModelInfo]
 Written = Callable[..., Parity]
 
 
-@pytest.mark.parametrize(("form", "batch"), [("nested", None), ("flat", None), ("nested", 1)])
+@pytest.mark.parametrize(("layout", "batch"), [("nested", None), ("flat", None), ("nested", 1)])
 @pytest.mark.parametrize("threshold_input", ["optional", "required", "none"])
 def test_the_same_as_onnx(
-    written: Written, images: np.ndarray, exported: Path, tmp_path: Path, form: str, batch: int, threshold_input: str
+    written: Written, images: np.ndarray, exported: Path, tmp_path: Path, layout: str, batch: int, threshold_input: str
 ) -> None:
     expected, path = ProgressiveSession(exported), tmp_path / "model.ort"
-    assert written(path, threshold_input, form=form, batch=batch).exits_agree
+    assert written(path, threshold_input, layout=layout, batch=batch).exits_agree
     assert path.read_bytes()[4:8] == b"ORTM"
     session = ProgressiveSession(path)
-    assert session.info == dataclasses.replace(expected.info, form=form, batch=batch)
+    assert session.info == dataclasses.replace(expected.info, layout=layout, batch=batch)
     assert session.takes_thresholds == (threshold_input != "none")
     assert session(images).exits.tolist() == expected(images).exits.tolist()
     if threshold_input != "none":
@@ -54,9 +54,9 @@ def test_the_operators_of_a_reduced_build(
     network4: Network, images: np.ndarray, make_info: MakeInfo, tmp_path: Path
 ) -> None:
     paths = []
-    for name, form in (("a", "nested"), ("b", "flat")):
+    for name, layout in (("a", "nested"), ("b", "flat")):
         paths.append(tmp_path / f"{name}.ort")
-        info: Any = dataclasses.replace(make_info(0, 1, 2, 3), form=form)
+        info: Any = dataclasses.replace(make_info(0, 1, 2, 3), layout=layout)
         write_progressive(network4, [0, 1, 2], [0.5] * 3, paths[-1], info, images)
     nested, flat = (required_operators(path) for path in paths)
     lines = [line.split(";") for line in nested.splitlines()]

@@ -20,8 +20,8 @@ from lcprune.exporters.progressive import (
     write_progressive,
     write_submodel,
 )
-from lcprune.exporters.segments import cpu_copy, export_stages
 from lcprune.exporters.session import ProgressiveSession
+from lcprune.exporters.stages import cpu_copy, export_stages
 from lcprune.exporters.verify import stage_logits
 from lcprune.models.network import Network
 

@@ -18,8 +18,8 @@ from lcprune.exporters import quantize
 from lcprune.exporters.metadata import ModelInfo
 from lcprune.exporters.progressive import cascade_stages, file_size, stitch, write_reduced
 from lcprune.exporters.quantize import Quantization, Reduced, check_int8, int8_convolutions, reduce
-from lcprune.exporters.segments import export_module
 from lcprune.exporters.session import ProgressiveSession, open_session
+from lcprune.exporters.stages import export_module
 from lcprune.exporters.verify import check_stages, stage_logits
 from lcprune.models.network import Network
 from lcprune.specs import Int8Range

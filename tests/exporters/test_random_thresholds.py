@@ -82,17 +82,17 @@ def outcomes(
     return np.stack(logits), np.stack(exits)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("layout", FORMS)
 @pytest.mark.parametrize("criterion", CRITERIA)
-def test_every_row_leaves_where_numpy_says(stages_of: StagesOf, criterion: Criterion, form: str) -> None:
+def test_every_row_leaves_where_numpy_says(stages_of: StagesOf, criterion: Criterion, layout: str) -> None:
     stages = stages_of(0, 1, 2)
-    rng = np.random.default_rng([CRITERIA.index(criterion), FORMS.index(form)])
+    rng = np.random.default_rng([CRITERIA.index(criterion), FORMS.index(layout)])
     images = sure_images(stages, rng)
     logits = stage_logits(stages, images)
     scores = exit_scores(logits[:-1], criterion, TEMPERATURES[:-1])[0]
     scores[:, SPOILT] = np.nan
     unsure = np.where(scores == 0, 0, np.float32(UNSURE))  # where classes disagree, nothing is rounded
-    graph = stitch(stages, [0.5] * 3, "required", criterion, TEMPERATURES, form)
+    graph = stitch(stages, [0.5] * 3, "required", criterion, TEMPERATURES, layout)
     thresholds, counts, excused = drawn(scores, rng), np.zeros(4, dtype=np.int64), 0
     for batch in BATCHES:
         rows = rows_of(batch, rng)
@@ -141,16 +141,16 @@ def exact_pixels(classes: int, rng: np.random.Generator) -> np.ndarray:
     return pixels
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("layout", FORMS)
 @pytest.mark.parametrize("criterion", ["softmax", "margin", "agreement"])
-def test_a_score_that_is_its_threshold_leaves_and_no_row_is_excused(criterion: Criterion, form: str) -> None:
+def test_a_score_that_is_its_threshold_leaves_and_no_row_is_excused(criterion: Criterion, layout: str) -> None:
     stages, rng = exact_stages(4), np.random.default_rng(0)
     images = exact_pixels(4, rng)
     temperatures = (0.5, 1.0, 2.0, 4.0)
     scores = exit_scores(stage_logits(stages, images)[:-1], criterion, temperatures[:-1])[0]
     assert set(np.unique(scores)) <= {np.float32(level) for level in (0, 1 / 4, 1 / 3, 1 / 2, 1)}
     scores[:, SPOILT] = np.nan
-    graph = stitch(stages, [0.5] * 3, "required", criterion, temperatures, form)
+    graph = stitch(stages, [0.5] * 3, "required", criterion, temperatures, layout)
     levels = np.unique(scores[np.isfinite(scores)])
     on_and_beside = np.concatenate([levels, np.nextafter(levels, np.float32(2)), np.nextafter(levels, np.float32(-1))])
     thresholds = rng.choice(on_and_beside, (VECTORS, 3))

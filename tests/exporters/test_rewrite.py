@@ -11,8 +11,8 @@ from onnx import numpy_helper
 from torch import nn
 
 from lcprune.exporters import rewrite
-from lcprune.exporters.segments import export_module
 from lcprune.exporters.session import open_session
+from lcprune.exporters.stages import export_module
 from lcprune.models.network import Normalize
 
 StagesOf = Callable[..., list[onnx.ModelProto]]

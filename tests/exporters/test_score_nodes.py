@@ -9,8 +9,8 @@ from lcprune.analysis.cost import CascadeCost
 from lcprune.analysis.thresholds import MIN_GAP, rows_of
 from lcprune.criterion import exit_scores, row_scores
 from lcprune.exporters.score_nodes import score_nodes
-from lcprune.exporters.segments import OPSET
 from lcprune.exporters.session import open_session
+from lcprune.exporters.stages import OPSET
 from lcprune.specs import CRITERIA, Criterion
 
 FLOOR = np.finfo(np.float32).min

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from lcprune.errors import OnnxModelError
 from lcprune.exporters import metadata
 from lcprune.exporters.metadata import ModelInfo, attach, load_model
-from lcprune.exporters.segmented import open_model
+from lcprune.exporters.segment_session import open_model
 from lcprune.exporters.session import ProgressiveSession
 
 MakeInfo = Callable[..., ModelInfo]

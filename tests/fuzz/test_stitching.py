@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lcprune.exporters.progressive import stitch
-from lcprune.exporters.segments import cpu_copy, export_stages
 from lcprune.exporters.session import open_session
+from lcprune.exporters.stages import cpu_copy, export_stages
 from lcprune.models.network import Network, Normalize
 
 NETWORKS = max(2, settings().max_examples // 40)
@@ -92,7 +92,7 @@ def leaves(confidences: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
 
 @settings(max_examples=NETWORKS)
 @given(shapes(), st.sampled_from(["nested", "flat"]), st.data())
-def test_onnxruntime_says_what_torch_says(shape: Shape, form: str, data: st.DataObject) -> None:
+def test_onnxruntime_says_what_torch_says(shape: Shape, layout: str, data: st.DataObject) -> None:
     network = network_of(shape)
     early = len(shape.channels) - 1
     kept = sorted(data.draw(st.sets(st.integers(0, early - 1), min_size=1)))
@@ -103,7 +103,9 @@ def test_onnxruntime_says_what_torch_says(shape: Shape, form: str, data: st.Data
     exponents = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
     confidences = (exponents / exponents.sum(-1, keepdims=True)).max(-1)[:-1]
     stages = export_stages(cpu_copy(network), kept, shape.image)
-    session = open_session(stitch(stages, [0.5] * len(kept), "required", form=form).SerializeToString(), "m", threads=1)
+    session = open_session(
+        stitch(stages, [0.5] * len(kept), "required", layout=layout).SerializeToString(), "m", threads=1
+    )
     for question in range(QUESTIONS):
         rows = rng.permutation(MOST_ROWS)[: data.draw(st.integers(0, MOST_ROWS), label=f"rows {question}")]
         thresholds = thresholds_for(confidences, rng)

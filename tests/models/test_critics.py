@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lcprune.analysis.counting import count_macs
 from lcprune.errors import ModelError
 from lcprune.exporters.quantize import reduce
-from lcprune.exporters.segments import export_module, export_stages
+from lcprune.exporters.stages import export_module, export_stages
 from lcprune.models import Network, mixes_samples
 from lcprune.models.critics import CriticDesign, build_critic
 from lcprune.recipe.schema import Head

@@ -93,18 +93,18 @@ def test_every_group_but_the_last_has_a_critic() -> None:
 def test_a_network_that_ends_at_an_exit_says_what_that_sub_model_says() -> None:
     network = small()
     image = torch.rand(2, *IMAGE, generator=torch.Generator().manual_seed(0))
-    whole, ended = network(image), network.ending_at(2)
+    whole, ended = network(image), network.truncated(2)
     assert len(ended.critics) == 1
     for own, of_whole in zip(ended(image), whole, strict=False):
         assert torch.equal(own, of_whole)
     assert not {id(p) for p in network.groups[2].parameters()} & {id(p) for p in ended.parameters()}
-    assert torch.equal(network.ending_at(4)(image)[-1], whole[-1])
+    assert torch.equal(network.truncated(4)(image)[-1], whole[-1])
 
 
 @pytest.mark.parametrize("k", [0, 5])
 def test_a_network_cannot_end_at_an_exit_that_it_has_not(k: int) -> None:
     with pytest.raises(ValueError, match=f"exit {k} of a network with 4 exits"):
-        small().ending_at(k)
+        small().truncated(k)
 
 
 def test_synthesizers_belong_to_no_exit() -> None:

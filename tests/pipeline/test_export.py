@@ -244,7 +244,7 @@ def worse_by(points: float, run: Path) -> Callable[..., ReducedNetwork]:
 
     def reduce(*arguments: Any) -> ReducedNetwork:
         own = reduce_network(*arguments)
-        rows = own.readings.by_criterion["softmax"]
+        rows = own.scores.by_criterion["softmax"]
         correct = np.zeros_like(rows["val"].correct)
         correct[:, right[lost:]] = True
         correct[:-1, more] = False

@@ -50,7 +50,7 @@ export interface Verdict {
   milliseconds: number;
 }
 
-/** Something that the reader of the page can mend. */
+/** Something that the reader of the page can fix. */
 export class ModelProblem extends Error {}
 
 export class Model {

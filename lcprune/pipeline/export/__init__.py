@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from lcprune import runs
-from lcprune.pipeline.export.companions import record, write_companions
-from lcprune.pipeline.export.loaded import load
+from lcprune.pipeline.export.loaded_run import load
 from lcprune.pipeline.export.progressive import export_progressive
 from lcprune.pipeline.export.request import ExportRequest, refuse_contradictions
+from lcprune.pipeline.export.sidecars import record, write_companions
 from lcprune.pipeline.export.submodel import export_submodel
 
 __all__ = ["ExportRequest", "export"]

@@ -11,7 +11,7 @@ from lcprune.analysis.evaluate import drop_pct, within
 from lcprune.analysis.thresholds import Alternatives, Pay, Rows
 from lcprune.errors import BudgetError, ExportError
 from lcprune.pipeline.export.latency_cost import CascadeLatency
-from lcprune.pipeline.export.loaded import Loaded
+from lcprune.pipeline.export.loaded_run import LoadedRun
 from lcprune.pipeline.export.reduced import ReducedNetwork
 from lcprune.pipeline.export.request import ExportRequest
 from lcprune.pipeline.select import deciding_split
@@ -65,7 +65,7 @@ class _Budget:
 
 
 def calibrate_exits(
-    loaded: Loaded, request: ExportRequest, latency: Callable[[], CascadeLatency] | None = None
+    loaded: LoadedRun, request: ExportRequest, latency: Callable[[], CascadeLatency] | None = None
 ) -> Decision:
     """Exits, criterion and thresholds that are best within the budget.
 
@@ -79,17 +79,17 @@ def calibrate_exits(
     """
     split = deciding_split(loaded.labels, request.use_test_split)
     budget = _budget(loaded, request, loaded.costs.cascade.exit_macs, latency)
-    rows = {criterion: of_split[split] for criterion, of_split in loaded.readings.by_criterion.items()}
+    rows = {criterion: of_split[split] for criterion, of_split in loaded.scores.by_criterion.items()}
     _refuse_what_the_last_exit_loses(loaded, budget, next(iter(rows.values())))
     found = budget.spend(rows, None if request.exits is None else _exit_indices(loaded, request.exits))
-    temperatures = loaded.readings.temperatures
+    temperatures = loaded.scores.temperatures
     of_file = tuple(temperatures[exit_index] for exit_index in (*found.exits, len(temperatures) - 1))
     content = _content(loaded, request, budget, found, of_file)
     return Decision(found.exits, found.thresholds, found.criterion, of_file, content)
 
 
 def recalibrate(
-    loaded: Loaded,
+    loaded: LoadedRun,
     request: ExportRequest,
     own: ReducedNetwork,
     chosen: Decision,
@@ -101,16 +101,18 @@ def recalibrate(
         BudgetError: As `calibrate_exits`, and if the last exit alone loses more than the budget.
     """
     split = deciding_split(loaded.labels, request.use_test_split)
-    rows = own.readings.by_criterion[chosen.criterion][split]
+    rows = own.scores.by_criterion[chosen.criterion][split]
     budget = _budget(loaded, request, rows.cost.exit_macs, latency)
     _refuse_what_the_last_exit_loses(loaded, budget, rows, request.precision)
     found = budget.spend({chosen.criterion: rows}, range(len(chosen.exits)))
-    temperatures = own.readings.temperatures
+    temperatures = own.scores.temperatures
     content = _content(loaded, request, budget, found, temperatures) | {"exits": chosen.exits}
     return replace(chosen, thresholds=found.thresholds, temperatures=temperatures, content=content)
 
 
-def _refuse_what_the_last_exit_loses(loaded: Loaded, budget: _Budget, rows: Rows, precision: str | None = None) -> None:
+def _refuse_what_the_last_exit_loses(
+    loaded: LoadedRun, budget: _Budget, rows: Rows, precision: str | None = None
+) -> None:
     lost_pct = drop_pct(rows.main_correct, rows.correct[-1])
     if budget.kind != "max_drop_pct" or within(lost_pct, budget.limit):
         return
@@ -122,7 +124,7 @@ def _refuse_what_the_last_exit_loses(loaded: Loaded, budget: _Budget, rows: Rows
     )
 
 
-def exits_by_hand(loaded: Loaded, request: ExportRequest) -> Decision:
+def exits_by_hand(loaded: LoadedRun, request: ExportRequest) -> Decision:
     """The exits and thresholds that the user names."""
     every = tuple(range(1, len(loaded.network.groups)))
     kept = _exit_indices(loaded, request.exits or every)
@@ -138,11 +140,11 @@ def exits_by_hand(loaded: Loaded, request: ExportRequest) -> Decision:
             "give one for all, or one for each",
         )
     thresholds = tuple(values) if len(values) == len(kept) else tuple(values) * len(kept)
-    (criterion,) = loaded.readings.by_criterion
+    (criterion,) = loaded.scores.by_criterion
     return Decision(kept, thresholds, criterion, (1.0,) * (len(kept) + 1))
 
 
-def write_thresholds(loaded: Loaded, decision: Decision) -> None:
+def write_thresholds(loaded: LoadedRun, decision: Decision) -> None:
     """Writes ``thresholds.json`` of the run, if thresholds were calibrated."""
     if decision.content is not None:
         runs.write_json(loaded.folder / runs.THRESHOLDS, decision.content)
@@ -150,7 +152,7 @@ def write_thresholds(loaded: Loaded, decision: Decision) -> None:
 
 
 def _budget(
-    loaded: Loaded, request: ExportRequest, exit_macs: Pay, latency: Callable[[], CascadeLatency] | None
+    loaded: LoadedRun, request: ExportRequest, exit_macs: Pay, latency: Callable[[], CascadeLatency] | None
 ) -> _Budget:
     """What was asked for, else the points that the selection allowed."""
     timed = request.max_latency_ms is not None or request.minimize == "latency"
@@ -164,7 +166,7 @@ def _budget(
     return _Budget("max_drop_pct", _max_drop_pct(loaded, request), pay, timed, request.confidence)
 
 
-def _max_drop_pct(loaded: Loaded, request: ExportRequest) -> float:
+def _max_drop_pct(loaded: LoadedRun, request: ExportRequest) -> float:
     if request.max_drop_pct is not None:
         return request.max_drop_pct
     if not (loaded.folder / runs.SELECTION).exists():
@@ -174,7 +176,7 @@ def _max_drop_pct(loaded: Loaded, request: ExportRequest) -> float:
 
 
 def _content(
-    loaded: Loaded, request: ExportRequest, budget: _Budget, found: Calibration, temperatures: Sequence[float]
+    loaded: LoadedRun, request: ExportRequest, budget: _Budget, found: Calibration, temperatures: Sequence[float]
 ) -> dict[str, Any]:
     """As in ``thresholds.json``."""
     split = deciding_split(loaded.labels, request.use_test_split)
@@ -229,7 +231,7 @@ def _no_exit_pays(budget: _Budget, family: Family) -> BudgetError:
     return BudgetError(f"no early exit pays within {budget.limit:g} points{held}: main alone is cheapest", otherwise)
 
 
-def _exit_indices(loaded: Loaded, exits: Sequence[int]) -> tuple[int, ...]:
+def _exit_indices(loaded: LoadedRun, exits: Sequence[int]) -> tuple[int, ...]:
     early = len(loaded.network.groups) - 1
     if absent := [k for k in exits if k > early]:
         raise ExportError(

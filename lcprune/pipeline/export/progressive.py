@@ -18,12 +18,20 @@ from lcprune.pipeline.export.calibration import (
     recalibrate,
     write_thresholds,
 )
-from lcprune.pipeline.export.companions import segments_beside
 from lcprune.pipeline.export.latency_cost import CascadeLatency, cascade_latency, stages_latency
-from lcprune.pipeline.export.loaded import MAIN, Loaded, exit_number, load_dataset, output_path, parity_images, written
-from lcprune.pipeline.export.readings import Readings
+from lcprune.pipeline.export.loaded_run import (
+    MAIN,
+    LoadedRun,
+    exit_number,
+    load_dataset,
+    output_path,
+    parity_images,
+    written,
+)
 from lcprune.pipeline.export.reduced import merged_cost, reduce_network, reduction, warn_of_loss
 from lcprune.pipeline.export.request import ExportRequest
+from lcprune.pipeline.export.scores import ExitScores
+from lcprune.pipeline.export.sidecars import segments_beside
 from lcprune.pipeline.info import progressive_info
 
 ALL_LEAVE = 0.999
@@ -43,7 +51,7 @@ FEW = 0.01
 """Where less than this fraction goes on to the last exit, the file may do better without it."""
 
 
-def export_progressive(loaded: Loaded, request: ExportRequest, notice: Callable[[str], None]) -> dict[str, Any]:
+def export_progressive(loaded: LoadedRun, request: ExportRequest, notice: Callable[[str], None]) -> dict[str, Any]:
     """Writes the file with the exits that were asked for, or those that pay, and says what it does to the images."""
     if len(loaded.network.groups) < 2:
         raise ExportError("this run has no critics, so there is nothing to stop at", "export it with --exit main")
@@ -53,7 +61,7 @@ def export_progressive(loaded: Loaded, request: ExportRequest, notice: Callable[
     images = parity_images(load_dataset(loaded))
     decided = _decide(loaded, request, images, notice)
     path = output_path(loaded, request, _stem(loaded))
-    accuracies = (loaded.readings.accuracies(split) for split in ("val", "test"))
+    accuracies = (loaded.scores.accuracies(split) for split in ("val", "test"))
     info = request.shape(_cascade_info(loaded, decided, *accuracies))
     kept = decided.exits
     parity = write_progressive(loaded.network, kept, decided.thresholds, path, info, images, request.threshold_input)
@@ -61,12 +69,12 @@ def export_progressive(loaded: Loaded, request: ExportRequest, notice: Callable[
     return {
         **written(path, "progressive", "fp32", parity),
         **_decided(decided),
-        **_cascade_result(loaded, decided, loaded.readings, _simulate(loaded.readings, decided), notice),
+        **_cascade_result(loaded, decided, loaded.scores, _simulate(loaded.scores, decided), notice),
         **segments_beside(path, request, lambda: cascade_stages(loaded.network, kept, images), images),
     }
 
 
-def _ending(loaded: Loaded, request: ExportRequest) -> Loaded:
+def _ending(loaded: LoadedRun, request: ExportRequest) -> LoadedRun:
     """The run up to the exit that shall be the last."""
     k = exit_number(loaded, request.exit_name or MAIN)
     if k == len(loaded.costs.exits):
@@ -76,11 +84,11 @@ def _ending(loaded: Loaded, request: ExportRequest) -> Loaded:
             "sub-model 1 is the first exit, so there is nothing to stop at before it",
             "leave --progressive out, or name a later exit",
         )
-    return loaded.ending_at(k)
+    return loaded.truncated(k)
 
 
 def _decide(
-    loaded: Loaded, request: ExportRequest, images: np.ndarray[Any, Any], notice: Callable[[str], None]
+    loaded: LoadedRun, request: ExportRequest, images: np.ndarray[Any, Any], notice: Callable[[str], None]
 ) -> Decision:
     """What float32 keeps, and when rows leave it."""
     if not request.calibrates:
@@ -93,7 +101,7 @@ def _decide(
     return calibrate_exits(loaded, request, latency)
 
 
-def _export_reduced(loaded: Loaded, request: ExportRequest, notice: Callable[[str], None]) -> dict[str, Any]:
+def _export_reduced(loaded: LoadedRun, request: ExportRequest, notice: Callable[[str], None]) -> dict[str, Any]:
     """A progressive graph of another precision, with thresholds for what it says itself.
 
     The exits and the criterion are those that pay in float32; what is left open is which images leave where.
@@ -108,7 +116,7 @@ def _export_reduced(loaded: Loaded, request: ExportRequest, notice: Callable[[st
     cost, seed = merged_cost(loaded.costs.cascade, of_fp32.exits), loaded.recipe.train.seed
     settled = replace(request, criterion=of_fp32.criterion)
     own = reduce_network(stages, request.precision, dataset, cost, settled, seed)
-    own = replace(own, readings=own.readings.against(loaded.readings))
+    own = replace(own, scores=own.scores.against(loaded.scores))
     decided = of_fp32
     if request.calibrates:
         decided = recalibrate(loaded, request, own, of_fp32, lambda: stages_latency(own.reduced.stages))
@@ -119,12 +127,12 @@ def _export_reduced(loaded: Loaded, request: ExportRequest, notice: Callable[[st
     parity = write_reduced(own.reduced, decided.thresholds, path, info, images, request.threshold_input)
     write_thresholds(loaded, decided)
     warn_of_loss(own, request.precision, notice)
-    results = _simulate(own.readings, replace(decided, exits=tuple(range(len(decided.exits)))))
-    fp32 = _simulate(loaded.readings, of_fp32)["test"]
+    results = _simulate(own.scores, replace(decided, exits=tuple(range(len(decided.exits)))))
+    fp32 = _simulate(loaded.scores, of_fp32)["test"]
     return {
         **written(path, "progressive", request.precision, parity),
         **_decided(decided),
-        **_cascade_result(loaded, decided, own.readings, results, notice),
+        **_cascade_result(loaded, decided, own.scores, results, notice),
         **segments_beside(path, request, lambda: own.reduced.stages, images),
         **reduction(own),
         "fp32": {
@@ -145,16 +153,16 @@ def _decided(decided: Decision) -> dict[str, Any]:
 
 
 def _cascade_info(
-    loaded: Loaded, decided: Decision, val: Sequence[float | None], test: Sequence[float | None]
+    loaded: LoadedRun, decided: Decision, val: Sequence[float | None], test: Sequence[float | None]
 ) -> ModelInfo:
     info = progressive_info(loaded.recipe, loaded.facts, loaded.costs, decided.exits, val, test)
     return replace(info, criterion=decided.criterion, temperatures=decided.temperatures, main_macs=loaded.main_macs)
 
 
 def _cascade_result(
-    loaded: Loaded,
+    loaded: LoadedRun,
     decided: Decision,
-    readings: Readings,
+    scores: ExitScores,
     results: dict[str, ProgressiveResult | None],
     notice: Callable[[str], None],
 ) -> dict[str, Any]:
@@ -162,7 +170,7 @@ def _cascade_result(
     known, deciding = results["test"] or results["val"], results["val"] or results["test"]
     for message in _remarks(loaded, deciding, decided):
         notice(message)
-    main = {split: _main_accuracy_pct(readings, split) for split in ("val", "test")}
+    main = {split: _main_accuracy_pct(scores, split) for split in ("val", "test")}
     own = {split: result.accuracy_pct if result else None for split, result in results.items()}
     return {
         "exits": [loaded.costs.exits[index].name for index in (*decided.exits, len(loaded.costs.exits) - 1)],
@@ -176,17 +184,17 @@ def _cascade_result(
     }
 
 
-def _stem(loaded: Loaded) -> str:
+def _stem(loaded: LoadedRun) -> str:
     """Name of the file."""
     return "progressive" if loaded.is_whole else f"progressive-{len(loaded.costs.exits)}"
 
 
-def _main_accuracy_pct(readings: Readings, split: str) -> float | None:
-    correct = readings.main_correct(split)
+def _main_accuracy_pct(scores: ExitScores, split: str) -> float | None:
+    correct = scores.main_correct(split)
     return None if correct is None else accuracy_pct(correct)
 
 
-def _remarks(loaded: Loaded, result: ProgressiveResult | None, decided: Decision) -> list[str]:
+def _remarks(loaded: LoadedRun, result: ProgressiveResult | None, decided: Decision) -> list[str]:
     """What a person should know of a graph, by what it does to the validation images, or else to the test images."""
     if result is None:
         return []
@@ -211,9 +219,9 @@ def _remarks(loaded: Loaded, result: ProgressiveResult | None, decided: Decision
     return lines
 
 
-def _simulate(readings: Readings, decided: Decision) -> dict[str, ProgressiveResult | None]:
+def _simulate(scores: ExitScores, decided: Decision) -> dict[str, ProgressiveResult | None]:
     """What a decision does to the images of each split; None where a split has none."""
-    rows = readings.by_criterion[decided.criterion]
+    rows = scores.by_criterion[decided.criterion]
     return {
         split: simulate(rows[split], decided.exits, decided.thresholds) if split in rows else None
         for split in ("val", "test")

@@ -12,8 +12,8 @@ from lcprune.analysis.evaluate import accuracies_pct, accuracy_pct, within
 from lcprune.data.sources import Dataset, Split
 from lcprune.exporters.quantize import Reduced, Reduction, Stages, reduce
 from lcprune.exporters.verify import stage_logits
-from lcprune.pipeline.export.readings import Readings, read_logits
 from lcprune.pipeline.export.request import ExportRequest
+from lcprune.pipeline.export.scores import ExitScores, score_logits
 
 SAMPLES = 256
 """Training images that the ranges of int8 activations are found on."""
@@ -28,14 +28,14 @@ class ReducedNetwork:
     """Stages of reduced precision and their results. Exits are those of the file, main last."""
 
     reduced: Reduced
-    readings: Readings
+    scores: ExitScores
     """What the logits of these stages say."""
     agreement: dict[str, Any] | None
     """How these stages compare with float32, exit by exit; None where no images were held out."""
 
     def accuracies(self, split: str, exit_indices: Sequence[int], count: int) -> tuple[float | None, ...]:
         """Of all `count` exits of the network: those of the file are its `exit_indices`, the others not known."""
-        accuracies = self.readings.accuracies(split)
+        accuracies = self.scores.accuracies(split)
         if not accuracies:
             return ()
         own = dict(zip(exit_indices, accuracies, strict=True))
@@ -67,7 +67,7 @@ def reduce_network(
     if compared := next((name for name, split in splits.items() if len(split)), None):
         agreement = {"split": compared, **_agreement(stages, logits[compared], splits[compared])}
     labels = {name: split.labels for name, split in splits.items()}
-    return ReducedNetwork(reduced, read_logits(logits, labels, cost, request), agreement)
+    return ReducedNetwork(reduced, score_logits(logits, labels, cost, request), agreement)
 
 
 def merged_cost(cost: CascadeCost, kept: Sequence[int]) -> CascadeCost:

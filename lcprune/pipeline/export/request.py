@@ -6,7 +6,7 @@ from typing import Literal
 
 from lcprune.errors import ExportError
 from lcprune.exporters.metadata import ModelInfo
-from lcprune.specs import FORMATS, Criterion, Form, Format, Int8Range, MeanCost, Precision, ThresholdInput, format_of
+from lcprune.specs import FORMATS, Criterion, Format, Int8Range, Layout, MeanCost, Precision, ThresholdInput, format_of
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class ExportRequest:
     """Whether `auto` thresholds are held against probabilities that a temperature has made true."""
     precision: Precision = "fp32"
     int8_range: Int8Range = "safe"
-    form: Form = "nested"
+    layout: Layout = "nested"
     batch: Literal[1] | None = None
     """How many images the file shall take at once; None for any number."""
     segments: bool = False
@@ -51,8 +51,8 @@ class ExportRequest:
         return self.threshold == "auto"
 
     def shape(self, info: ModelInfo) -> ModelInfo:
-        """`info` of a file of the form that is asked for."""
-        return replace(info, form=self.form, batch=self.batch)
+        """`info` of a file of the layout that is asked for."""
+        return replace(info, layout=self.layout, batch=self.batch)
 
 
 def refuse_contradictions(request: ExportRequest) -> None:
@@ -68,7 +68,7 @@ def refuse_contradictions(request: ExportRequest) -> None:
         "--no-temperature": not request.temperature,
         "--minimize": request.minimize != "macs",
         "--threshold-input": request.threshold_input != "optional",
-        "--form": request.form != "nested",
+        "--layout": request.layout != "nested",
         "--segments": request.segments,
     }
     if not request.progressive and (given := [name for name, asked in asks.items() if asked]):
@@ -89,10 +89,10 @@ def refuse_contradictions(request: ExportRequest) -> None:
         raise ExportError(
             "--criterion auto is about calibrated thresholds", "name a criterion, or write --threshold auto"
         )
-    if request.form == "flat" and request.batch is not None:
+    if request.layout == "flat" and request.batch is not None:
         raise ExportError(
             "--batch 1 fixes the shapes, and in a flat graph the rows get fewer",
-            "write --form nested, or --segments for hosts that take no branches",
+            "write --layout nested, or --segments for hosts that take no branches",
         )
     suffix = FORMATS[request.file_format].suffix
     if request.output is not None and format_of(request.output.suffix) != FORMATS[request.file_format]:

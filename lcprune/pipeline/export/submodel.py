@@ -9,18 +9,26 @@ from lcprune.analysis.cost import CascadeCost
 from lcprune.errors import RunError
 from lcprune.exporters.metadata import ModelInfo
 from lcprune.exporters.progressive import file_size, submodel_stages, write_reduced, write_submodel
-from lcprune.pipeline.export.loaded import MAIN, Loaded, exit_number, load_dataset, output_path, parity_images, written
+from lcprune.pipeline.export.loaded_run import (
+    MAIN,
+    LoadedRun,
+    exit_number,
+    load_dataset,
+    output_path,
+    parity_images,
+    written,
+)
 from lcprune.pipeline.export.reduced import reduce_network, reduction, warn_of_loss
 from lcprune.pipeline.export.request import ExportRequest
 from lcprune.pipeline.info import submodel_info
 
 
-def export_submodel(loaded: Loaded, request: ExportRequest, notice: Callable[[str], None]) -> dict[str, Any]:
+def export_submodel(loaded: LoadedRun, request: ExportRequest, notice: Callable[[str], None]) -> dict[str, Any]:
     """Writes the sub-model that was named, or else selected."""
     k = _submodel_number(loaded, request.exit_name)
     cost = loaded.costs.exits[k - 1]
     path = output_path(loaded, request, MAIN if cost.name == MAIN else f"sub-model-{k}")
-    val, test = loaded.readings.accuracies("val"), loaded.readings.accuracies("test")
+    val, test = loaded.scores.accuracies("val"), loaded.scores.accuracies("test")
     result = {
         "name": cost.name,
         "thresholds": [],
@@ -38,7 +46,7 @@ def export_submodel(loaded: Loaded, request: ExportRequest, notice: Callable[[st
 
 
 def _export_reduced_submodel(
-    loaded: Loaded, request: ExportRequest, k: int, path: Path, info: ModelInfo, notice: Callable[[str], None]
+    loaded: LoadedRun, request: ExportRequest, k: int, path: Path, info: ModelInfo, notice: Callable[[str], None]
 ) -> dict[str, Any]:
     """What is different in a sub-model of another precision; `info` is that of float32."""
     if request.precision == "fp32":
@@ -65,7 +73,7 @@ def _export_reduced_submodel(
     }
 
 
-def _submodel_number(loaded: Loaded, exit_name: str | None) -> int:
+def _submodel_number(loaded: LoadedRun, exit_name: str | None) -> int:
     """The number of the sub-model to export, from 1."""
     if exit_name is None:
         if not (loaded.folder / runs.SELECTION).exists():

@@ -73,13 +73,13 @@ class ModelConfig(Section):
         )
 
     @property
-    def is_from_elsewhere(self) -> bool:
+    def is_external(self) -> bool:
         """Whether the trunk is torchvision's or the user's own."""
         return self.trunk not in PLACES
 
     @model_validator(mode="after")
     def _a_trunk_from_elsewhere_is_as_it_is(self) -> "ModelConfig":
-        if self.is_from_elsewhere:
+        if self.is_external:
             if self.width != 1 or self.whiten:
                 key = "whiten" if self.whiten else "width"
                 raise ValueError(f"{self.trunk} is taken as it is, {key} cannot change it: leave {key} out")
@@ -117,7 +117,7 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _others_have_no_pools(self) -> "ModelConfig":
         if self.trunk != "vgg" and self.downsample == "max_pool":
-            if self.is_from_elsewhere:
+            if self.is_external:
                 raise ValueError(f"{self.trunk} is taken as it is: leave downsample out")
             raise ValueError(f"{self.trunk} has no max pools, its size is halved by strides: leave downsample out")
         return self

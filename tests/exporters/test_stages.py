@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lcprune.errors import ExportError
-from lcprune.exporters.segments import OPSET, cpu_copy, export_module, export_stages
+from lcprune.exporters.stages import OPSET, cpu_copy, export_module, export_stages
 from lcprune.models.network import Network
 
 StagesOf = Callable[..., list[onnx.ModelProto]]

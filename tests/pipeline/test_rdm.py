@@ -17,7 +17,7 @@ from lcprune.data.sources import Split, read_digits
 from lcprune.errors import RunError
 from lcprune.models import Network
 from lcprune.models.network import Normalize
-from lcprune.pipeline import inside
+from lcprune.pipeline import rdm
 from lcprune.pipeline.stored import load_network
 
 
@@ -39,7 +39,7 @@ def distances(activations: Tensor) -> np.ndarray:
 
 def test_layers_of_the_vgg_by_hand() -> None:
     trunk, split = network(), images()
-    found = inside.of_network(trunk, split, "test")
+    found = rdm.of_network(trunk, split, "test")
     assert found.layers == (*(f"layer {n}" for n in range(1, 12)), "output")
     assert found.critic_after == (1, 4, 7)  # after convolutions 2, 5 and 8
     with torch.inference_mode():
@@ -58,13 +58,13 @@ def test_layers_of_the_vgg_by_hand() -> None:
 def test_batches_and_passes_change_nothing(trunk: str, monkeypatch: pytest.MonkeyPatch) -> None:
     downsample = ["model.trunk=resnet50", "model.downsample=stride", "critics.after=[3,7,13]"]
     built, split = network(*(downsample if trunk == "resnet50" else [])), images()
-    whole = inside.of_network(built, split, "test")
+    whole = rdm.of_network(built, split, "test")
     passes: list[int] = []
-    activations = inside._activations
-    monkeypatch.setattr(inside, "_activations", lambda *args: passes.append(1) or activations(*args))
-    monkeypatch.setattr(inside, "BATCH", 5)
-    monkeypatch.setattr(inside, "ACTIVATION_BYTES", 4 * 12 * 4 * 1024)  # the first layer, and no more than it
-    pieces = inside.of_network(built, split, "test")
+    activations = rdm._activations
+    monkeypatch.setattr(rdm, "_activations", lambda *args: passes.append(1) or activations(*args))
+    monkeypatch.setattr(rdm, "BATCH", 5)
+    monkeypatch.setattr(rdm, "ACTIVATION_BYTES", 4 * 12 * 4 * 1024)  # the first layer, and no more than it
+    pieces = rdm.of_network(built, split, "test")
     assert len(passes) >= 5
     np.testing.assert_allclose(pieces.matrices, whole.matrices, atol=1e-5)
     assert (pieces.layers, pieces.critic_after) == (whole.layers, whole.critic_after)
@@ -72,7 +72,7 @@ def test_batches_and_passes_change_nothing(trunk: str, monkeypatch: pytest.Monke
 
 def test_layers_of_a_resnet() -> None:
     built = network("model.trunk=resnet50", "model.downsample=stride", "critics.after=[3,7,13]")
-    found = inside.of_network(built, images(), "test")
+    found = rdm.of_network(built, images(), "test")
     assert len(found.layers) == 50  # 16 blocks of 3 ReLUs, the last ReLU, the output
     assert found.critic_after == (8, 20, 38)  # 3, 7 and 13 blocks
 
@@ -88,7 +88,7 @@ def pair(activation: nn.Module) -> Network:
 @pytest.mark.parametrize("activation", [nn.SiLU(), nn.GELU(), nn.Hardswish(), nn.LeakyReLU(), nn.Tanh()], ids=str)
 def test_layers_are_activations_of_any_kind(activation: nn.Module) -> None:
     built, split = pair(activation), images(size=8)
-    found = inside.of_network(built, split, "test")
+    found = rdm.of_network(built, split, "test")
     assert (found.layers, found.critic_after) == (("layer 1", "layer 2", "output"), (0,))
     with torch.inference_mode():
         hidden = built.groups[0](built.normalize(torch.from_numpy(split.images).float() / 255))
@@ -103,7 +103,7 @@ def test_a_trunk_that_calls_functions_is_seen_by_its_convolutions() -> None:
             return nn.functional.relu(x)
 
     built, split = pair(Called()), images(size=8)
-    found = inside.of_network(built, split, "test")
+    found = rdm.of_network(built, split, "test")
     assert (found.layers, found.critic_after) == (("layer 1", "layer 2", "output"), (0,))
     with torch.inference_mode():
         first = built.groups[0][0](built.normalize(torch.from_numpy(split.images).float() / 255))
@@ -114,32 +114,32 @@ def test_a_critic_before_the_first_layer_comes_after_none() -> None:
     critic = nn.Sequential(nn.Flatten(), nn.Linear(48, 10))
     end = nn.Sequential(nn.ReLU(), nn.Flatten(), nn.Linear(48, 10))
     built = Network(Normalize((0.5,) * 3, (0.25,) * 3), [nn.Sequential(nn.AvgPool2d(2)), end], [critic])
-    assert inside.of_network(built, images(size=8), "test").critic_after == ()
+    assert rdm.of_network(built, images(size=8), "test").critic_after == ()
 
 
 def test_a_network_without_critics_and_one_with_a_layer_for_each_image_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert inside.of_network(network("train.method=backprop"), images(), "test").critic_after == ()
-    assert inside._passes([3, 3, 3]) == [[0, 1, 2]]
-    monkeypatch.setattr(inside, "ACTIVATION_BYTES", 6)
-    assert inside._passes([3, 3, 3, 9, 1, 5]) == [[0, 1], [2], [3], [4, 5]]
+    assert rdm.of_network(network("train.method=backprop"), images(), "test").critic_after == ()
+    assert rdm._passes([3, 3, 3]) == [[0, 1, 2]]
+    monkeypatch.setattr(rdm, "ACTIVATION_BYTES", 6)
+    assert rdm._passes([3, 3, 3, 9, 1, 5]) == [[0, 1], [2], [3], [4, 5]]
 
 
 def test_a_run_by_its_test_images(run: Path) -> None:
-    found = inside.dissimilarities(run, samples=30)
+    found = rdm.dissimilarities(run, samples=30)
     _, test = read_digits()
     places = [place for label in range(10) for place in np.flatnonzero(test.labels == label)[:3]]
     _, recipe = runs.open_run(run)
     trained, _ = load_network(run, recipe)
-    again = inside.of_network(trained, test.subset(np.array(places)), "test")
+    again = rdm.of_network(trained, test.subset(np.array(places)), "test")
     np.testing.assert_array_equal(found.matrices, again.matrices)
     assert found.labels.tolist() == [label for label in range(10) for _ in range(3)]
-    assert len(inside.dissimilarities(run).labels) == 360  # all there are
+    assert len(rdm.dissimilarities(run).labels) == 360  # all there are
 
 
 def test_an_unfinished_run_has_no_matrices(run: Path) -> None:
     (run / runs.WEIGHTS).unlink()
     with pytest.raises(RunError) as error:
-        inside.dissimilarities(run)
+        rdm.dissimilarities(run)
     assert error.value.fix == f"run this first: lcprune resume {run}"
 
 
@@ -154,7 +154,7 @@ def test_curves_by_hand(run: Path) -> None:
         + line(step=10, loss=[1.0, 0.5])
         + '{"step": 15, "loss": [0.'  # a crash
     )
-    found = inside.curves(run)
+    found = rdm.curves(run)
     assert (found.exit_names, found.split) == (("sub-model 1", "main"), "val")
     assert (found.steps.tolist(), found.losses.tolist()) == ([5, 10], [[2.0, 1.5], [1.0, 0.5]])
     assert (found.eval_steps.tolist(), found.accuracies_pct.tolist()) == ([8], [[10.0, 20.0]])
@@ -170,13 +170,13 @@ def test_curves_by_hand(run: Path) -> None:
 )
 def test_curves_take_the_test_accuracy_where_it_is_known(run: Path, evaluated: dict[str, object]) -> None:
     (run / runs.METRICS).write_text(line(step=5, loss=[2.0]) + line(step=8, **evaluated))
-    found = inside.curves(run)
+    found = rdm.curves(run)
     assert (found.split, found.accuracies_pct.tolist()) == ("test", [[7.0]])
 
 
 def test_a_run_without_evaluations_has_losses_alone(run: Path) -> None:
     (run / runs.METRICS).write_text(line(step=5, loss=[2.0, 1.0]))
-    assert inside.curves(run).accuracies_pct.shape == (0, 2)
+    assert rdm.curves(run).accuracies_pct.shape == (0, 2)
 
 
 def test_a_run_that_has_not_begun_says_what_to_run(run: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_run_that_has_not_begun_says_what_to_run(run: Path) -> None:
     for prepare in (lambda: (run / runs.METRICS).write_text(""), (run / runs.METRICS).unlink):
         prepare()
         with pytest.raises(RunError, match="has no losses in metrics.jsonl yet") as error:
-            inside.curves(run)
+            rdm.curves(run)
         assert error.value.fix == f"run this first: lcprune resume {run}"
 
 
@@ -193,10 +193,10 @@ import numpy as np
 from pathlib import Path
 from lcprune import models, recipe as recipes
 from lcprune.data.sources import Split
-from lcprune.pipeline import inside
+from lcprune.pipeline import rdm
 network = models.build(recipes.load("vgg_cifar10"), 10, (3, 32, 32), (0.5,) * 3, (0.25,) * 3)
 images = np.random.default_rng(0).integers(0, 256, (400, 3, 32, 32), dtype=np.uint8)
-inside.of_network(network, Split(images, np.arange(400) // 40), "test")
+rdm.of_network(network, Split(images, np.arange(400) // 40), "test")
 # not ru_maxrss, in which the process counts that this one was forked from
 peak_kib = next(line.split()[1] for line in Path("/proc/self/status").open() if line.startswith("VmHWM"))
 print(int(peak_kib) / 2**20)

@@ -9,7 +9,7 @@ import pytest
 from lcprune import recipe as recipes
 from lcprune.data.survey import Copies, Damaged, Looked, Survey
 from lcprune.errors import DataError
-from lcprune.pipeline.fitting_recipe import Wanted, fitting_recipe, recipe_name, trunk_of
+from lcprune.pipeline.suggest_recipe import Wanted, recipe_name, suggest_recipe, trunk_of
 from lcprune.recipe import Recipe
 
 EQUAL = {"": {"cat": 500, "dog": 500}}
@@ -39,7 +39,7 @@ def found(
 
 
 def chosen(survey: Survey, **wanted: Any) -> Recipe:
-    return recipes.parse(fitting_recipe(survey, "my photos", Wanted(**wanted)))
+    return recipes.parse(suggest_recipe(survey, "my photos", Wanted(**wanted)))
 
 
 def test_small_images_get_the_papers_network_at_their_size() -> None:
@@ -78,7 +78,7 @@ def test_network_and_size_follow_the_images(px: int, trunk: str, size: int) -> N
     ],
 )
 def test_images_are_enlarged_for_a_network_that_would_leave_one_pixel(px: int, model: str, size: int) -> None:
-    text = fitting_recipe(found(px=px), "photos", Wanted(model=model))
+    text = suggest_recipe(found(px=px), "photos", Wanted(model=model))
     assert recipes.parse(text).data.image_size == size
     assert ("They are enlarged" in " ".join(text.replace("#", " ").split())) == (size > px and size == 64)
 
@@ -192,7 +192,7 @@ def test_faults_are_made_up_for_and_explained() -> None:
     survey = found({"": {"cat": 900, "dog": 300}}, kinds={"grey": 1000, "16-bit grey": 200}, damaged=2)
     recipe = chosen(survey)
     assert (recipe.data.on_bad_image, recipe.data.balance, recipe.data.channels) == ("skip", "sampling", 1)
-    text = fitting_recipe(survey, "x", Wanted())
+    text = suggest_recipe(survey, "x", Wanted())
     assert "# Damaged files were found (2)" in text
     assert "# The class cat has 3.0 times as many images as dog" in text
     assert chosen(found({"": {"cat": 899, "dog": 300}})).data.balance == "none"
@@ -220,7 +220,7 @@ def test_statistics_of_trunks_from_elsewhere_are_measured_anew(model: str, avera
 
 def test_every_key_but_the_plain_ones_says_why() -> None:
     survey = found({"": {"cat": 900, "dog": 300}}, px=300, long=1.5, kinds={"grey": 9}, damaged=1)
-    lines = fitting_recipe(survey, "x", Wanted(weights="default")).splitlines()
+    lines = suggest_recipe(survey, "x", Wanted(weights="default")).splitlines()
     bare = {
         line.split(":")[0].strip()
         for before, line in zip(lines, lines[1:], strict=False)

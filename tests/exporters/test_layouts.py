@@ -73,7 +73,9 @@ def test_flat_is_nested_at_any_batch_size(
     in_precision: Callable[[str], list[Any]], precision: str, criterion: Criterion
 ) -> None:
     stages = in_precision(precision)
-    nested, flat = (stitch(stages, [0.5] * 3, "required", criterion, TEMPERATURES, form) for form in ("nested", "flat"))
+    nested, flat = (
+        stitch(stages, [0.5] * 3, "required", criterion, TEMPERATURES, layout) for layout in ("nested", "flat")
+    )
     assert "If" in operators(nested)
     assert "If" not in operators(flat)
     onnx.checker.check_model(flat, full_check=True)
@@ -126,7 +128,7 @@ def test_one_image_at_a_time_is_the_same(
 def test_in_a_flat_graph_a_pixel_that_is_not_finite_keeps_its_row(
     in_precision: Callable[[str], list[Any]], pixel: float
 ) -> None:
-    flat = stitch(in_precision("int8"), [0.5] * 3, "required", form="flat")
+    flat = stitch(in_precision("int8"), [0.5] * 3, "required", layout="flat")
     images = np.random.default_rng(2).random((9, 3, 8, 8), dtype=np.float32)
     images[4, 1, 7, 3] = pixel
     assert run(flat, images, np.zeros(3, np.float32))[1].tolist() == [0, 0, 0, 0, 3, 0, 0, 0, 0]
@@ -152,19 +154,19 @@ def test_no_dimension_is_left_open_at_batch_1(in_precision: Callable[[str], list
 
 def test_fewer_rows_have_no_fixed_batch(stages_of: StagesOf) -> None:
     with pytest.raises(ValueError, match="^the rows of a flat model get fewer, so the batch cannot be fixed"):
-        stitch(list(map(fixed_batch, stages_of(1))), [0.5], "none", form="flat")
+        stitch(list(map(fixed_batch, stages_of(1))), [0.5], "none", layout="flat")
 
 
 @pytest.mark.parametrize("threshold_input", ["optional", "required", "none"])
-@pytest.mark.parametrize(("form", "batch"), [("flat", None), ("nested", 1)])
+@pytest.mark.parametrize(("layout", "batch"), [("flat", None), ("nested", 1)])
 def test_files(
-    written: Written, images: np.ndarray, exported: Path, tmp_path: Path, form: str, batch: int, threshold_input: str
+    written: Written, images: np.ndarray, exported: Path, tmp_path: Path, layout: str, batch: int, threshold_input: str
 ) -> None:
     """Checked against torch as nested files are, and told by their metadata."""
     nested, path = ProgressiveSession(exported), tmp_path / "model.onnx"
-    parity = written(path, threshold_input, form=form, batch=batch)
+    parity = written(path, threshold_input, layout=layout, batch=batch)
     assert (parity.samples, parity.exits_agree, parity.near_threshold) == (33, True, 0)
-    assert (read_info(path).form, read_info(path).batch) == (form, batch)
+    assert (read_info(path).layout, read_info(path).batch) == (layout, batch)
     session = ProgressiveSession(path)
     assert session.takes_thresholds == (threshold_input != "none")
     for rows in (0, 1, 33):
@@ -174,11 +176,11 @@ def test_files(
         np.testing.assert_allclose(got.logits, expected.logits, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("form", "batch"), [("flat", None), ("nested", 1)])
+@pytest.mark.parametrize(("layout", "batch"), [("flat", None), ("nested", 1)])
 def test_int8_files(
-    reduced: Callable[[str], Reduced], images: np.ndarray, make_info: MakeInfo, tmp_path: Path, form: Any, batch: Any
+    reduced: Callable[[str], Reduced], images: np.ndarray, make_info: MakeInfo, tmp_path: Path, layout: Any, batch: Any
 ) -> None:
-    info = dataclasses.replace(make_info(0, 1, 2, 3), form=form, batch=batch)
+    info = dataclasses.replace(make_info(0, 1, 2, 3), layout=layout, batch=batch)
     parity = write_reduced(reduced("int8"), [0.4, 0.4, 0.4], tmp_path / "model.onnx", info, images)
     assert (parity.max_abs_diff, parity.exits_agree) == (0.0, True)
 

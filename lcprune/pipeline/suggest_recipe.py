@@ -57,7 +57,7 @@ class _Plan:
     """Whether the trunk is torchvision's or the user's own."""
 
 
-def fitting_recipe(found: Survey, root: str, wanted: Wanted) -> str:
+def suggest_recipe(found: Survey, root: str, wanted: Wanted) -> str:
     """The YAML of a recipe for the images that were found.
 
     Args:

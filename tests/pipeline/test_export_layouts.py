@@ -25,10 +25,10 @@ def write(run: Path, request: ExportRequest) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("options", "name"),
     [
-        ({"form": "flat"}, "progressive-flat.onnx"),
+        ({"layout": "flat"}, "progressive-flat.onnx"),
         ({"batch": 1}, "progressive-batch1.onnx"),
         ({"file_format": "ort"}, "progressive.ort"),
-        ({"form": "flat", "precision": "int8", "file_format": "ort"}, "progressive-flat-int8.ort"),
+        ({"layout": "flat", "precision": "int8", "file_format": "ort"}, "progressive-flat-int8.ort"),
     ],
 )
 def test_a_form_does_what_was_announced(run: Path, asked: Asked, options: dict[str, Any], name: str) -> None:
@@ -77,9 +77,9 @@ def test_onnxruntimes_format_comes_with_its_operators(run: Path, asked: Asked) -
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"progressive": False, "form": "flat", "exit_name": "1"}, "--form is about progressive graphs"),
+        ({"progressive": False, "layout": "flat", "exit_name": "1"}, "--layout is about progressive graphs"),
         ({"progressive": False, "segments": True, "exit_name": "1"}, "--segments is about progressive graphs"),
-        ({"form": "flat", "batch": 1}, "in a flat graph the rows get fewer"),
+        ({"layout": "flat", "batch": 1}, "in a flat graph the rows get fewer"),
         ({"output": Path("x.ort")}, "--format onnx does not write x.ort"),
         ({"output": Path("x.onnx"), "file_format": "ort"}, "--format ort does not write x.onnx"),
     ],
@@ -93,7 +93,7 @@ def test_the_command(run: Path, cli: Callable[..., Any]) -> None:
     plain = cli("export", "--progressive", "--threshold", "0.4", "--batch", "1", "--segments")
     assert plain.exit_code == 0, plain.stderr
     assert "beside it: " in plain.stdout
-    result = cli("export", "--progressive", "--threshold", "0.4", "--form", "flat", "--format", "ort", "--json")
+    result = cli("export", "--progressive", "--threshold", "0.4", "--layout", "flat", "--format", "ort", "--json")
     content = json.loads(result.stdout)
     assert Path(content["card"]).name == "progressive-flat.ort.md"
     for name in (*content["files"], run / "export/progressive-batch1-segments/manifest.json"):

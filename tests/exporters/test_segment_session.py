@@ -14,11 +14,11 @@ import pytest
 
 from lcprune.criterion import exit_scores
 from lcprune.errors import ExportError, OnnxModelError
-from lcprune.exporters.manifest import write_segments
 from lcprune.exporters.metadata import ModelInfo, load_model
 from lcprune.exporters.progressive import stitch
 from lcprune.exporters.quantize import reduce
-from lcprune.exporters.segmented import SegmentedSession, open_model
+from lcprune.exporters.segment_session import SegmentedSession, open_model
+from lcprune.exporters.segments import write_segments
 from lcprune.exporters.session import open_session
 from lcprune.exporters.verify import stage_logits
 from lcprune.specs import CRITERIA, Criterion

@@ -15,8 +15,8 @@ from lcprune.exporters.verify import Parity
 from lcprune.models import Network
 from lcprune.pipeline import stored
 from lcprune.pipeline.costs import costs_of
-from lcprune.pipeline.export.readings import Readings, read_logits
 from lcprune.pipeline.export.request import ExportRequest
+from lcprune.pipeline.export.scores import ExitScores, score_logits
 from lcprune.pipeline.stored import DataFacts
 from lcprune.recipe import Recipe
 from lcprune.specs import FORMATS
@@ -26,7 +26,7 @@ MAIN = "main"
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedRun:
     """A run, with all that an export reads of it."""
 
     folder: Path
@@ -36,7 +36,7 @@ class Loaded:
     costs: NetworkCost
     labels: dict[str, np.ndarray[Any, Any]]
     """Of ``val`` and ``test``."""
-    readings: Readings
+    scores: ExitScores
     """What the logits say, which are too large to be kept."""
     main_macs: int
     """Of main alone, whatever the last exit is."""
@@ -46,17 +46,17 @@ class Loaded:
         """Whether the last exit is main."""
         return self.costs.exits[-1].name == MAIN
 
-    def ending_at(self, k: int) -> "Loaded":
+    def truncated(self, k: int) -> "LoadedRun":
         """The run as if sub-model `k`, from 1, came last: what comes after it is no part of the network."""
         return replace(
             self,
-            network=self.network.ending_at(k),
-            costs=self.costs.ending_at(k),
-            readings=self.readings.ending_at(k),
+            network=self.network.truncated(k),
+            costs=self.costs.truncated(k),
+            scores=self.scores.truncated(k),
         )
 
 
-def load(folder: Path, recipe: Recipe, request: ExportRequest) -> Loaded:
+def load(folder: Path, recipe: Recipe, request: ExportRequest) -> LoadedRun:
     """Reads a finished run.
 
     Raises:
@@ -67,11 +67,11 @@ def load(folder: Path, recipe: Recipe, request: ExportRequest) -> Loaded:
     arrays = runs.read_predictions(folder)
     labels = {split: arrays[f"{split}_labels"] for split in ("val", "test")}
     logits = {split: arrays.pop(f"{split}_logits") for split in labels}
-    readings = read_logits(logits, labels, costs.cascade, request)
-    return Loaded(folder, recipe, network, facts, costs, labels, readings, costs.cascade.main_macs)
+    scores = score_logits(logits, labels, costs.cascade, request)
+    return LoadedRun(folder, recipe, network, facts, costs, labels, scores, costs.cascade.main_macs)
 
 
-def exit_number(loaded: Loaded, name: str) -> int:
+def exit_number(loaded: LoadedRun, name: str) -> int:
     """The number, from 1, of the exit that a user names ``1`` .. ``main``.
 
     Raises:
@@ -86,7 +86,7 @@ def exit_number(loaded: Loaded, name: str) -> int:
     return int(name)
 
 
-def load_dataset(loaded: Loaded) -> Dataset:
+def load_dataset(loaded: LoadedRun) -> Dataset:
     """What the run was trained on."""
     return sources.load(loaded.recipe.data, Path(loaded.facts.data_root), loaded.recipe.train.seed, download=False)
 
@@ -97,13 +97,13 @@ def parity_images(dataset: Dataset) -> np.ndarray[Any, Any]:
     return next(split.images for split in splits if len(split))[:PARITY_IMAGES]
 
 
-def output_path(loaded: Loaded, request: ExportRequest, stem: str) -> Path:
+def output_path(loaded: LoadedRun, request: ExportRequest, stem: str) -> Path:
     """Where the file goes, in a folder that is there.
 
     Raises:
         ExportError: If it is a folder itself, or the folder cannot be made.
     """
-    marks = {"flat": request.form == "flat", request.precision: request.precision != "fp32", "batch1": request.batch}
+    marks = {"flat": request.layout == "flat", request.precision: request.precision != "fp32", "batch1": request.batch}
     name = "-".join([stem, *(mark for mark, applies in marks.items() if applies)]) + FORMATS[request.file_format].suffix
     path = request.output or loaded.folder / runs.EXPORT / name
     if path.is_dir():

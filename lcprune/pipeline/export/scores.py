@@ -21,7 +21,7 @@ Labels = Mapping[str, np.ndarray[Any, Any]]
 
 
 @dataclass(frozen=True)
-class Readings:
+class ExitScores:
     """Confidence and correctness of every image at every exit."""
 
     by_criterion: dict[Criterion, dict[str, Rows]]
@@ -29,19 +29,19 @@ class Readings:
     temperatures: tuple[float, ...]
     """Of all exits, main last."""
 
-    def ending_at(self, k: int) -> "Readings":
+    def truncated(self, k: int) -> "ExitScores":
         """Those of the first `k` exits alone."""
-        return Readings(
+        return ExitScores(
             {
-                criterion: {split: rows.ending_at(k) for split, rows in of_split.items()}
+                criterion: {split: rows.truncated(k) for split, rows in of_split.items()}
                 for criterion, of_split in self.by_criterion.items()
             },
             self.temperatures[:k],
         )
 
-    def against(self, other: "Readings") -> "Readings":
+    def against(self, other: "ExitScores") -> "ExitScores":
         """The same rows, with drops measured from the main of `other`."""
-        return Readings(
+        return ExitScores(
             {
                 criterion: {split: replace(rows, main=other.main_correct(split)) for split, rows in of_split.items()}
                 for criterion, of_split in self.by_criterion.items()
@@ -65,7 +65,7 @@ class Readings:
         return () if correct is None else tuple(map(accuracy_pct, correct))
 
 
-def read_logits(logits: Logits, labels: Labels, cost: CascadeCost, request: ExportRequest) -> Readings:
+def score_logits(logits: Logits, labels: Labels, cost: CascadeCost, request: ExportRequest) -> ExitScores:
     """Reads logits as the request wants them held against thresholds.
 
     Args:
@@ -85,7 +85,7 @@ def read_logits(logits: Logits, labels: Labels, cost: CascadeCost, request: Expo
         for criterion in criteria:
             if len(labels[split]):
                 read[criterion][split] = rows_of(of_split, labels[split], cost, criterion, fitted)
-    return Readings(read, fitted)
+    return ExitScores(read, fitted)
 
 
 def _fit_temperatures(logits: Logits, labels: Labels, request: ExportRequest) -> tuple[float, ...]:

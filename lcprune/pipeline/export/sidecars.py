@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from lcprune import runs
-from lcprune.exporters.manifest import write_segments
 from lcprune.exporters.quantize import Stages
-from lcprune.exporters.segmented import MANIFEST
+from lcprune.exporters.segment_session import MANIFEST
+from lcprune.exporters.segments import write_segments
 from lcprune.exporters.session import ProgressiveSession
 from lcprune.pipeline.export.request import ExportRequest
 from lcprune.recipe import Recipe

@@ -1,0 +1,165 @@
+"""From torch to ONNX: parts of a network as clean, self-contained models."""
+
+import contextlib
+import copy
+import io
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import onnx
+import torch
+from onnx import helper, numpy_helper
+from torch import Tensor, nn
+
+from lcprune.errors import ExportError
+from lcprune.models.network import Network
+
+OPSET = 18  # the lowest that the exporter takes: older ones it ignores
+BATCH = "batch"
+Shape = tuple[int, ...]
+M = TypeVar("M", bound=nn.Module)
+
+
+class _Stage(nn.Module):
+    """What is computed before an exit decides: layer groups, the critic, and what is handed to the next stage."""
+
+    def __init__(self, layers: Sequence[nn.Module], critic: nn.Module, handover: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers)
+        self.critic = critic
+        self.handover = handover
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.layers(x)
+        return self.handover(hidden), self.critic(hidden)
+
+
+def cpu_copy(module: M) -> M:
+    """An independent copy in eval mode on the CPU, so that the caller's module stays as it is."""
+    twin = copy.deepcopy(module).cpu().eval()
+    for tensor in (*twin.parameters(), *twin.buffers()):
+        tensor.data = tensor.data.contiguous()  # weights that were trained channels_last
+    return twin
+
+
+def export_stages(network: Network, kept: Sequence[int], image_shape: Shape) -> list[onnx.ModelProto]:
+    """One model per kept early exit, with outputs ``hidden`` and ``logits``, and one for the rest, with ``logits``.
+
+    Groups between two kept exits become one stage; the critics of the other exits are left out. A pool that the next
+    group begins with is moved to the end of the stage: it makes what is handed over smaller, and costs less than
+    handing over the larger tensor.
+
+    Args:
+        network: In eval mode, on the CPU.
+        kept: Exit indices of the network, ascending, without main.
+        image_shape: ``(C, H, W)``.
+
+    Raises:
+        ExportError: If torch cannot export a stage.
+        ValueError: If `kept` names no early exits in ascending order.
+    """
+    if list(kept) != sorted(set(kept)) or any(not 0 <= exit_index < len(network.critics) for exit_index in kept):
+        raise ValueError(f"{list(kept)} are no early exits in ascending order; there are {len(network.critics)}")
+    layers: list[nn.Module] = [network.normalize]
+    shape, models, groups = image_shape, [], list(network.groups)
+    for exit_index in range(len(groups)):
+        layers.append(groups[exit_index])
+        if exit_index not in kept:
+            continue
+        pool, groups[exit_index + 1] = _split_pool(groups[exit_index + 1])
+        stage = _Stage(layers, network.critics[exit_index], pool)
+        models.append(export_module(stage, shape, ("hidden", "logits")))
+        shape = _hidden_shape(stage, shape)
+        layers = []
+    return [*models, export_module(nn.Sequential(*layers), shape, ("logits",))]
+
+
+def _split_pool(group: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """The pool that a group begins with, or an identity, and the rest of the group."""
+    if isinstance(group, nn.Sequential) and len(group) > 1 and isinstance(group[0], nn.MaxPool2d | nn.AvgPool2d):
+        return group[0], group[1:]
+    return nn.Identity(), group
+
+
+def export_module(module: nn.Module, input_shape: Shape, outputs: Sequence[str]) -> onnx.ModelProto:
+    """`module` as ONNX with input ``image`` of any batch size, and nothing in it about this machine.
+
+    Args:
+        module: In eval mode, on the CPU, with one tensor argument.
+        input_shape: Without the batch.
+        outputs: Names of what `module` returns.
+
+    Raises:
+        ExportError: If torch cannot export it.
+    """
+    example = torch.zeros(2, *input_shape)  # a batch of 1 would be taken for a constant
+    program = _export_quietly(module, example, outputs)
+    model: onnx.ModelProto = program.model_proto
+    _write_flattens(model.graph)
+    _strip(model)
+    return model
+
+
+def _export_quietly(module: nn.Module, example: Tensor, outputs: Sequence[str]) -> Any:
+    silence = io.StringIO()
+    try:
+        with (
+            warnings.catch_warnings(action="ignore"),
+            contextlib.redirect_stdout(silence),
+            contextlib.redirect_stderr(silence),
+        ):
+            return torch.onnx.export(
+                module,
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                external_data=False,
+                verbose=False,
+                input_names=["image"],
+                output_names=list(outputs),
+                dynamic_shapes=({0: torch.export.Dim(BATCH)},),
+            )
+    except Exception as error:  # the exporter raises whatever its passes raise
+        cause = error.__cause__ or error  # its own message is about how to report it
+        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        raise ExportError(
+            f"torch cannot export the network to ONNX: {reason}",
+            "use layers that torch.onnx knows, with no control flow that depends on the image or the batch size",
+        ) from error
+
+
+def _hidden_shape(stage: nn.Module, input_shape: Shape) -> Shape:
+    with torch.no_grad():
+        return tuple(stage(torch.zeros(1, *input_shape))[0].shape[1:])
+
+
+def _write_flattens(graph: onnx.GraphProto) -> None:
+    """Turns ``Reshape(x, [-1, n])`` with n values a row into Flatten, which no batch size can upset."""
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in (*graph.value_info, *graph.input)}
+    for node in graph.node:
+        if node.op_type != "Reshape" or node.input[1] not in constants or node.input[0] not in shapes:
+            continue
+        batch, *row = shapes[node.input[0]]
+        values = math.prod(dim.dim_value for dim in row)  # 0 where a size is not known
+        if batch.dim_param and constants[node.input[1]].tolist()[1:] == [values]:
+            flatten = helper.make_node("Flatten", node.input[:1], node.output, axis=1)
+            node.CopyFrom(flatten)
+    used = {name for node in graph.node for name in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
+        graph.initializer.remove(tensor)
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Removes stack traces, class names and shapes in between; they hold local paths, and bytes nobody needs."""
+    graph = model.graph
+    del model.metadata_props[:]
+    del graph.value_info[:]
+    graph.name = "lcprune"
+    model.producer_name, model.producer_version = "lcprune", ""
+    for part in (model, graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
+        part.doc_string = ""
+    for part in (graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
+        del part.metadata_props[:]
