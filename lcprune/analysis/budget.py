@@ -139,10 +139,8 @@ class Family:
         1 - ``confidence``: Bauer 1991, Statistics in Medicine 10:871-890; for thresholds, Angelopoulos et al. 2021,
         "Learn then Test", arXiv:2110.01052.
         """
-        for at in range(len(self.settings)):
-            if not within(self._upper_pct(at, confidence), max_drop_pct):
-                return at
-        return len(self.settings)
+        every = range(len(self.settings))
+        return next((at for at in every if not within(self._upper_pct(at, confidence), max_drop_pct)), len(every))
 
     def images_to_defend(self, max_drop_pct: float) -> int | None:
         """Deciding images at which the standard error of the surest early exits is the budget; None if that is 0."""
