@@ -25,7 +25,7 @@ from lcprune.data.sources import Dataset
 from lcprune.errors import RunError
 from lcprune.exporters.progressive import write_progressive, write_submodel
 from lcprune.models import Network
-from lcprune.pipeline.info import progressive_info, submodel_info
+from lcprune.pipeline.info import file_info
 from lcprune.pipeline.stored import DataFacts, load_dataset, load_network
 from lcprune.recipe import Recipe
 from lcprune.training.predicting import predict_logits
@@ -99,7 +99,7 @@ def submodel(subject: Subject, k: int) -> Row:
     def make(path: Path) -> Row:
         cost = subject.cost.exits[k - 1]
         started = pruning.clock()
-        info = submodel_info(subject.recipe, subject.facts, subject.cost, k)
+        info = file_info(subject.recipe, subject.facts, subject.cost.truncated(k))
         write_submodel(subject.network, k, path, info, subject.parity_images)
         taken_s = pruning.clock() - started
         val, test = (
@@ -128,7 +128,7 @@ def progressive_model(subject: Subject, budget_pct: float) -> Row:
         chosen = Family({"softmax": rows}).within_drop(budget_pct)
         if chosen is None or not chosen.exits:
             return {}
-        info = progressive_info(subject.recipe, subject.facts, subject.cost, chosen.exits)
+        info = file_info(subject.recipe, subject.facts, subject.cost, chosen.exits)
         write_progressive(subject.network, chosen.exits, chosen.thresholds, path, info, subject.parity_images)
         taken_s = pruning.clock() - started
         kept, macs = [*chosen.exits, len(subject.cost.exits) - 1], of_cascade.exit_macs(chosen.exits)
@@ -200,7 +200,7 @@ def _write_pruned(subject: Subject, attempt: Attempt, network: Network, path: Pa
     network.to(memory_format=torch.contiguous_format)
     cost = count_cost(network, subject.facts.image_shape)
     started = pruning.clock()
-    write_submodel(network, 1, path, submodel_info(subject.recipe, subject.facts, cost, 1), subject.parity_images)
+    write_submodel(network, 1, path, file_info(subject.recipe, subject.facts, cost), subject.parity_images)
     taken_s = trained_s + pruning.clock() - started
     return {
         "kind": "torch-pruning",

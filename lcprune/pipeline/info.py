@@ -13,34 +13,25 @@ from lcprune.recipe import Recipe
 Accuracies = Sequence[float | None]
 
 
-def submodel_info(
-    recipe: Recipe, facts: DataFacts, cost: NetworkCost, k: int, val: Accuracies = (), test: Accuracies = ()
-) -> ModelInfo:
-    """The metadata of sub-model `k`, from 1; `val` and `test` are accuracies of all exits, or empty."""
-    return _info(recipe, facts, cost, [k - 1], (cost.exits[k - 1].macs,), val, test)
-
-
-def progressive_info(
+def file_info(
     recipe: Recipe,
     facts: DataFacts,
     cost: NetworkCost,
-    kept: Sequence[int],
+    kept: Sequence[int] = (),
     val: Accuracies = (),
     test: Accuracies = (),
 ) -> ModelInfo:
-    """The metadata of the cascade with the early exits `kept`, as exit indices."""
-    return _info(recipe, facts, cost, [*kept, len(cost.exits) - 1], cost.cascade.exit_macs(kept), val, test)
+    """The metadata of a file that ends at the last exit of `cost`.
 
-
-def _info(
-    recipe: Recipe,
-    facts: DataFacts,
-    cost: NetworkCost,
-    exits: Sequence[int],
-    exit_macs: tuple[int, ...],
-    val: Accuracies,
-    test: Accuracies,
-) -> ModelInfo:
+    Args:
+        recipe: Of the run.
+        facts: Of its data.
+        cost: Of the network; of its first exits alone, where the file ends before main.
+        kept: Early exits of the file, as exit indices; a sub-model has none.
+        val: Accuracies of all exits, in percent, or empty.
+        test: Likewise.
+    """
+    exits = [*kept, len(cost.exits) - 1]
     return ModelInfo(
         classes=facts.classes,
         mean=facts.mean,
@@ -59,5 +50,5 @@ def _info(
         input=InputInfo.of(sources.preparation(recipe.data, facts.image_shape)),
         recipe_sha256=hashlib.sha256(recipes.dump(recipe).encode()).hexdigest(),
         main_macs=cost.exits[-1].macs,
-        exit_macs=exit_macs,
+        exit_macs=cost.cascade.exit_macs(kept),
     )

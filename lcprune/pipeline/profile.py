@@ -17,7 +17,7 @@ from lcprune.exporters.session import ProgressiveSession
 from lcprune.models import Network
 from lcprune.pipeline import stored
 from lcprune.pipeline.costs import cost_rows, costs_of, write_costs
-from lcprune.pipeline.info import progressive_info, submodel_info
+from lcprune.pipeline.info import file_info
 from lcprune.pipeline.stored import DataFacts
 from lcprune.recipe import Recipe
 
@@ -63,10 +63,16 @@ def _export_all(network: Network, recipe: Recipe, facts: DataFacts, cost: Networ
     paths = []
     for k in range(1, len(network.groups) + 1):
         paths.append(folder / f"{k}.onnx")
-        write_submodel(network, k, paths[-1], submodel_info(recipe, facts, cost, k), images)
+        write_submodel(
+            network,
+            k,
+            paths[-1],
+            replace(file_info(recipe, facts, cost.truncated(k)), main_macs=cost.cascade.main_macs),
+            images,
+        )
     kept = tuple(range(len(network.critics)))
     if not kept:
         return [*paths, paths[-1]]  # main alone is the cascade
-    info = progressive_info(recipe, facts, cost, kept)
+    info = file_info(recipe, facts, cost, kept)
     write_progressive(network, kept, (NEVER,) * len(kept), folder / "cascade.onnx", info, images)
     return [*paths, folder / "cascade.onnx"]

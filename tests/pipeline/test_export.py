@@ -17,7 +17,6 @@ from lcprune.exporters.session import ProgressiveSession
 from lcprune.pipeline import evaluate_onnx, stored
 from lcprune.pipeline import export as pipeline
 from lcprune.pipeline.export import ExportRequest
-from lcprune.pipeline.export import progressive as progressive_export
 from lcprune.pipeline.export.latency_cost import CascadeLatency
 from lcprune.pipeline.export.reduced import ReducedNetwork, reduce_network
 from lcprune.pipeline.select import select
@@ -95,7 +94,7 @@ def test_a_budget_of_time_is_held(run: Path, asked: Asked) -> None:
 def test_the_least_time_is_not_the_fewest_macs(run: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     """Critic 1 takes so long that no row may pay for it, whatever its MACs."""
     slow = CascadeLatency((0.001, 0.001, 0.001, 0.001), (1000.0, 1e-6, 1e-6))
-    monkeypatch.setattr(progressive_export, "cascade_latency", lambda *_: slow)
+    monkeypatch.setattr(pipeline, "cascade_latency", lambda *_: slow)
     by_macs = write(run, asked(max_drop_pct=5.0))
     by_time = write(run, asked(max_drop_pct=5.0, minimize="latency"))
     assert "sub-model 1" in by_macs["exits"]
@@ -257,7 +256,7 @@ def worse_by(points: float, run: Path) -> Callable[..., ReducedNetwork]:
 def test_a_main_that_loses_the_budget_to_its_precision_is_refused(
     run: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progressive_export, "reduce_network", worse_by(10, run))
+    monkeypatch.setattr(pipeline, "reduce_network", worse_by(10, run))
     with pytest.raises(BudgetError, match="in w8 main alone loses .* points against float32's main; 2 are allowed"):
         write(run, asked(max_drop_pct=2.0, exits=(1, 2, 3), precision="w8"))
     assert not (run / "export" / "progressive-w8.onnx").exists()
@@ -267,7 +266,7 @@ def test_a_main_that_loses_the_budget_to_its_precision_is_refused(
 def test_in_another_precision_the_budget_is_what_is_lost_against_float32s_main(
     run: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progressive_export, "reduce_network", worse_by(4, run))
+    monkeypatch.setattr(pipeline, "reduce_network", worse_by(4, run))
     said, content = (
         write(run, asked(max_drop_pct=10.0, exits=(1, 2, 3), precision="w8")),
         runs.read_json(run / runs.THRESHOLDS),

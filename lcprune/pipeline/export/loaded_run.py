@@ -1,6 +1,6 @@
 """What an export reads of a run, and where it writes."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,7 @@ from lcprune import runs
 from lcprune.analysis.cost import NetworkCost
 from lcprune.data import sources
 from lcprune.data.sources import Dataset
-from lcprune.errors import ExportError
-from lcprune.exporters.verify import Parity
+from lcprune.errors import ExportError, RunError
 from lcprune.models import Network
 from lcprune.pipeline import stored
 from lcprune.pipeline.costs import costs_of
@@ -41,11 +40,6 @@ class LoadedRun:
     main_macs: int
     """Of main alone, whatever the last exit is."""
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether the last exit is main."""
-        return self.costs.exits[-1].name == MAIN
-
     def truncated(self, k: int) -> "LoadedRun":
         """The run as if sub-model `k`, from 1, came last: what comes after it is no part of the network."""
         return replace(
@@ -57,10 +51,12 @@ class LoadedRun:
 
 
 def load(folder: Path, recipe: Recipe, request: ExportRequest) -> LoadedRun:
-    """Reads a finished run.
+    """Reads a finished run, up to the exit that is the last of the file.
 
     Raises:
-        RunError: If the run is not finished, or no images were held out for what is asked for.
+        RunError: If the run is not finished, no images were held out for what is asked for, or a sub-model is neither
+            named nor selected.
+        ExportError: If there is no such exit, or no early one before it for a progressive graph.
     """
     network, facts = stored.load_network(folder, recipe)
     costs = costs_of(folder, recipe)
@@ -68,22 +64,38 @@ def load(folder: Path, recipe: Recipe, request: ExportRequest) -> LoadedRun:
     labels = {split: arrays[f"{split}_labels"] for split in ("val", "test")}
     logits = {split: arrays.pop(f"{split}_logits") for split in labels}
     scores = score_logits(logits, labels, costs.cascade, request)
-    return LoadedRun(folder, recipe, network, facts, costs, labels, scores, costs.cascade.main_macs)
+    loaded = LoadedRun(folder, recipe, network, facts, costs, labels, scores, costs.cascade.main_macs)
+    return loaded.truncated(_last_exit(loaded, request))
 
 
-def exit_number(loaded: LoadedRun, name: str) -> int:
-    """The number, from 1, of the exit that a user names ``1`` .. ``main``.
-
-    Raises:
-        ExportError: If there is none.
-    """
-    count = len(loaded.costs.exits)
-    if name == MAIN:
+def _last_exit(loaded: LoadedRun, request: ExportRequest) -> int:
+    """The number, from 1, of the last exit of the file: what the user names, else what was selected, or main."""
+    count, name = len(loaded.costs.exits), request.exit_name
+    if request.progressive and count < 2:
+        raise ExportError("this run has no critics, so there is nothing to stop at", "export it with --exit main")
+    if name is None and not request.progressive:
+        return _selected(loaded.folder)
+    if name is None or name == MAIN:
         return count
     if not name.isdecimal() or not 1 <= int(name) <= count:
         names = ", ".join([*(str(k) for k in range(1, count)), MAIN])
         raise ExportError(f"there is no sub-model {name} in this run", f"name one of {names}")
+    if request.progressive and int(name) == 1:
+        raise ExportError(
+            "sub-model 1 is the first exit, so there is nothing to stop at before it",
+            "leave --progressive out, or name a later exit",
+        )
     return int(name)
+
+
+def _selected(folder: Path) -> int:
+    if not (folder / runs.SELECTION).exists():
+        raise RunError(
+            f"nothing was selected in {folder} yet",
+            "choose first with `lcprune select --max-drop 2.0`, or name one: --exit 1 .. --exit main",
+        )
+    selection = runs.read_json(runs.require(folder, runs.SELECTION, f"lcprune select {folder}"))
+    return int(selection["selected"]["exit_index"]) + 1
 
 
 def load_dataset(loaded: LoadedRun) -> Dataset:
@@ -97,12 +109,16 @@ def parity_images(dataset: Dataset) -> np.ndarray[Any, Any]:
     return next(split.images for split in splits if len(split))[:PARITY_IMAGES]
 
 
-def output_path(loaded: LoadedRun, request: ExportRequest, stem: str) -> Path:
+def output_path(loaded: LoadedRun, request: ExportRequest) -> Path:
     """Where the file goes, in a folder that is there.
 
     Raises:
         ExportError: If it is a folder itself, or the folder cannot be made.
     """
+    last = loaded.costs.exits[-1].name.replace("sub-model ", "sub-model-")
+    stem = last if not request.progressive else "progressive"
+    if request.progressive and last != MAIN:
+        stem = f"progressive-{len(loaded.costs.exits)}"
     marks = {"flat": request.layout == "flat", request.precision: request.precision != "fp32", "batch1": request.batch}
     name = "-".join([stem, *(mark for mark, applies in marks.items() if applies)]) + FORMATS[request.file_format].suffix
     path = request.output or loaded.folder / runs.EXPORT / name
@@ -113,14 +129,3 @@ def output_path(loaded: LoadedRun, request: ExportRequest, stem: str) -> Path:
     except OSError as error:
         raise ExportError(f"{path.parent} cannot be made: {error.strerror}", "choose another --output") from None
     return path
-
-
-def written(path: Path, kind: str, precision: str, parity: Parity) -> dict[str, Any]:
-    """What every result begins with."""
-    return {
-        "path": str(path),
-        "kind": kind,
-        "precision": precision,
-        "size_bytes": path.stat().st_size,
-        "parity": asdict(parity),
-    }

@@ -1,11 +1,10 @@
 """What a user asks to be exported."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from lcprune.errors import ExportError
-from lcprune.exporters.metadata import ModelInfo
 from lcprune.specs import FORMATS, Criterion, Format, Int8Range, Layout, MeanCost, Precision, ThresholdInput, format_of
 
 
@@ -49,10 +48,6 @@ class ExportRequest:
     def calibrates(self) -> bool:
         """Whether thresholds are to be found, not named."""
         return self.threshold == "auto"
-
-    def shape(self, info: ModelInfo) -> ModelInfo:
-        """`info` of a file of the layout that is asked for."""
-        return replace(info, layout=self.layout, batch=self.batch)
 
 
 def refuse_contradictions(request: ExportRequest) -> None:

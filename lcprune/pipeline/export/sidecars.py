@@ -37,7 +37,7 @@ def segments_beside(
     return {"segments": str(folder / MANIFEST)}
 
 
-def write_companions(recipe: Recipe, result: dict[str, Any]) -> dict[str, Any]:
+def write_sidecars(recipe: Recipe, result: dict[str, Any]) -> dict[str, Any]:
     """Writes the model card of an export, and for onnxruntime's own format the operators that it needs.
 
     Returns:
