@@ -4,15 +4,13 @@ Leaving at exit k costs what was paid up to there, and the price if the image is
 only exit k is right, that gain pays the price back, but no more than `GAIN` times what main costs: gains hardly come
 again on other images, and at a high price the thresholds would be made for them. Going on costs what the exits behind
 it, settled before, make of it. So with the images in the order of their score at exit k, the highest first, the best
-threshold is where the running sum of (going on - leaving) is largest; in a second pass, of the images that reach the
-exit. One number gives all thresholds: the higher the price, the fewer images are lost and the more is computed.
+threshold is where the running sum of (going on - leaving) is largest. One number gives all thresholds: the higher the
+price, the fewer images are lost and the more is computed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import accumulate
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +22,6 @@ from lcprune.specs import Criterion
 
 NEVER = 1.01
 """A threshold that no score reaches."""
-PASSES = 2
-"""From the last exit to the first: the second looks only at the images that reach an exit, as the first has it."""
 GAIN = 15
 """The most that an image which only an early exit has right pays back, in the cost of main."""
 MIN_GAP = 2e-6
@@ -178,14 +174,13 @@ def settings_at(
     for at, block in enumerate(prices):
         criterion = min(kept, key=lambda name: kept[name][at][0])
         _, best = kept[criterion][at]
-        thresholds, _ = passes[criterion](best, block, PASSES)
+        thresholds, _ = passes[criterion](best, block)
         found += [Setting(criterion, best, tuple(row)) for row in thresholds.tolist()]
     return found
 
 
-class _Pass(Protocol):
-    def __call__(self, exits: tuple[int, ...], prices: Floats, n_passes: int = 1) -> tuple[Floats, Floats]:
-        """Of exits and prices ``(P,)``: thresholds ``(P, exits)``, and the mean cost of an image, losses included."""
+_Pass = Callable[[tuple[int, ...], Floats], tuple[Floats, Floats]]
+"""Of exits and prices ``(P,)``: thresholds ``(P, exits)``, and what an image costs on average, losses included."""
 
 
 def _backward_pass(rows: Rows, pay: Pay) -> _Pass:
@@ -196,25 +191,20 @@ def _backward_pass(rows: Rows, pay: Pay) -> _Pass:
     def ranking(before: int | None, exit_index: int) -> _Ranking:
         return _ranking(rows.scores((exit_index,) if before is None else (before, exit_index))[-1])
 
-    def settle(exits: tuple[int, ...], prices: Floats, n_passes: int = 1) -> tuple[Floats, Floats]:
+    def settle(exits: tuple[int, ...], prices: Floats) -> tuple[Floats, Floats]:
         *at_exits, at_end = pay(exits)
         worth = np.stack([np.zeros_like(prices), prices, -np.minimum(prices, most)], axis=1)  # of 0, 1 and -1 lost
         thresholds = np.empty((len(prices), len(exits)))
-        reaching, left = [np.array(True)] * len(exits), [np.array(False)] * len(exits)  # (P, N), of every exit
-        for _ in range(n_passes):
-            going_on = (at_end + worth).take(losses[-1], axis=1)  # (P, N)
-            for place in reversed(range(len(exits))):
-                before = exits[place - 1] if place and rows.classes is not None else None
-                ranked = ranking(before, exits[place])
-                leaving = (at_exits[place] + worth).take(losses[exits[place]], axis=1)
-                saved = np.zeros((len(prices), len(ranked.order) + 1))
-                saves = np.where(reaching[place], going_on - leaving, 0)
-                np.cumsum(saves.take(ranked.order, axis=1), axis=1, out=saved[:, 1:])
-                best = saved.take(ranked.cuts, axis=1).argmax(axis=1)  # (P,)
-                thresholds[:, place] = ranked.thresholds[best]
-                left[place] = ranked.rank < ranked.cuts[best, None]
-                going_on = np.where(left[place], leaving, going_on)
-            reaching = [np.array(True), *accumulate((~of_exit for of_exit in left), np.logical_and)]
+        going_on = (at_end + worth).take(losses[-1], axis=1)  # (P, N)
+        for place in reversed(range(len(exits))):
+            before = exits[place - 1] if place and rows.classes is not None else None
+            ranked = ranking(before, exits[place])
+            leaving = (at_exits[place] + worth).take(losses[exits[place]], axis=1)
+            saved = np.zeros((len(prices), len(ranked.order) + 1))
+            np.cumsum((going_on - leaving).take(ranked.order, axis=1), axis=1, out=saved[:, 1:])
+            best = saved.take(ranked.cuts, axis=1).argmax(axis=1)  # (P,)
+            thresholds[:, place] = ranked.thresholds[best]
+            np.copyto(going_on, leaving, where=ranked.rank < ranked.cuts[best, None])
         return thresholds, going_on.mean(axis=1) if rows.n else np.zeros(len(prices))
 
     return settle

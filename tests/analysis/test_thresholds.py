@@ -6,7 +6,6 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from lcprune.analysis import thresholds
 from lcprune.analysis import thresholds as module
 from lcprune.analysis.cost import CascadeCost
 from lcprune.analysis.evaluate import sweep
@@ -86,23 +85,17 @@ def test_of_one_early_exit_the_threshold_is_that_of_brute_force(criterion: Crite
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("criterion", CRITERIA)
-def test_no_other_threshold_is_better_where_the_others_are_settled(
-    criterion: Criterion, seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """At exit k all rows count in the first pass, in the second those that reach it by the thresholds of the first."""
-    rows, exits, prices = small_rows(criterion, seed), (0, 1, 2), np.concatenate(PRICES)
-    second = found_at(rows, exits)
-    monkeypatch.setattr(thresholds, "PASSES", 1)
-    first = found_at(rows, exits)
-    everybody = [[2.0] * len(exits)] * len(prices)
-    for settings, earlier in ((first, everybody), (second, [setting.thresholds for setting in first])):
-        for price, setting, before in zip(prices, settings, earlier, strict=True):
-            for place in range(3):
-                chosen, *others = (
-                    row_costs(rows, exits, [*before[:place], level, *setting.thresholds[place + 1 :]], price).sum()
-                    for level in (setting.thresholds[place], *levels(rows, exits, place))
-                )
-                assert chosen == pytest.approx(min(others), abs=1e-6)
+def test_no_other_threshold_is_better_where_the_later_ones_are_settled(criterion: Criterion, seed: int) -> None:
+    """At exit k all rows count, and go on as the thresholds behind it say: at what that makes them cost."""
+    rows, exits = small_rows(criterion, seed), (0, 1, 2)
+    for price, setting in zip(np.concatenate(PRICES), found_at(rows, exits), strict=True):
+        for place in range(3):
+            before, behind = [2.0] * place, setting.thresholds[place + 1 :]  # nobody leaves before exit k
+            chosen, *others = (
+                row_costs(rows, exits, [*before, threshold, *behind], price).sum()
+                for threshold in (setting.thresholds[place], *levels(rows, exits, place))
+            )
+            assert chosen == pytest.approx(min(others), abs=1e-6)
 
 
 def test_thresholds_by_hand() -> None:
