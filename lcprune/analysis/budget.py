@@ -20,7 +20,7 @@ from lcprune.analysis.thresholds import Alternatives, Ints, Losses, Pay, Setting
 from lcprune.specs import Criterion
 
 FOLDS = 5
-BLOCKS, BLOCK = 5, 16
+BLOCKS, BLOCK = 10, 8
 """Prices: blocks, each of which settles criterion and exits once, and their number in a block."""
 LOWEST = 0.2
 """The lowest price of a lost image above 0, in the cost of main; the highest is a quarter of the number of images."""
