@@ -79,8 +79,8 @@ constraints:
 # Options: make matrix ROWS="oldest between" SEED=7 TESTS="-n 2 tests/exporters", and SAVE=--save for the page
 ROWS :=
 SEED :=
-matrix:
-	@$(PYTHON) -m benchmarks.matrix $(ROWS) $(SEED:%=--seed %) $(SAVE) -- $(TESTS)
+matrix: $(INSTALLED)
+	@"$(BIN)/python" -m benchmarks.matrix $(ROWS) $(SEED:%=--seed %) $(SAVE) -- $(TESTS)
 
 newest:
 	@$(MAKE) matrix ROWS=newest
