@@ -117,6 +117,12 @@ class PeerError(LcpruneError):
     kind = "peer"
 
 
+INSTALL_TORCH = (
+    "install torch and torchvision together, from the same index, into a fresh virtual environment: "
+    "python -m venv .venv && .venv/bin/pip install torch torchvision"
+)
+
+
 class SetupError(LcpruneError):
     """An installation that does not work, such as torch and torchvision that do not fit together."""
 
@@ -134,8 +140,4 @@ def torchvision_needed() -> Iterator[None]:
         yield
     except (ImportError, RuntimeError, AttributeError, OSError) as error:
         # RuntimeError: "operator torchvision::nms does not exist", where the two packages are of different builds.
-        raise SetupError(
-            f"torchvision does not work with the installed torch: {error}",
-            "install both together from the package index into a fresh virtual environment: "
-            "python -m venv .venv && .venv/bin/pip install torch torchvision",
-        ) from None
+        raise SetupError(f"torchvision does not work with the installed torch: {error}", INSTALL_TORCH) from None

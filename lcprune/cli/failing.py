@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import typer
 
-from lcprune.errors import Interrupted, LcpruneError, SetupError, printable
+from lcprune.errors import INSTALL_TORCH, Interrupted, LcpruneError, SetupError, printable
 
 PATIENCE_S = 10.0
 """Of a process that leaves it to another one to tell the user; if it still lives then, the error is its alone."""
@@ -59,8 +59,4 @@ def torch_needed() -> Iterator[None]:
     except (ImportError, OSError, RuntimeError) as error:
         if isinstance(error, LcpruneError):
             raise
-        raise SetupError(
-            f"the installation does not work: {error}",
-            "install torch and torchvision together, from the same index, into a fresh virtual environment: "
-            "pip install torch torchvision",
-        ) from None
+        raise SetupError(f"the installation does not work: {error}", INSTALL_TORCH) from None

@@ -6,7 +6,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
-from lcprune.errors import SetupError
+from lcprune.errors import torchvision_needed
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -47,10 +47,6 @@ def mixed(images: Tensor, labels: Tensor, classes: int, mixup: float, cutmix: fl
 
 
 def _torchvision() -> Any:
-    try:
+    with torchvision_needed():
         from torchvision.transforms import v2
-    except (ImportError, RuntimeError, AttributeError, OSError) as error:
-        raise SetupError(
-            f"torchvision does not work with the installed torch: {error}", "install both from the same package index"
-        ) from None
     return v2

@@ -12,7 +12,8 @@ images.
 
 from onnx import NodeProto, TensorProto
 
-from lcprune.exporters.parts import Incoming, Part, Plan, decision, inline, node
+from lcprune.exporters.graphs import Part, node
+from lcprune.exporters.parts import Incoming, Plan, decision, inline
 
 
 def flat_exits(plan: Plan, image: str) -> Part:

@@ -13,6 +13,7 @@ import onnx
 from lcprune import __version__
 from lcprune.data.images import Interpolation, Preparation
 from lcprune.errors import ExportError, OnnxModelError
+from lcprune.exporters.graphs import subgraphs
 from lcprune.specs import CRITERIA, Criterion, Layout
 
 PREFIX = "lcprune."
@@ -318,7 +319,7 @@ def _refuse_foreign(model: onnx.ModelProto, path: Path) -> None:
     if model.functions or model.training_info:
         raise OnnxModelError(f"{path} brings functions or training of its own, which is refused", _FIX)
     domains = {entry.domain for entry in model.opset_import}
-    for graph in _graphs(model.graph):
+    for graph in subgraphs(model.graph):
         domains |= {node.domain for node in graph.node}
         if readers := {node.op_type for node in graph.node} & FILE_READERS:
             raise OnnxModelError(f"{path} has the operator {min(readers)}, which opens files and is refused", _FIX)
@@ -329,15 +330,6 @@ def _refuse_foreign(model: onnx.ModelProto, path: Path) -> None:
     if foreign := domains - DOMAINS:
         named = ", ".join(sorted(str(domain)[:100] for domain in foreign))  # one that is no UTF-8 is bytes
         raise OnnxModelError(f"{path} needs operators of {named}, which is refused", _FIX)
-
-
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """The graph and the branches in it, however deep."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for branch in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from _graphs(branch)
 
 
 def _attribute_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:

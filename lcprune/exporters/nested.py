@@ -15,7 +15,8 @@ network.
 
 from onnx import GraphProto, NodeProto, TensorProto, helper
 
-from lcprune.exporters.parts import Incoming, Part, Plan, decision, inline, node
+from lcprune.exporters.graphs import Part, node
+from lcprune.exporters.parts import Incoming, Plan, decision, inline
 
 
 def nested_exits(plan: Plan, image: str) -> Part:

@@ -1,18 +1,15 @@
-"""What the graphs of a progressive model are made of, whatever their form."""
+"""What the graphs of a progressive model are made of, whatever their layout."""
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto
 
 from lcprune.errors import ExportError
+from lcprune.exporters.graphs import Part, constant, node
 from lcprune.exporters.score_nodes import score_nodes
 from lcprune.specs import Criterion
-
-Part = tuple[list[NodeProto], list[TensorProto]]  # nodes, and the weights they read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +26,7 @@ class Plan:
         return int(self.stages[-1].graph.output[-1].type.tensor_type.shape.dim[1].dim_value)
 
     def score(self, k: int, class_before: str | None, logits: str | None = None) -> Part:
-        """How sure exit `k` is of the rows that have come so far; see `criterion.score_nodes`.
+        """How sure exit `k` is of the rows that have come so far; see `score_nodes`.
 
         Args:
             k: From 0.
@@ -102,13 +99,3 @@ def inline(model: ModelProto, prefix: str, inputs: str, outputs: Sequence[str]) 
         tensor.name = prefix + weight.name
         initializers.append(tensor)
     return nodes, initializers
-
-
-def node(op: str, inputs: Sequence[str], output: str, **attributes: Any) -> NodeProto:
-    """A node with one output, whose name it bears."""
-    return helper.make_node(op, inputs, [output], name=output, **attributes)
-
-
-def constant(name: str, value: NDArray[Any] | np.generic) -> TensorProto:
-    """A weight."""
-    return numpy_helper.from_array(np.asarray(value), name)

@@ -27,17 +27,17 @@ from torch import nn
 
 from lcprune.errors import ExportError, ParityError
 from lcprune.exporters.flat import flat_exits
+from lcprune.exporters.graphs import Part, constant
 from lcprune.exporters.metadata import PREFIX, ModelInfo, attach, refuse_unreadable
 from lcprune.exporters.nested import nested_exits
-from lcprune.exporters.parts import Part, Plan, constant, taint
+from lcprune.exporters.parts import Plan, taint
 from lcprune.exporters.quantize import Quantization, Reduced, check_int8
-from lcprune.exporters.session import Floats
+from lcprune.exporters.session import Floats, to_float
 from lcprune.exporters.single import fixed_batch, is_fixed, single_exits
 from lcprune.exporters.stages import cpu_copy, export_module, export_stages
 from lcprune.exporters.verify import (
     MAX_RELATIVE_DIFF,
     Parity,
-    as_float,
     check_parity,
     check_stages,
     stage_logits,
@@ -326,7 +326,7 @@ def _rounding(module: nn.Module, images: NDArray[np.generic]) -> float:
 
 def _torch_logits(module: nn.Module, images: NDArray[np.generic], dtype: torch.dtype = torch.float32) -> Floats:
     """Logits of every exit, ``(exits, N, classes)``; of a plain module ``(1, N, classes)``."""
-    pixels = torch.from_numpy(as_float(images)).to(dtype)
+    pixels = torch.from_numpy(to_float(images)).to(dtype)
     batches = []
     with torch.no_grad():
         for start in range(0, len(pixels), _TORCH_BATCH):

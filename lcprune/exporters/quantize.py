@@ -12,7 +12,7 @@ import io
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,8 +28,9 @@ from onnxruntime.quantization.quant_utils import save_and_reload_model_with_shap
 
 from lcprune.errors import ExportError
 from lcprune.exporters import rewrite
-from lcprune.exporters.session import Floats, open_session
-from lcprune.exporters.verify import as_float, stage_logits
+from lcprune.exporters.graphs import subgraphs
+from lcprune.exporters.session import Floats, open_session, to_float
+from lcprune.exporters.verify import stage_logits
 from lcprune.specs import Int8Range
 
 Stages = Sequence[ModelProto]
@@ -119,7 +120,7 @@ def int8_convolutions(content: bytes) -> int:
     Raises:
         ExportError: If there is a convolution that it does not; all of them are named.
     """
-    nodes = [node for graph in _graphs(_optimized(content).graph) for node in graph.node]
+    nodes = [node for graph in subgraphs(_optimized(content).graph) for node in graph.node]
     if floating := [node.name or node.output[0] for node in nodes if node.op_type in _FLOAT_CONVOLUTIONS]:
         raise ExportError(
             f"{len(floating)} convolutions would not be int8: {', '.join(floating)}",
@@ -196,7 +197,7 @@ def _quantize_stages(
         int8_range: Of the weights.
     """
     quantized: list[ModelProto] = []
-    hidden: NDArray[Any] = as_float(images)
+    hidden: NDArray[Any] = to_float(images)
     taken: _Integers | None = None
     if levels:
         taken, hidden = _LEVELS, np.round(rewrite.with_ones(hidden) * 255).clip(0, 255).astype(np.uint8)
@@ -251,7 +252,7 @@ def _ranges(stage: ModelProto, images: NDArray[np.generic], method: str) -> Any:
             path, list(QUANTIZED_OPS), f"{folder}/augmented.onnx", calibrate_method=kind, extra_options=options
         )
         for start in range(0, len(images), _CHUNK):
-            calibrator.collect_data(_Batch(as_float(images[start : start + _CHUNK])))
+            calibrator.collect_data(_Batch(to_float(images[start : start + _CHUNK])))
         return calibrator.compute_data()
 
 
@@ -363,7 +364,7 @@ def _rename(graph: GraphProto, old: str, new: str) -> None:
 
 def _refuse_overflow(stages: Stages, images: NDArray[np.generic]) -> None:
     """Looks at every number of the float32 stages: a CPU computes fp16 in float32, and would not show the overflow."""
-    hidden: NDArray[Any] = as_float(images)
+    hidden: NDArray[Any] = to_float(images)
     for stage in stages:
         watched = copy.deepcopy(stage)
         known = {output.name for output in stage.graph.output}
@@ -434,12 +435,3 @@ def _optimized(content: bytes) -> ModelProto:
         options.optimized_model_filepath = f"{folder}/optimized.onnx"
         onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         return onnx.load(options.optimized_model_filepath)
-
-
-def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    """The graph and the branches in it, however deep."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _graphs(attribute.g)

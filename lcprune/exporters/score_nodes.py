@@ -4,16 +4,11 @@ A test holds the two together. Here a score is NaN where a logit is NaN or infin
 minus infinity is no more than a probability of 0.
 """
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper
 
+from lcprune.exporters.graphs import Part, constant, node
 from lcprune.specs import Criterion
-
-Part = tuple[list[NodeProto], list[TensorProto]]  # nodes, and the constants they read
 
 
 def score_nodes(
@@ -31,12 +26,12 @@ def score_nodes(
     """
     nodes, constants, scaled = [], [], logits
     if criterion != "margin":
-        constants.append(_constant(f"{prefix}class_axis", np.array([1])))
+        constants.append(constant(f"{prefix}class_axis", np.array([1])))
     if temperature != 1:
         scaled = f"{prefix}scaled"
-        nodes.append(_node("Div", [logits, f"{prefix}temperature"], scaled))
-        constants.append(_constant(f"{prefix}temperature", np.float32(temperature)))
-    nodes.append(_node("Softmax", [scaled], f"{prefix}softmax", axis=1))
+        nodes.append(node("Div", [logits, f"{prefix}temperature"], scaled))
+        constants.append(constant(f"{prefix}temperature", np.float32(temperature)))
+    nodes.append(node("Softmax", [scaled], f"{prefix}softmax", axis=1))
     if criterion == "margin":
         more, needed = _margin(prefix)
     elif criterion == "entropy":
@@ -49,7 +44,7 @@ def score_nodes(
 
 
 def _largest(prefix: str, name: str) -> NodeProto:
-    return _node("ReduceMax", [f"{prefix}softmax", f"{prefix}class_axis"], f"{prefix}{name}", keepdims=0)
+    return node("ReduceMax", [f"{prefix}softmax", f"{prefix}class_axis"], f"{prefix}{name}", keepdims=0)
 
 
 def _margin(prefix: str) -> Part:
@@ -58,48 +53,40 @@ def _margin(prefix: str) -> Part:
         helper.make_node(
             "TopK", [f"{prefix}softmax", f"{prefix}two"], [f"{prefix}largest", f"{prefix}of"], name=f"{prefix}largest"
         ),
-        _node("MatMul", [f"{prefix}largest", f"{prefix}signs"], f"{prefix}score"),
+        node("MatMul", [f"{prefix}largest", f"{prefix}signs"], f"{prefix}score"),
     ]
     return nodes, [
-        _constant(f"{prefix}two", np.array([2])),
-        _constant(f"{prefix}signs", np.array([1, -1], np.float32)),
+        constant(f"{prefix}two", np.array([2])),
+        constant(f"{prefix}signs", np.array([1, -1], np.float32)),
     ]
 
 
 def _certainty(prefix: str, logits: str, classes: int) -> Part:
     """|1 + sum p log p / log C|: rounding may go below 0, and a threshold of 0 lets all rows leave."""
     nodes = [
-        _node("LogSoftmax", [logits], f"{prefix}log", axis=1),
-        _node("Mul", [f"{prefix}softmax", f"{prefix}log"], f"{prefix}terms"),
-        _node("ReduceSum", [f"{prefix}terms", f"{prefix}class_axis"], f"{prefix}sum", keepdims=0),
-        _node("Div", [f"{prefix}sum", f"{prefix}log_classes"], f"{prefix}share"),
-        _node("Add", [f"{prefix}share", f"{prefix}one"], f"{prefix}signed"),
-        _node("Abs", [f"{prefix}signed"], f"{prefix}score"),
+        node("LogSoftmax", [logits], f"{prefix}log", axis=1),
+        node("Mul", [f"{prefix}softmax", f"{prefix}log"], f"{prefix}terms"),
+        node("ReduceSum", [f"{prefix}terms", f"{prefix}class_axis"], f"{prefix}sum", keepdims=0),
+        node("Div", [f"{prefix}sum", f"{prefix}log_classes"], f"{prefix}share"),
+        node("Add", [f"{prefix}share", f"{prefix}one"], f"{prefix}signed"),
+        node("Abs", [f"{prefix}signed"], f"{prefix}score"),
     ]
-    log_classes = _constant(f"{prefix}log_classes", np.float32(_log_classes(classes)))
-    return nodes, [log_classes, _constant(f"{prefix}one", np.float32(1))]
+    log_classes = constant(f"{prefix}log_classes", np.float32(_log_classes(classes)))
+    return nodes, [log_classes, constant(f"{prefix}one", np.float32(1))]
 
 
 def _agreement(prefix: str, logits: str, class_before: str | None) -> Part:
-    own = _node("ArgMax", [logits], f"{prefix}class", axis=1, keepdims=0)
+    own = node("ArgMax", [logits], f"{prefix}class", axis=1, keepdims=0)
     if class_before is None:
         return [own, _largest(prefix, "score")], []
     return [
         own,
         _largest(prefix, "probability"),
-        _node("Equal", [f"{prefix}class", class_before], f"{prefix}agrees"),
-        _node("Cast", [f"{prefix}agrees"], f"{prefix}weight", to=TensorProto.FLOAT),
-        _node("Mul", [f"{prefix}probability", f"{prefix}weight"], f"{prefix}score"),
+        node("Equal", [f"{prefix}class", class_before], f"{prefix}agrees"),
+        node("Cast", [f"{prefix}agrees"], f"{prefix}weight", to=TensorProto.FLOAT),
+        node("Mul", [f"{prefix}probability", f"{prefix}weight"], f"{prefix}score"),
     ], []
 
 
 def _log_classes(classes: int) -> float:
     return float(np.log(max(classes, 2)))
-
-
-def _node(op: str, inputs: Sequence[str], output: str, **attributes: Any) -> NodeProto:
-    return helper.make_node(op, inputs, [output], name=output, **attributes)
-
-
-def _constant(name: str, value: NDArray[Any] | np.generic) -> TensorProto:
-    return numpy_helper.from_array(np.asarray(value), name)

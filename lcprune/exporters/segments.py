@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from lcprune.errors import ExportError
+from lcprune.exporters.graphs import Part, node
 from lcprune.exporters.metadata import PREFIX, SEGMENT, ModelInfo
-from lcprune.exporters.parts import Incoming, Part, Plan, inline, node, taint
+from lcprune.exporters.parts import Incoming, Plan, inline, taint
 from lcprune.exporters.segment_session import FORMAT, MANIFEST
 from lcprune.exporters.single import fixed_batch
 from lcprune.exporters.verify import Parity, check_parity, stage_logits, writable

@@ -273,10 +273,10 @@ def check_results(logits: Any, exits: Any, rows: int, info: ModelInfo, name: str
 
 
 def to_float(images: NDArray[Any]) -> Floats:
-    """Float32 in 0..1, contiguous."""
+    """Float32 in 0..1, contiguous; uint8 is divided by 255."""
     if images.dtype == np.uint8:
         return images.astype(np.float32, order="C") / np.float32(255)
-    return np.ascontiguousarray(images)
+    return np.ascontiguousarray(images, np.float32)
 
 
 def _input_names(session: Any) -> set[str]:

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
-from lcprune.exporters.parts import Incoming, Part, Plan, constant, decision, inline, node
+from lcprune.exporters.graphs import Part, constant, node
+from lcprune.exporters.parts import Incoming, Plan, decision, inline
 
 _ROW = "one_row"
 

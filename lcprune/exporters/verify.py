@@ -13,7 +13,7 @@ from onnx import ModelProto
 from lcprune.criterion import exit_scores
 from lcprune.errors import ExportError, OnnxModelError, ParityError
 from lcprune.exporters.segment_session import open_model
-from lcprune.exporters.session import CHUNK, Floats, Ints, open_session
+from lcprune.exporters.session import CHUNK, Floats, Ints, open_session, to_float
 from lcprune.specs import PRECISIONS, Criterion
 
 TORCH = "torch"
@@ -66,7 +66,7 @@ def check_parity(
         raise ValueError("parity needs images")
     if not np.isfinite(expected_logits).all():
         raise ExportError(f"the network's logits are not finite in {against}", "export a run that trained to the end")
-    pixels = as_float(images)
+    pixels = to_float(images)
     terms = _Terms(path.name.removesuffix(".part"), against, max_relative_diff)
     try:
         session = open_model(path)
@@ -103,7 +103,7 @@ def stage_logits(stages: Sequence[ModelProto], images: NDArray[np.generic]) -> F
 
 
 def _chunk_logits(sessions: Sequence[Any], images: NDArray[np.generic]) -> Floats:
-    hidden: NDArray[Any] = as_float(images)
+    hidden: NDArray[Any] = to_float(images)
     of_exits = []
     for session in sessions:
         *handed, logits = session.run(None, {"image": hidden})
@@ -161,13 +161,6 @@ def writable(path: Path) -> Iterator[None]:
         raise ExportError(
             f"{path} cannot be written: {error.strerror}", "name a writable place with --output"
         ) from None
-
-
-def as_float(images: NDArray[np.generic]) -> Floats:
-    """Images as the input of a model: float32 in 0..1, uint8 divided by 255."""
-    if images.dtype == np.uint8:
-        return images.astype(np.float32) / np.float32(255)
-    return images.astype(np.float32)
 
 
 @dataclass(frozen=True)

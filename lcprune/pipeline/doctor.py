@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lcprune import __version__, runs
-from lcprune.errors import RunError
+from lcprune.errors import INSTALL_TORCH, RunError
 
 PACKAGES = (
     "torch",
@@ -23,11 +23,6 @@ PACKAGES = (
     "scipy",
     "pydantic",
     "safetensors",
-)
-
-TOGETHER = (
-    "install torch and torchvision together, from the same index, into a fresh virtual environment: "
-    "python -m venv .venv && .venv/bin/pip install torch torchvision"
 )
 
 
@@ -82,13 +77,13 @@ def _package(name: str) -> tuple[str, str | None]:
     try:
         version = metadata.version(name)
     except metadata.PackageNotFoundError:
-        fix = TOGETHER if name in ("torch", "torchvision") else f"pip install {name}"
+        fix = INSTALL_TORCH if name in ("torch", "torchvision") else f"pip install {name}"
         return "missing", f"{name} is not installed: {fix}"
     tried = subprocess.run([sys.executable, "-c", f"import {name}"], capture_output=True, text=True, check=False)
     if tried.returncode == 0:
         return version, None
     reason = (tried.stderr.strip().splitlines() or ["it crashes"])[-1]
-    fix = TOGETHER if name in ("torch", "torchvision") else f"pip install --force-reinstall {name}"
+    fix = INSTALL_TORCH if name in ("torch", "torchvision") else f"pip install --force-reinstall {name}"
     return f"{version}, broken", f"{name} {version} cannot be imported ({reason}): {fix}"
 
 
