@@ -6,6 +6,7 @@ from typing import Any
 from lcprune import models
 from lcprune.analysis.counting import count_cost
 from lcprune.data import sources
+from lcprune.models.pretrained import load_pretrained
 from lcprune.pipeline.cuts import balance
 from lcprune.recipe import Recipe
 
@@ -15,6 +16,8 @@ def dry_run(recipe: Recipe, data_root: Path) -> dict[str, Any]:
     classes, image_shape = sources.describe(recipe.data, data_root)
     ones = (1.0,) * image_shape[0]
     network = models.build(recipe, classes, image_shape, ones, ones)
+    if recipe.model.weights not in ("none", "default"):  # these are downloaded
+        load_pretrained(network, recipe.model)
     cost = count_cost(network, image_shape)
     main_macs = cost.exits[-1].macs
     candidates = [

@@ -22,7 +22,8 @@ def init(folder: Path, output: Path, wanted: Wanted, force: bool, check: Callabl
         output: The YAML file to write.
         wanted: What is not to be chosen.
         force: Whether a file that is there may be replaced.
-        check: Is given a recipe with a network that the user named, and raises an error if it cannot be built.
+        check: Is given a recipe with what the user named, and raises an error if the network cannot be built, or the
+            weights are not its own.
 
     Raises:
         RecipeError: If `output` is there and `force` is not given, or `wanted` makes no right recipe.
@@ -34,8 +35,9 @@ def init(folder: Path, output: Path, wanted: Wanted, force: bool, check: Callabl
     found = survey(folder)
     text = suggest_recipe(found, _root(folder, output), wanted)
     recipes.parse(text, str(output))
-    if wanted.model or wanted.image_size:
-        check(recipes.parse(text, str(output), ["model.weights=none"]))  # weights may be a download
+    if wanted.model or wanted.image_size or wanted.weights not in ("none", "default"):
+        without_download = ["model.weights=none"] if wanted.weights == "default" else []
+        check(recipes.parse(text, str(output), without_download))
     try:
         runs.write_text(output, text)
     except OSError as error:

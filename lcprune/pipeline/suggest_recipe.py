@@ -298,6 +298,10 @@ def _imported(plan: _Plan, wanted: Wanted) -> Iterator[Choice]:
             else "The network begins with these weights and a new last layer."
         )
         yield Choice("weights", wanted.weights, why)
+    elif wanted.weights != "none":
+        yield Choice(
+            "weights", wanted.weights, "The network begins with these weights, and a new last layer if need be."
+        )
     if ":" not in plan.trunk:
         yield Choice("groups", 4, "Groups of nearly equal cost, with a critic after each but the last: four exits.")
 

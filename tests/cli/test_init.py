@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import save_file
 
 Cli = Callable[..., Any]
 Refused = Callable[..., dict[str, str]]
@@ -153,3 +154,31 @@ def test_what_cannot_be_written_or_built_leaves_nothing(here: Path, refused: Ref
     refused("init", "photos", "--model", "vgg", "--weights", "default")
     refused("init", "photos", "--model", "resnet18", "--weights", "nowhere.safetensors")
     assert [path.name for path in here.iterdir()] == ["photos"]
+
+
+OWN_MODEL = """
+from torch import nn
+
+def net(classes):
+    groups = [nn.Sequential(nn.Conv2d(channels, 4, 3, padding=1), nn.ReLU()) for channels in (3, 4, 4)]
+    return nn.Sequential(*groups, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, classes)))
+"""
+
+
+def test_weights_of_ones_own_model_are_in_the_recipe_if_they_are_its_weights(
+    here: Path, cli: Cli, refused: Refused
+) -> None:
+    fill(here / "photos", ["cat", "dog"])
+    (here / "init_own_model.py").write_text(OWN_MODEL)
+    names: dict[str, Any] = {}
+    exec(OWN_MODEL, names)
+    save_file(names["net"](1000).state_dict(), here / "own.safetensors")
+    init = ("init", "photos", "--model", "init_own_model:net", "--weights")
+    done = cli(*init, "own.safetensors")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(cli("validate", "--json").stdout)["model"]["weights"] == "own.safetensors"
+    (here / "lcprune.yaml").unlink()
+    assert "cannot be read as weights" in refused(*init, "init_own_model.py")["problem"]
+    save_file({"0.0.weight": names["net"](2)[0][0].weight.detach()}, here / "part.safetensors")
+    assert "does not hold" in refused(*init, "part.safetensors")["problem"]
+    assert not (here / "lcprune.yaml").exists()
