@@ -91,12 +91,12 @@ class ProgressiveSession:
         """Whether thresholds can be given at run time."""
         return "threshold" in _input_names(self.runtime)
 
-    def __call__(self, images: Images, thresholds: Thresholds | None = None) -> Prediction:
+    def __call__(self, images: Images | Sequence[Any], thresholds: Thresholds | None = None) -> Prediction:
         """Classifies images.
 
         Args:
             images: ``(N, C, H, W)`` of the file's size, RGB or grey; float32 in 0..1 or uint8 in 0..255, told by the
-                type. N may be 0. ``(C, H, W)`` is a batch of one.
+                type. N may be 0. ``(C, H, W)`` is a batch of one. Or a list of images.
             thresholds: Confidence from which a row leaves, one per early exit or one number for all; 0 stops
                 every row, 2 none. None for those of the session.
 
@@ -172,20 +172,35 @@ def as_thresholds(thresholds: Thresholds, info: ModelInfo, name: str) -> Floats:
     return values
 
 
-def as_batch(images: Images, info: ModelInfo) -> NDArray[Any]:
-    """Images as ``(N, C, H, W)``; one image is a batch of one.
+def as_batch(images: Images | Sequence[Any], info: ModelInfo) -> NDArray[Any]:
+    """Images as ``(N, C, H, W)``; one image is a batch of one, and a list becomes an array.
 
     Raises:
-        ValueError: If they do not fit the model.
+        ValueError: If they do not fit the model, or are floats outside 0..1.
     """
     side = info.input.size
     shape = (info.input.channels, side, side)
-    batch = images[None] if images.ndim == 3 else images
-    if images.dtype not in (np.float32, np.uint8) or batch.shape[1:] != shape:
+    array = images if isinstance(images, np.ndarray) else _array_of(images)
+    batch = array[None] if array.ndim == 3 else array
+    if array.dtype not in (np.float32, np.uint8) or batch.shape[1:] != shape:
         raise ValueError(
-            f"images are {images.dtype} {images.shape}, not float32 or uint8 (N, {shape[0]}, {side}, {side})"
+            f"images are {array.dtype} {array.shape}, not float32 or uint8 (N, {shape[0]}, {side}, {side})"
         )
+    if batch.dtype == np.float32:
+        low, high = (bound(batch, where=np.isfinite(batch), initial=0.0) for bound in (np.min, np.max))
+        if low < 0 or high > 1:
+            raise ValueError(
+                f"float images are in 0..1, and these reach from {low:g} to {high:g}: give uint8 for 0..255"
+            )
     return batch
+
+
+def _array_of(images: Sequence[Any]) -> NDArray[Any]:
+    array = np.asarray(images)
+    if array.dtype.kind == "f":
+        return array.astype(np.float32)
+    fits = array.dtype.kind in "iu" and bool(np.all((array >= 0) & (array <= 255)))
+    return array.astype(np.uint8) if fits else array
 
 
 def _open(path: Path, threads: int | None, providers: Sequence[Provider] | None) -> tuple[Any, ModelInfo]:

@@ -86,7 +86,7 @@ def outcomes(
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_every_row_leaves_where_numpy_says(stages_of: StagesOf, criterion: Criterion, layout: str) -> None:
     stages = stages_of(0, 1, 2)
-    rng = np.random.default_rng([CRITERIA.index(criterion), FORMS.index(layout)])
+    rng = np.random.default_rng([list(CRITERIA).index(criterion), FORMS.index(layout)])
     images = sure_images(stages, rng)
     logits = stage_logits(stages, images)
     scores = exit_scores(logits[:-1], criterion, TEMPERATURES[:-1])[0]

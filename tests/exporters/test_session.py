@@ -205,6 +205,27 @@ def test_types_whose_range_is_not_known(exported: Path, kind: type) -> None:
         ProgressiveSession(exported)(np.zeros((1, 3, 8, 8), kind))
 
 
+def test_floats_of_another_range_are_refused(exported: Path, images: np.ndarray) -> None:
+    session = ProgressiveSession(exported)
+    pixels = images.astype(np.float32) / 255 if images.dtype == np.uint8 else images.astype(np.float32)
+    for wrong in (pixels * 255, pixels - 0.5):
+        with pytest.raises(ValueError, match=r"float images are in 0\.\.1, and these reach from .* give uint8"):
+            session(wrong)
+    pixels[0, 0, 0, 0] = np.nan
+    assert len(session(pixels).labels) == len(pixels)
+
+
+def test_lists_become_arrays(exported: Path) -> None:
+    session = ProgressiveSession(exported)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 8), dtype=np.uint8)
+    expected = session(pixels).logits
+    np.testing.assert_array_equal(session(list(pixels)).logits, expected)
+    np.testing.assert_array_equal(session(pixels.tolist()).logits, expected)
+    np.testing.assert_allclose(session((pixels / 255).tolist()).logits, expected, atol=1e-5)
+    with pytest.raises(ValueError, match="images are int64"):
+        session((pixels.astype(int) + 200).tolist())
+
+
 def test_a_graph_that_onnxruntime_refuses(exported: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     model = onnx.load(exported)
     model.graph.node[0].op_type = "NoSuchOperator"
