@@ -38,7 +38,7 @@ def header(card: str) -> dict[str, Any]:
         {"threshold": "0.45,0.35,0.3"},
         {"threshold": "0.4", "threshold_input": "required", "batch": 1},
         {"threshold": "0.4", "precision": "int8", "segments": True},
-        {"threshold": "0.4", "form": "flat", "file_format": "ort"},
+        {"threshold": "0.4", "layout": "flat", "file_format": "ort"},
         {"progressive": False, "exit_name": "2"},
     ],
     ids=["plain", "one image", "int8", "ort", "sub-model"],
