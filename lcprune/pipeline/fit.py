@@ -245,7 +245,8 @@ def _write(trainer: Trainer, state: TrainingState, dataset: Dataset, notice: Not
     whole = coordinator.gather_state(state)
     if whole is not None:
         stored.write_weights(folder, whole.network)
-        write_counted(folder, whole.network, dataset.image_shape)
+        counted = stored.build_network(trainer.recipe, dataset)  # what is compiled cannot be counted
+        write_counted(folder, counted, dataset.image_shape)
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     for name, split in (("val", dataset.val), ("test", dataset.test)):
         arrays[f"{name}_labels"] = split.labels
