@@ -17,6 +17,7 @@ def test_commands_are_held_against_python(monkeypatch: pytest.MonkeyPatch) -> No
     assert free["met"] is None
 
 
+@pytest.mark.slow
 def test_a_progressive_export_is_held_against_main(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.timing.WARMUP", 0)
     (row,) = startup.measure_export(networks.load("digits", ["model.width=0.0625", "critics.after=[5]"]), rounds=1)

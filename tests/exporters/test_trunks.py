@@ -48,7 +48,7 @@ def randomized(network: Network, variances: tuple[float, float]) -> Network:
     return network.eval()
 
 
-@pytest.mark.parametrize("make", [resnet, msdnet])
+@pytest.mark.parametrize("make", [resnet, pytest.param(msdnet, marks=pytest.mark.slow)])
 def test_a_progressive_model_says_what_torch_says_at_any_batch_size(
     make: Callable[[pytest.MonkeyPatch], Network],
     images: np.ndarray,

@@ -40,6 +40,7 @@ def test_a_trunk_of_this_package_is_not_listed(refused: Callable[..., dict[str, 
     assert error["fix"] == "leave model.cuts out, or name torchvision/resnet50"
 
 
+@pytest.mark.slow
 def test_a_trunk_from_torchvision_is_trained_from_a_file_and_resumed(here: Path, cli: Callable[..., Any]) -> None:
     weights = make(TRUNK, 3, (3, 32, 32), seed=4).state_dict()
     save_file(weights, here / "pretrained.safetensors")

@@ -42,6 +42,7 @@ def test_its_files_are_verified_selected_from_and_evaluated(old: Path, cli: Cli)
     assert accuracies == pytest.approx([row["test_accuracy_pct"] for row in before["candidates"]])
 
 
+@pytest.mark.slow
 def test_its_network_is_exported_and_its_export_still_runs(old: Path, cli: Cli) -> None:
     path = old / "export" / "progressive.onnx"
     by_then = said(cli, "evaluate", path, "--data", "digits")["progressive"]

@@ -53,10 +53,12 @@ def test_torchrun_restarts_what_was_killed(tmp_path: Path) -> None:
     assert differences(tmp_path / "run", tmp_path / "whole") == []
 
 
+@pytest.mark.slow
 def test_numbers_that_are_not_finite(here: Path) -> None:
     assert nonfinite.attempt(here, 9, 0).failures == []
 
 
+@pytest.mark.slow
 def test_the_same_training_twice(here: Path) -> None:
     assert repeat.attempt(here, 1, 0).failures == []
 

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from lcprune.models import mixes_samples
 from lcprune.training.parallel.batch_norm import ReducedBatchNorm, reduce_statistics
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("batch norm")]
+
 Ranks = Callable[[Callable[[], Any], int], list[Any]]
 SHARE = 4
 CHANNELS = 3

@@ -13,6 +13,8 @@ from lcprune.errors import PeerError
 from lcprune.training.parallel.heartbeat import is_of_others
 from lcprune.training.parallel.messages import Neighbour, Receiver, Sender, TensorSpec
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("messages")]
+
 FORMS = (
     TensorSpec((2, 3, 4, 5)),
     TensorSpec((2, 3, 4, 5), torch.bfloat16, channels_last=True),
