@@ -139,7 +139,7 @@ def peak_of(work: Callable[[], object]) -> int:
 
     What was allocated before is not counted, nor is its release.
     """
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         work()
     results = profiler.profiler
     if results is None or results.kineto_results is None:
