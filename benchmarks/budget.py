@@ -63,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     result = measure(options) | provenance("benchmarks.budget", options.seed)
     if options.save:
-        save(RESULTS / f"budget_{options.save}.json", result)
+        folders = {str(options.run): "RUN", **({str(options.before): "CHECKOUT"} if options.before else {})}
+        save(RESULTS / f"budget_{options.save}.json", result, folders)
     else:
         print(json.dumps(result, indent=2))
 

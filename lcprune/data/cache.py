@@ -100,7 +100,7 @@ class DiskCache:
         """Opens or makes `folder`; images of other `settings` are removed, oldest first, where it is nearly full.
 
         Raises:
-            SetupError: If the folder cannot be written to.
+            SetupError: If the folder cannot be written to, or its file system has no locks.
         """
         self._folder = folder
         self._group = folder / hashlib.sha256(settings.encode()).hexdigest()[:16]
@@ -112,9 +112,9 @@ class DiskCache:
             os.utime(self._group)
             with self._locked():
                 self._make_room()
-        except OSError as error:
+        except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
             raise SetupError(
-                f"the image cache {folder} cannot be written to: {error.strerror or error}",
+                f"the image cache {folder} cannot be written to: {getattr(error, 'strerror', None) or error}",
                 "set LCPRUNE_CACHE to another folder, or data.cache: memory",
             ) from None
 

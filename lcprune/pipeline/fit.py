@@ -19,7 +19,7 @@ from lcprune.analysis.evaluate import accuracies_pct, balanced_accuracies_pct
 from lcprune.data.loaders import Loader
 from lcprune.data.sources import Dataset
 from lcprune.data.streaming import StreamLoader
-from lcprune.errors import NotFiniteError, RunError
+from lcprune.errors import NotFiniteError, ProfileError, RunError
 from lcprune.models import Network, Whitening
 from lcprune.pipeline import stored
 from lcprune.pipeline.costs import write_counted
@@ -245,8 +245,6 @@ def _write(trainer: Trainer, state: TrainingState, dataset: Dataset, notice: Not
     whole = coordinator.gather_state(state)
     if whole is not None:
         stored.write_weights(folder, whole.network)
-        counted = stored.build_network(trainer.recipe, dataset)  # what is compiled cannot be counted
-        write_counted(folder, counted, dataset.image_shape)
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     for name, split in (("val", dataset.val), ("test", dataset.test)):
         arrays[f"{name}_labels"] = split.labels
@@ -255,6 +253,7 @@ def _write(trainer: Trainer, state: TrainingState, dataset: Dataset, notice: Not
             arrays[f"{name}_logits"] = trainer.predict(state, split).numpy()
     if coordinator.is_writer:
         _write_predictions(folder, arrays, notice)
+        _write_costs(trainer, dataset, notice)
     coordinator.close()
 
     def measured(measure: Callable[..., tuple[float, ...]], name: str) -> tuple[float, ...]:
@@ -280,6 +279,15 @@ def _write_bad_images(folder: Path, paths: Sequence[str], notice: Notice) -> Non
     runs.write_json(folder / runs.BAD_IMAGES, {"count": len(paths), "paths": list(paths)})
     shown = ", ".join(paths[:3]) + (", ..." if len(paths) > 3 else "")
     notice(f"damaged images left out: {len(paths)} ({shown}); all are named in {folder / runs.BAD_IMAGES}")
+
+
+def _write_costs(trainer: Trainer, dataset: Dataset, notice: Notice) -> None:
+    """Counts the costs, on a network that is not compiled; what cannot be counted does not spoil what was trained."""
+    try:
+        network = stored.build_network(trainer.recipe, dataset)
+        write_counted(trainer.checkpoints.parent, network, dataset.image_shape)
+    except ProfileError as error:
+        notice(f"the costs of the sub-models are not known: {error.problem}")
 
 
 def _write_predictions(folder: Path, arrays: dict[str, np.ndarray[Any, Any]], notice: Notice) -> None:

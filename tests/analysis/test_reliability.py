@@ -37,8 +37,6 @@ def test_rows_that_are_not_finite_have_no_say() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="make no 2 bins"):
         reliability(np.zeros(3), np.zeros(2, dtype=bool), bins=2)
-    with pytest.raises(IndexError):
-        class_accuracies_pct(np.zeros((1, 3), dtype=bool), np.zeros(2, dtype=np.int64), 2)
 
 
 def test_accuracy_of_every_class_at_every_exit() -> None:

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lcprune import recipe as recipes
 from lcprune import runs
-from lcprune.errors import RunError
+from lcprune.errors import ProfileError, RunError
 from lcprune.pipeline import stored
 from lcprune.pipeline.costs import costs_of
 from lcprune.pipeline.fit import Trained
@@ -51,6 +51,20 @@ def test_training_counts_and_only_profile_measures(train_tiny: Callable[..., Tra
         (row["macs"], row["params"]) for row in counted["exits"]
     ]
     assert runs.changed_files(run) == []
+
+
+def test_a_network_that_cannot_be_counted_is_trained_all_the_same(
+    train_tiny: Callable[..., Trained], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def uncountable(*_: object) -> None:
+        raise ProfileError("the multiply-adds of aten::odd cannot be counted", "build it of something else")
+
+    monkeypatch.setattr("lcprune.pipeline.fit.write_counted", uncountable)
+    notices: list[str] = []
+    run = train_tiny(tmp_path / "run", "train.iterations=2", notice=notices.append).run
+    assert notices[-1] == "the costs of the sub-models are not known: the multiply-adds of aten::odd cannot be counted"
+    assert (run / runs.PREDICTIONS).exists()
+    assert not (run / runs.PROFILE).exists()
 
 
 def test_the_costs_are_read_back_and_not_counted_or_measured_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
