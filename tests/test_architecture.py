@@ -43,7 +43,7 @@ HOMES = {  # who may import a library, as prefixes of module names
 FACADE = {"lcprune.exporters.session.ProgressiveSession"}
 """What `lcprune` itself offers, imported when it is asked for."""
 INSTANT = ("lcprune", "lcprune.errors", "lcprune.specs", "lcprune.recipe", "lcprune.cli")
-HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "numpy", "scipy", "matplotlib", "fvcore")
+HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "numpy", "scipy", "matplotlib", "fvcore", "rich")
 
 
 def imports(source: str, module: str) -> Iterator[str]:

@@ -5,18 +5,19 @@ from typing import Annotated, Literal
 
 import typer
 
-from lcprune.cli.failing import torch_needed, user_errors
-from lcprune.cli.options import LATEST, Json, Quiet, Run, UseTestSplit, exit_numbers, finite
-from lcprune.cli.output import notice, show
+from lcprune.cli.failing import torch_needed
+from lcprune.cli.options import LATEST, Quiet, Run, UseTestSplit, exit_numbers, finite
+from lcprune.cli.output import Result, command, notice
 from lcprune.specs import Criterion, Format, Int8Range, Layout, MeanCost, Precision, ThresholdInput
 
 
+@command
 def export(
     run: Run = LATEST,
     file_format: Annotated[
         Format, typer.Option("--format", help="ort: onnxruntime's own format, for reduced builds.")
     ] = "onnx",
-    progressive: Annotated[bool, typer.Option("--progressive", help="One graph that stops early.")] = False,
+    progressive: Annotated[bool, typer.Option("--progressive", help="One graph with early exits.")] = False,
     exit_name: Annotated[
         str | None,
         typer.Option(
@@ -24,7 +25,7 @@ def export(
         ),
     ] = None,
     threshold: Annotated[
-        str, typer.Option(metavar="auto|T|T1,T2,..", help="When a row leaves: calibrated, or by hand.")
+        str, typer.Option(metavar="auto|T|T1,T2,..", help="Of the early exits: calibrated, or given.")
     ] = "auto",
     max_drop: Annotated[
         float | None,
@@ -32,10 +33,10 @@ def export(
     ] = None,
     confidence: Annotated[
         float | None,
-        typer.Option(min=0.5, max=0.9999, callback=finite, help="Hold the budget with this confidence."),
+        typer.Option(min=0.5, max=0.9999, callback=finite, help="Keep the budget with this confidence."),
     ] = None,
     max_macs: Annotated[
-        int | None, typer.Option(min=1, help="Budget of `auto` instead: mean multiply-adds for an image.")
+        int | None, typer.Option(min=1, help="Budget of `auto` instead: MACs per image, on average.")
     ] = None,
     max_latency_ms: Annotated[
         float | None,
@@ -43,73 +44,73 @@ def export(
     ] = None,
     minimize: Annotated[
         MeanCost,
-        typer.Option(help="What becomes least within --max-drop; latency is measured here, and takes a minute."),
+        typer.Option(help="Cost to minimize within --max-drop; latency is measured on this machine (a minute)."),
     ] = "macs",
     criterion: Annotated[
         Literal[Criterion, "auto"],
-        typer.Option(help="What must reach the threshold; auto takes the one with which the budget goes furthest."),
+        typer.Option(help="Score compared with the threshold; auto: the one that is cheapest within the budget."),
     ] = "softmax",
     temperature: Annotated[
-        bool, typer.Option("--temperature/--no-temperature", help="Make confidences true before `auto` looks at them.")
+        bool, typer.Option("--temperature/--no-temperature", help="Apply temperature scaling before `auto`.")
     ] = True,
     precision: Annotated[
         Precision,
-        typer.Option(help="Numbers of weights and arithmetic; w8 stores weights in 8 bits, and computes fp32."),
+        typer.Option(help="Of weights and arithmetic; w8: weights stored in 8 bits, computed in fp32."),
     ] = "fp32",
     int8_range: Annotated[
         Int8Range,
-        typer.Option(help="safe: weights of 7 bits, the same results on every processor; full: 8 bits."),
+        typer.Option(help="safe: 7-bit weights, the same results on every CPU; full: 8 bits."),
     ] = "safe",
     exits: Annotated[
         str | None, typer.Option(metavar="1,3", help="Keep only these early exits; drop the other critics.")
     ] = None,
     threshold_input: Annotated[
-        ThresholdInput, typer.Option(help="Whether the graph takes thresholds as an input.")
+        ThresholdInput, typer.Option(help="Whether thresholds are an input of the graph.")
     ] = "optional",
     layout: Annotated[
         Layout,
         typer.Option(
-            "--layout", "--form", help="Exits as branches (If), or one flat graph in which the rows get fewer."
+            "--layout",
+            "--form",
+            help="nested: exits as If branches; flat: one graph, whose batch shrinks at each exit.",
         ),
     ] = "nested",
     batch: Annotated[
-        int | None, typer.Option(min=1, max=1, metavar="1", help="Fix all shapes, for one image. Default: any number.")
+        int | None, typer.Option(min=1, max=1, metavar="1", help="Fixed shapes for one image. Default: dynamic.")
     ] = None,
     segments: Annotated[
-        bool, typer.Option("--segments", help="Also one file per segment, for hosts that drive the exits.")
+        bool, typer.Option("--segments", help="Also one file per segment, for hosts that choose the exits themselves.")
     ] = False,
     use_test_split: UseTestSplit = False,
     output: Annotated[Path | None, typer.Option(help="File to write. Default: below RUN/export/.")] = None,
-    as_json: Json = False,
     quiet: Quiet = False,
-) -> None:
-    """Write ONNX, checked against torch before it gets its name, with a model card."""
-    with user_errors(as_json):
-        with torch_needed():
-            from lcprune.pipeline import export as pipeline
-        from lcprune.reporting import tables
+) -> Result:
+    """Write an ONNX file, verified against torch, with a model card."""
+    with torch_needed():
+        from lcprune.pipeline import export as pipeline
+    from lcprune.reporting import tables
 
-        request = pipeline.ExportRequest(
-            progressive=progressive,
-            exit_name=exit_name,
-            threshold=threshold,
-            max_drop_pct=max_drop,
-            confidence=confidence,
-            max_macs=max_macs,
-            max_latency_ms=max_latency_ms,
-            minimize=minimize,
-            criterion=criterion,
-            temperature=temperature,
-            exits=exit_numbers(exits),
-            threshold_input=threshold_input,
-            use_test_split=use_test_split,
-            output=output,
-            precision=precision,
-            int8_range=int8_range,
-            layout=layout,
-            batch=None if batch is None else 1,
-            segments=segments,
-            file_format=file_format,
-        )
-        result = pipeline.export(run, request, notice=notice(quiet))
-        show(result, tables.export_table(result), as_json, quiet)
+    request = pipeline.ExportRequest(
+        progressive=progressive,
+        exit_name=exit_name,
+        threshold=threshold,
+        max_drop_pct=max_drop,
+        confidence=confidence,
+        max_macs=max_macs,
+        max_latency_ms=max_latency_ms,
+        minimize=minimize,
+        criterion=criterion,
+        temperature=temperature,
+        exits=exit_numbers(exits),
+        threshold_input=threshold_input,
+        use_test_split=use_test_split,
+        output=output,
+        precision=precision,
+        int8_range=int8_range,
+        layout=layout,
+        batch=None if batch is None else 1,
+        segments=segments,
+        file_format=file_format,
+    )
+    result = pipeline.export(run, request, notice=notice(quiet))
+    return result, tables.export_table(result)

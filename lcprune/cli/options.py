@@ -16,7 +16,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print data as JSON on stdout
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and JSON.")]
 Run = Annotated[Path, typer.Argument(help="Folder that `lcprune train` wrote.", show_default=True)]
 RecipeName = Annotated[
-    str | None, typer.Argument(metavar="[RECIPE]", help="A YAML file or a shipped name; left out, ./lcprune.yaml.")
+    str | None, typer.Argument(metavar="RECIPE", help="A YAML file or a shipped name; left out, ./lcprune.yaml.")
 ]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as train.lr=0.05.")
@@ -25,12 +25,12 @@ DataRoot = Annotated[
     Path | None, typer.Option(help="Folder of the images. Default: $LCPRUNE_DATA, else data/.", show_default=False)
 ]
 TrainingDevice = Annotated[Device, typer.Option(help="Where to train.")]
-UseTestSplit = Annotated[bool, typer.Option("--use-test-split", help="Let the test set decide.")]
+UseTestSplit = Annotated[bool, typer.Option("--use-test-split", help="Decide on the test split.")]
 Exits = Annotated[str | None, typer.Option(metavar="1,3", help="Consider only these sub-models, counted from 1.")]
 
 
 def finite(value: float | None) -> float | None:
-    """Refuses what lies in every range as Python compares: ``nan``, and ``inf`` where there is no upper end."""
+    """Refuses ``nan`` and ``inf``, which typer's ``min`` and ``max`` let through."""
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value} is not a finite number")
     return value
@@ -54,5 +54,7 @@ def whole_numbers(option: str, text: str) -> tuple[int, ...]:
     """
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise LcpruneError(f"{option} {text} is no list of numbers from 1 up", f"write numbers, such as {option} 1,3")
+        raise LcpruneError(
+            f"{option} {text} is not a list of numbers from 1 up", f"write numbers, such as {option} 1,3"
+        )
     return tuple(int(part) for part in parts)

@@ -1,68 +1,96 @@
-"""`lcprune recipes`, `validate` and `schema`, and `cuts`, which says what `model.cuts` may be."""
+"""Recipes: `lcprune init`, `recipes`, `validate`, `schema`, and `cuts`, which lists what `model.cuts` may be."""
 
 import json
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-from lcprune.cli.failing import torch_needed, user_errors
-from lcprune.cli.options import Json, Overrides, Quiet, RecipeName
-from lcprune.cli.output import show
+from lcprune.cli.failing import torch_needed
+from lcprune.cli.options import Json, Overrides, RecipeName
+from lcprune.cli.output import Result, command
 
 
+@command
+def init(
+    folder: Annotated[Path, typer.Argument(help="Holds CLASS/image, or train/CLASS/image and val/ and test/ beside.")],
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Such as vgg or mobilenet_v3_small. Default: by the size of the images."),
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=8, max=2048, help="Height and width to resize to. Default: by the images.")
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(metavar="none|default|PATH", help="Weights to fine-tune; default: ImageNet's.")
+    ] = "none",
+    output: Annotated[Path, typer.Option(help="The recipe to write.")] = Path("lcprune.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+) -> Result:
+    """Write a recipe that fits a folder of images."""
+    from lcprune.pipeline import init as pipeline
+    from lcprune.reporting import tables
+
+    result = pipeline.init(folder, output, pipeline.Wanted(model, image_size, weights), force, dry_run)
+    return result, tables.survey_table(result)
+
+
+def dry_run(recipe: Any, data_root: Path = Path("data")) -> dict[str, Any]:
+    """What a recipe would train; or the error of a recipe whose network cannot be built."""
+    with torch_needed():
+        from lcprune.pipeline import dry_run as pipeline
+    return pipeline.dry_run(recipe, data_root)
+
+
+@command
 def cuts(
     trunk: Annotated[str, typer.Argument(help="torchvision/NAME, or your own package.module:callable.")],
     image_size: Annotated[int, typer.Option(min=1, help="Height and width of an image, in pixels.")] = 224,
     channels: Annotated[int, typer.Option(min=1, help="Channels of an image.")] = 3,
     classes: Annotated[int, typer.Option(min=2, help="Number of classes.")] = 1000,
-    groups: Annotated[int, typer.Option(min=2, help="Layer groups that model.cuts: auto is asked for.")] = 4,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """List where a trunk can be cut into layer groups, with the MACs before each place and the shape there."""
-    with user_errors(as_json):
-        with torch_needed():
-            from lcprune.pipeline import cuts as pipeline
-        from lcprune.reporting import tables
+    groups: Annotated[int, typer.Option(min=2, help="Layer groups of model.cuts: auto.")] = 4,
+) -> Result:
+    """List where a backbone can be cut into layer groups."""
+    with torch_needed():
+        from lcprune.pipeline import cuts as pipeline
+    from lcprune.reporting import tables
 
-        result = pipeline.list_cuts(trunk, image_size=image_size, channels=channels, classes=classes, groups=groups)
-        show(result, tables.cuts_table(result), as_json, quiet)
+    result = pipeline.list_cuts(trunk, image_size=image_size, channels=channels, classes=classes, groups=groups)
+    return result, tables.cuts_table(result)
 
 
+@command
 def recipes(
     name: Annotated[str | None, typer.Argument(help="Print this recipe's YAML, to copy and change.")] = None,
     as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
+) -> Result | None:
     """List the shipped recipes, or print one."""
-    with user_errors(as_json):
-        from lcprune import recipe as known
-        from lcprune.errors import RecipeError
-        from lcprune.reporting import tables
+    from lcprune import recipe as known
+    from lcprune.errors import RecipeError
+    from lcprune.reporting import tables
 
-        shipped = known.shipped()
-        if name is None:
-            described = {key: known.description(text) for key, text in shipped.items()}
-            show(described, tables.recipe_table(described), as_json, quiet)
-        elif name in shipped:
-            typer.echo(json.dumps({name: shipped[name]}) if as_json else shipped[name], nl=as_json)
-        else:
-            raise RecipeError(f"there is no shipped recipe {name}", f"choose from {', '.join(shipped)}")
+    shipped = known.shipped()
+    if name is None:
+        described = {key: known.description(text) for key, text in shipped.items()}
+        return described, tables.recipe_table(described)
+    if name not in shipped:
+        raise RecipeError(f"there is no shipped recipe {name}", f"choose from {', '.join(shipped)}")
+    typer.echo(json.dumps({name: shipped[name]}) if as_json else shipped[name], nl=as_json)
+    return None
 
 
-def validate(
-    recipe: RecipeName = None, overrides: Overrides = None, as_json: Json = False, quiet: Quiet = False
-) -> None:
+@command
+def validate(recipe: RecipeName = None, overrides: Overrides = None) -> Result:
     """Check a recipe."""
-    with user_errors(as_json):
-        from lcprune import recipe as recipes
+    from lcprune import recipe as recipes
 
-        checked = recipes.load(recipe, overrides or [])
-        show(checked.model_dump(mode="json", exclude_none=True), f"{checked.name}: the recipe is right", as_json, quiet)
+    checked = recipes.load(recipe, overrides or [])
+    return checked.model_dump(mode="json", exclude_none=True), f"{checked.name}: the recipe is valid"
 
 
-def schema(as_json: Json = True, quiet: Quiet = False) -> None:
+@command
+def schema(as_json: Json = True) -> Result:
     """Print the JSON Schema of recipes, for editors."""
     from lcprune import recipe as recipes
 
-    typer.echo(json.dumps(recipes.json_schema(), indent=2))
+    return recipes.json_schema(), None

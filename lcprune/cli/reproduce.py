@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from lcprune.cli.failing import torch_needed, user_errors
-from lcprune.cli.options import DataRoot, Json, Overrides, Quiet, TrainingDevice, data_root_or_default
-from lcprune.cli.output import display, is_silent, notice, show
+from lcprune.cli.failing import torch_needed
+from lcprune.cli.options import DataRoot, Overrides, Quiet, TrainingDevice, data_root_or_default
+from lcprune.cli.output import Result, command, display, is_other_rank, notice
 
 Part = Literal[
     "table1", "table2", "table3", "table4", "table5", "table6", "table7", "table8", "table9",
@@ -25,6 +25,7 @@ class Dataset(StrEnum):
     IMAGENET = "imagenet"
 
 
+@command
 def reproduce(
     name: Annotated[Part, typer.Argument(help="A table or figure of the paper.")],
     datasets: Annotated[
@@ -40,27 +41,25 @@ def reproduce(
     device: TrainingDevice = "auto",
     out: Annotated[Path | None, typer.Option(help="Folder of runs and results. Default: reproduce/SCALE.")] = None,
     data_root: DataRoot = None,
-    as_json: Json = False,
     quiet: Quiet = False,
-) -> None:
-    """Run a table or figure of the paper beside the paper's own figures; finished runs are reused."""
-    with user_errors(as_json):
-        with torch_needed():
-            from lcprune.paper import reproduce as paper
-            from lcprune.paper import tables
+) -> Result | None:
+    """Run a table or figure of the paper; finished runs are reused."""
+    with torch_needed():
+        from lcprune.paper import reproduce as paper
+        from lcprune.paper import tables
 
-        request = paper.Request(
-            name=name,
-            scale=scale,
-            datasets=tuple(dataset.value for dataset in datasets or ()),
-            seeds=seeds,
-            out=out,
-            data_root=data_root_or_default(data_root),
-            device=device,
-            overrides=tuple(overrides or ()),
-        )
-        if is_silent(quiet=False):  # the first of torchrun's processes makes the table
-            paper.train_runs(request, display=display(quiet=True), notice=notice(quiet))
-            return
-        result = paper.reproduce(request, display=display(quiet), notice=notice(quiet))
-        show(result, tables.terminal(result), as_json, quiet)
+    request = paper.Request(
+        name=name,
+        scale=scale,
+        datasets=tuple(dataset.value for dataset in datasets or ()),
+        seeds=seeds,
+        out=out,
+        data_root=data_root_or_default(data_root),
+        device=device,
+        overrides=tuple(overrides or ()),
+    )
+    if is_other_rank():  # rank 0 makes the table
+        paper.train_runs(request, display=display(quiet), notice=notice(quiet))
+        return None
+    result = paper.reproduce(request, display=display(quiet), notice=notice(quiet))
+    return result, tables.terminal(result)

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from lcprune.analysis.curves import Curves
 from lcprune.paper import measures, plots
 from lcprune.paper import rows as reading
 from lcprune.paper.rows import Outcomes
 from lcprune.paper.tables import NAMES
-from lcprune.pipeline import rdm
+from lcprune.pipeline import metrics
+from lcprune.reporting.page.subject import Curves
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -35,7 +35,7 @@ def draw(name: str, datasets: Sequence[str], outcomes: Outcomes, rows: Rows) -> 
 
 def _figure3(datasets: Sequence[str], outcomes: Outcomes, _: Rows) -> list[File]:
     found = {
-        NAMES[dataset]: rdm.curves(folder) for dataset in datasets if (folder := _first(outcomes, dataset, "lc_3"))
+        NAMES[dataset]: metrics.curves(folder) for dataset in datasets if (folder := _first(outcomes, dataset, "lc_3"))
     }
     picture = plots.loss_curves(found) if found else plots.no_data(FAILED)
     return [File("figure3.png", picture), _data("figure3", {title: _losses(curves) for title, curves in found.items()})]
@@ -103,7 +103,7 @@ def _figure6(datasets: Sequence[str], outcomes: Outcomes, _: Rows) -> list[File]
 def _figure7(datasets: Sequence[str], outcomes: Outcomes, _: Rows) -> list[File]:
     names = ("bp_sub_1", "bp_sub_2", "bp_sub_3", "lc_3")
     folders = [_first(outcomes, datasets[0], name) for name in names]
-    found = {name: rdm.curves(folder) for name, folder in zip(names, folders, strict=True) if folder is not None}
+    found = {name: metrics.curves(folder) for name, folder in zip(names, folders, strict=True) if folder is not None}
     if len(found) < len(names):
         return [File("figure7.png", plots.no_data(FAILED))]
     *alone, joint = found.values()

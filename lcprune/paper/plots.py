@@ -15,9 +15,9 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from lcprune.analysis.curves import Curves
 from lcprune.analysis.representation import Dissimilarities
 from lcprune.paper.measures import LossEvolution
+from lcprune.reporting.page.subject import Curves
 
 Values = npt.NDArray[np.floating]
 

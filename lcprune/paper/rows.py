@@ -18,7 +18,7 @@ from lcprune.paper.scales import SCALES
 from lcprune.paper.statistics import LEVEL, mann_whitney, mean_and_std
 from lcprune.paper.targets import Row, Target
 from lcprune.paper.work import Outcome
-from lcprune.pipeline import rdm, stored
+from lcprune.pipeline import metrics, rdm, stored
 
 Outcomes = Mapping[tuple[str, str], Sequence[Outcome]]
 """By dataset and run, a seed after the other."""
@@ -73,7 +73,7 @@ def loss_rows(name: str, target: Target, datasets: Sequence[str], outcomes: Outc
     """Figure 3: training loss of every exit, the mean of the last logged steps, in nats."""
 
     def read(row: Row, folder: Path) -> float:
-        found = rdm.curves(folder)
+        found = metrics.curves(folder)
         return float(found.losses[-1, found.exit_names.index(row.of)])
 
     return measured_rows(name, target, datasets, outcomes, read)

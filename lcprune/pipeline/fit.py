@@ -63,6 +63,19 @@ class Trained:
     bad_images: tuple[str, ...] = ()
     """Damaged files that were left out."""
 
+    def as_json(self) -> dict[str, Any]:
+        """As ``lcprune train --json`` prints it."""
+        return {
+            "run": str(self.run),
+            "iterations": self.iterations,
+            "seconds": round(self.seconds, 3),
+            "val_accuracy_pct": list(self.val_accuracy_pct),
+            "test_accuracy_pct": list(self.test_accuracy_pct),
+            "val_balanced_accuracy_pct": list(self.val_balanced_accuracy_pct),
+            "test_balanced_accuracy_pct": list(self.test_balanced_accuracy_pct),
+            "bad_images": len(self.bad_images),
+        }
+
 
 def fit(
     folder: Path,

@@ -1,22 +1,27 @@
-"""``metrics.jsonl``: losses, speed and accuracies on the way."""
+"""``metrics.jsonl``: losses, speed and accuracies during training, written and read."""
 
 import json
+import math
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lcprune import runs
-from lcprune.errors import LcpruneError
+from lcprune.errors import LcpruneError, RunError
+from lcprune.reporting.page.subject import Curves
 from lcprune.training.loop import Evaluation, Listener, LoggedStep
 
 MUCH_WAITING = 0.3
-"""Part of the time that training waits for images, from which on a person should know."""
+"""Share of the time spent waiting for images above which a notice is given."""
 
 
 def loading_hint(workers: int, *, is_cached: bool) -> str:
-    """What may be changed where training waits for images; the arguments are what `data` in a recipe says."""
+    """What to change where training waits for images; the arguments are those of a recipe's ``data``."""
     cores = os.cpu_count() or 1
     ways = [] if is_cached else ["read them once: data.cache=disk"]
     if workers < cores:
@@ -28,18 +33,17 @@ class Recorder:
     """Appends to ``metrics.jsonl``, and passes everything on to the display."""
 
     def __init__(self, path: Path, step: int, shown: Listener, hint: str, notice: Callable[[str], None]) -> None:
-        """Drops the lines of `path` after `step`: a resumed run writes them again.
+        """Removes the lines of `path` after `step`: a resumed run writes them again.
 
-        `notice` is told `hint` once, where training waits for images for more than `MUCH_WAITING` of the time.
+        `notice` gets `hint` once, when training waits for images for more than `MUCH_WAITING` of the time.
         """
         self._path = path
         self._shown = shown
         self._hint = hint
         self._notice = notice
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        kept = [line for line in lines if _step_of(line) <= step]
-        if kept != lines:
-            runs.write_text(path, "".join(f"{line}\n" for line in kept))
+        if path.exists():
+            kept = [line for line in read_metrics(path) if line.get("step", math.inf) <= step]
+            runs.write_text(path, "".join(f"{json.dumps(line)}\n" for line in kept))
 
     def stepped(self, step: int, logged: LoggedStep | None) -> None:
         """See `Listener`."""
@@ -71,8 +75,36 @@ class Recorder:
             ) from None
 
 
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")  # a line cut short by a crash
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of ``metrics.jsonl``, without those that a crash cut short; none where there is no file."""
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        with suppress(ValueError):
+            lines.append(json.loads(text))
+    return lines
+
+
+def curves(run: Path) -> Curves:
+    """Losses and accuracies of every exit over the steps so far (Figures 3 and 7), finished or not.
+
+    Raises:
+        RunError: If nothing is logged yet.
+    """
+    folder, _ = runs.open_run(run)
+    lines = read_metrics(folder / runs.METRICS)
+    logged = [line for line in lines if "loss" in line]
+    if not logged:
+        raise RunError(f"{folder} has no losses in {runs.METRICS} yet", f"run this first: lcprune resume {folder}")
+    evaluated = [line for line in lines if "accuracy_pct" in line]
+    is_test = all("test_accuracy_pct" in line or line["split"] == "test" for line in evaluated)
+    key = "test_accuracy_pct" if is_test else "accuracy_pct"
+    accuracies = [line.get(key, line["accuracy_pct"]) for line in evaluated]
+    n_exits = len(logged[0]["loss"])
+    return Curves(
+        exit_names=(*(f"sub-model {k}" for k in range(1, n_exits)), "main"),
+        steps=np.array([line["step"] for line in logged], dtype=np.int64),
+        losses=np.array([line["loss"] for line in logged], dtype=np.float64),
+        eval_steps=np.array([line["step"] for line in evaluated], dtype=np.int64),
+        accuracies_pct=np.array(accuracies, dtype=np.float64).reshape(len(evaluated), n_exits),
+        split="test" if is_test else "val",
+    )

@@ -1,10 +1,8 @@
 """The page about a run: collects what the folder holds, and writes ``report.html``."""
 
-import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,14 +12,13 @@ from lcprune import recipe as recipes
 from lcprune import runs
 from lcprune.analysis.budget import Family
 from lcprune.analysis.cost import CascadeCost
-from lcprune.analysis.curves import Curves
 from lcprune.analysis.representation import Dissimilarities
 from lcprune.analysis.thresholds import rows_of
 from lcprune.data import sources
 from lcprune.data.sources import Split
 from lcprune.errors import LcpruneError, OnnxModelError, RunError
 from lcprune.exporters.metadata import ModelInfo, read_info
-from lcprune.pipeline import rdm, stored
+from lcprune.pipeline import metrics, rdm, stored
 from lcprune.pipeline.costs import costs_of
 from lcprune.recipe import Recipe
 from lcprune.reporting.page import page
@@ -32,28 +29,16 @@ DEFAULT_MAX_DROP_PCT = 0.5
 SPLITS: tuple[Literal["test", "val"], ...] = ("test", "val")
 
 
-@dataclass(frozen=True)
-class Written:
-    """A page that was written."""
-
-    path: Path
-    size_bytes: int
-    split: str
-    """``test``, or ``val`` where there are no test images."""
-    samples: int
-
-    def as_json(self) -> dict[str, Any]:
-        """As ``lcprune report --json`` prints it."""
-        return {"path": str(self.path), "size_bytes": self.size_bytes, "split": self.split, "samples": self.samples}
-
-
-def report(folder: Path, *, output: Path | None = None, with_rdm: bool = True) -> Written:
+def report(folder: Path, *, output: Path | None = None, with_rdm: bool = True) -> dict[str, Any]:
     """Writes the page of a finished run, whole or not at all.
 
     Args:
         folder: Of the run.
         output: The file; None writes ``report.html`` into the run folder.
         with_rdm: Whether to compute what the layers make of images, which takes the time of a few hundred images.
+
+    Returns:
+        ``path``, ``size_bytes``, ``split`` (``val`` where there are no test images) and its number of ``samples``.
 
     Raises:
         RunError: If the run is not finished or has no images, or the page cannot be written.
@@ -65,7 +50,8 @@ def report(folder: Path, *, output: Path | None = None, with_rdm: bool = True) -
     if path.resolve().is_relative_to(folder.resolve()):
         name = path.resolve().relative_to(folder.resolve()).as_posix()
         runs.record(folder, name, made_from=[runs.PREDICTIONS])
-    return Written(path, path.stat().st_size, subject.split, len(subject.shown.labels))
+    size_bytes, samples = path.stat().st_size, len(subject.shown.labels)
+    return {"path": str(path), "size_bytes": size_bytes, "split": subject.split, "samples": samples}
 
 
 def collect(folder: Path, recipe: Recipe, *, with_rdm: bool) -> Subject:
@@ -80,7 +66,7 @@ def collect(folder: Path, recipe: Recipe, *, with_rdm: bool) -> Subject:
         raise RunError(
             f"{folder} has neither test nor validation images", "train with data.val_size above 0, or add test images"
         )
-    shown, held_out = (_labelled(arrays, name) for name in (split, "val"))
+    shown, held_out = (Labelled(arrays[f"{name}_logits"], arrays[f"{name}_labels"]) for name in (split, "val"))
     costs = costs_of(folder, recipe)
     facts = stored.read_facts(folder)
     selection = _json_of(folder, runs.SELECTION, f"lcprune select {folder}")
@@ -92,7 +78,7 @@ def collect(folder: Path, recipe: Recipe, *, with_rdm: bool) -> Subject:
         recipe=recipe,
         recipe_text=recipes.dump(recipe),
         environment=_json_of(folder, runs.ENVIRONMENT, f"lcprune train {folder / runs.RECIPE}"),
-        curves=_curves(folder),
+        curves=metrics.curves(folder) if (folder / runs.METRICS).exists() else None,
         seconds=_seconds(folder, recipe),
         exits=costs.exits,
         cost=costs.cascade,
@@ -120,10 +106,6 @@ def _target(folder: Path, output: Path | None) -> Path:
     except OSError as error:
         raise RunError(f"{path.parent} cannot be made: {error.strerror}", "choose another --output") from None
     return path
-
-
-def _labelled(arrays: Mapping[str, np.ndarray[Any, Any]], split: str) -> Labelled:
-    return Labelled(arrays[f"{split}_logits"], arrays[f"{split}_labels"])
 
 
 def _json_of(folder: Path, name: str, command: str) -> dict[str, Any]:
@@ -164,17 +146,11 @@ def _inside(folder: Path, wanted: bool, images_absent: str) -> tuple[Dissimilari
     return rdm.dissimilarities(folder), ""
 
 
-def _curves(folder: Path) -> Curves | None:
-    return rdm.curves(folder) if (folder / runs.METRICS).exists() else None
-
-
 def _seconds(folder: Path, recipe: Recipe) -> float:
     """Time in training steps, from the images per second of every interval that was logged."""
-    path = folder / runs.METRICS
     before, seconds = 0, 0.0
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        with suppress(ValueError, KeyError):  # a line cut short by a crash, or one about accuracy
-            line = json.loads(text)
+    for line in metrics.read_metrics(folder / runs.METRICS):
+        if "images_per_s" in line:
             seconds += (line["step"] - before) * recipe.data.batch_size / line["images_per_s"]
             before = line["step"]
     return seconds
@@ -184,19 +160,11 @@ def _exported(folder: Path) -> list[tuple[Path, ModelInfo]]:
     """The recorded ONNX files of the run that can be read, newest first."""
     names = [name for name in runs.recorded_files(folder) if name.startswith("export/") and name.endswith(".onnx")]
     current = [name for name in names if (folder / name).is_file() and not runs.changed_sources(folder, name)]
-    paths = sorted((folder / name for name in current), key=_age)
-    return [(path, info) for path in paths if (info := _read(path)) is not None]
-
-
-def _age(path: Path) -> tuple[float, str]:
-    return -path.stat().st_mtime, path.name
-
-
-def _read(path: Path) -> ModelInfo | None:
-    try:
-        return read_info(path)
-    except OnnxModelError:
-        return None  # a segment, or damaged: `lcprune verify` says so
+    found = []
+    for path in sorted((folder / name for name in current), key=lambda path: (-path.stat().st_mtime, path.name)):
+        with suppress(OnnxModelError):  # a segment, or damaged: `lcprune verify` says so
+            found.append((path, read_info(path)))
+    return found
 
 
 def _described(path: Path, info: ModelInfo) -> ExportedFile:
@@ -260,42 +228,32 @@ def _calibrated(held_out: Labelled, cost: CascadeCost, max_drop_pct: float) -> S
 def _commands(folder: Path, selection: Mapping[str, Any]) -> tuple[Command, ...]:
     """What the folder records: the training as it was typed, the others by what they decided."""
     environment = _json_of(folder, runs.ENVIRONMENT, f"lcprune train {folder / runs.RECIPE}")
-    lines = []
-    if typed := environment.get("command"):
-        lines.append(Command("Trained with", shlex.join(map(str, typed))))
-    if selection:
-        lines.append(Command("Selected with (as selection.json says)", _select_line(folder, selection)))
     thresholds = _json_of(folder, runs.THRESHOLDS, f"lcprune export {folder} --format onnx --progressive")
+    found = []
+    if typed := environment.get("command"):
+        found.append(("Trained with", list(map(str, typed))))
+    if selection:
+        keys = ("max_drop_pct", "minimize", "max_macs", "max_params", "max_latency_ms", "confidence", "exits")
+        words = ["lcprune", "select", str(folder), *_options(selection.get("budget", {}), keys)]
+        found.append(("Selected with (as selection.json says)", words + _test_split(selection)))
     if thresholds:
-        title = "Thresholds calibrated with (as thresholds.json says)"
-        lines.append(Command(title, _export_line(folder, thresholds)))
-    lines.append(Command("This page", f"lcprune report {shlex.quote(str(folder))}"))
-    return tuple(lines)
-
-
-def _select_line(folder: Path, selection: Mapping[str, Any]) -> str:
-    budget = selection.get("budget", {})
-    options = ("max_drop_pct", "minimize", "max_macs", "max_params", "max_latency_ms", "confidence")
-    words = ["lcprune", "select", str(folder), *_options(budget, options)]
-    if exits := budget.get("exits"):
-        words += ["--exits", ",".join(map(str, exits))]
-    return shlex.join([*words, *_test_split(selection)])
-
-
-def _export_line(folder: Path, thresholds: Mapping[str, Any]) -> str:
-    options = ("max_drop_pct", "max_macs", "max_latency_ms", "confidence", "minimize", "criterion", "precision")
-    words = ["lcprune", "export", str(folder), "--format", "onnx", "--progressive", *_options(thresholds, options)]
-    if set(thresholds.get("temperatures", ())) == {1.0}:
-        words.append("--no-temperature")
-    if (last := str(thresholds.get("last", "main"))) != "main":
-        words += ["--exit", last.split()[-1]]
-    return shlex.join([*words, *_test_split(thresholds)])
+        keys = ("max_drop_pct", "max_macs", "max_latency_ms", "confidence", "minimize", "criterion", "precision")
+        words = ["lcprune", "export", str(folder), "--format", "onnx", "--progressive", *_options(thresholds, keys)]
+        words += ["--no-temperature"] if set(thresholds.get("temperatures", ())) == {1.0} else []
+        words += ["--exit", last.split()[-1]] if (last := str(thresholds.get("last", "main"))) != "main" else []
+        found.append(("Thresholds calibrated with (as thresholds.json says)", words + _test_split(thresholds)))
+    found.append(("This page", ["lcprune", "report", str(folder)]))
+    return tuple(Command(title, shlex.join(words)) for title, words in found)
 
 
 def _options(content: Mapping[str, Any], keys: Iterable[str]) -> list[str]:
     """``--max-drop 0.5`` of ``max_drop_pct: 0.5``; what is not given is left out."""
-    given = [(key, content[key]) for key in keys if content.get(key) is not None]
-    return [word for key, value in given for word in (f"--{key.removesuffix('_pct').replace('_', '-')}", str(value))]
+    words = []
+    for key in keys:
+        if (value := content.get(key)) not in (None, []):
+            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            words += [f"--{key.removesuffix('_pct').replace('_', '-')}", text]
+    return words
 
 
 def _test_split(content: Mapping[str, Any]) -> list[str]:

@@ -49,7 +49,7 @@ class Selection:
             lines.append("the test set decided, so its accuracies are too good to be reported")
         if self.selected.name == "main":
             lines.append("only main is within the budget: a larger --max-drop would allow a smaller network")
-        return [*lines, "next: lcprune export --format onnx, or with --progressive one graph that stops early"]
+        return [*lines, "next: lcprune export --format onnx, or with --progressive one graph with early exits"]
 
     @property
     def _forecast(self) -> list[str]:

@@ -95,5 +95,5 @@ def test_flip_says_what_it_shows(run: Path, cli: Cli) -> None:
 
 def test_a_file_cannot_be_evaluated_with_flip(run: Path, refused: Callable[..., dict[str, str]]) -> None:
     error = refused("evaluate", "runs/digits-1/export/progressive.onnx", "--data", "digits", "--flip")
-    assert error["problem"].endswith("decides on plain images: --flip is computed from the weights of a run")
+    assert error["problem"].startswith("--flip needs the weights of a run: ")
     assert error["fix"] == "leave --flip out, or name the run"

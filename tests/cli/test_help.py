@@ -12,7 +12,7 @@ from lcprune import __version__
 from lcprune.cli import app
 
 COMMANDS = sorted(typer.main.get_command(app).commands)
-HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "numpy", "scipy", "matplotlib", "fvcore")
+HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "numpy", "scipy", "matplotlib", "fvcore", "rich")
 
 
 def test_there_are_commands() -> None:

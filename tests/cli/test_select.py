@@ -143,7 +143,7 @@ def test_only_some_exits(shaped_run: Shaped, cli: Cli, refused: Refused) -> None
     assert (error["problem"], error["fix"]) == ("there is no sub-model 9", "name some of: 1, 2, 3")
     for wrong in ("0", "a", "1,,2", "²", "-1"):
         error = refused("select", f"--exits={wrong}")
-        assert error["problem"] == f"--exits {wrong} is no list of numbers from 1 up"
+        assert error["problem"] == f"--exits {wrong} is not a list of numbers from 1 up"
         assert error["fix"] == "write numbers, such as --exits 1,3"
 
 
@@ -178,7 +178,7 @@ def test_the_table_says_why_the_smaller_ones_were_refused(shaped_run: Shaped, cl
     assert lines[5] == f"selected: sub-model 3 ({run}/selection.json)"
     assert lines[6] == "loses 10.00 points against float32's main, give or take 9.49, on new images"
     assert lines[7] == "about 18 deciding images would bring the uncertainty to half of the budget"
-    assert lines[8] == "next: lcprune export --format onnx, or with --progressive one graph that stops early"
+    assert lines[8] == "next: lcprune export --format onnx, or with --progressive one graph with early exits"
     assert "only main is within the budget" in cli("select", "--max-drop", "0").stdout
 
 

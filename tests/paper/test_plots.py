@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from lcprune.analysis.curves import Curves
 from lcprune.analysis.representation import Dissimilarities
 from lcprune.paper import plots
 from lcprune.paper.measures import LossEvolution
 from lcprune.paper.plots import EnsembleBar
+from lcprune.reporting.page.subject import Curves
 
 EXITS = ("sub-model 1", "main")
 

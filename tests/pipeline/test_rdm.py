@@ -17,7 +17,7 @@ from lcprune.data.sources import Split, read_digits
 from lcprune.errors import RunError
 from lcprune.models import Network
 from lcprune.models.network import Normalize
-from lcprune.pipeline import rdm
+from lcprune.pipeline import metrics, rdm
 from lcprune.pipeline.stored import load_network
 
 
@@ -60,12 +60,12 @@ def test_batches_and_passes_change_nothing(trunk: str, monkeypatch: pytest.Monke
     built, split = network(*(downsample if trunk == "resnet50" else [])), images()
     whole = rdm.of_network(built, split, "test")
     passes: list[int] = []
-    activations = rdm._activations
-    monkeypatch.setattr(rdm, "_activations", lambda *args: passes.append(1) or activations(*args))
+    run_trunk = rdm._run_trunk
+    monkeypatch.setattr(rdm, "_run_trunk", lambda *args: passes.append(1) or run_trunk(*args))
     monkeypatch.setattr(rdm, "BATCH", 5)
     monkeypatch.setattr(rdm, "ACTIVATION_BYTES", 4 * 12 * 4 * 1024)  # the first layer, and no more than it
     pieces = rdm.of_network(built, split, "test")
-    assert len(passes) >= 5
+    assert len(passes) >= 6
     np.testing.assert_allclose(pieces.matrices, whole.matrices, atol=1e-5)
     assert (pieces.layers, pieces.critic_after) == (whole.layers, whole.critic_after)
 
@@ -154,7 +154,7 @@ def test_curves_by_hand(run: Path) -> None:
         + line(step=10, loss=[1.0, 0.5])
         + '{"step": 15, "loss": [0.'  # a crash
     )
-    found = rdm.curves(run)
+    found = metrics.curves(run)
     assert (found.exit_names, found.split) == (("sub-model 1", "main"), "val")
     assert (found.steps.tolist(), found.losses.tolist()) == ([5, 10], [[2.0, 1.5], [1.0, 0.5]])
     assert (found.eval_steps.tolist(), found.accuracies_pct.tolist()) == ([8], [[10.0, 20.0]])
@@ -170,13 +170,13 @@ def test_curves_by_hand(run: Path) -> None:
 )
 def test_curves_take_the_test_accuracy_where_it_is_known(run: Path, evaluated: dict[str, object]) -> None:
     (run / runs.METRICS).write_text(line(step=5, loss=[2.0]) + line(step=8, **evaluated))
-    found = rdm.curves(run)
+    found = metrics.curves(run)
     assert (found.split, found.accuracies_pct.tolist()) == ("test", [[7.0]])
 
 
 def test_a_run_without_evaluations_has_losses_alone(run: Path) -> None:
     (run / runs.METRICS).write_text(line(step=5, loss=[2.0, 1.0]))
-    assert rdm.curves(run).accuracies_pct.shape == (0, 2)
+    assert metrics.curves(run).accuracies_pct.shape == (0, 2)
 
 
 def test_a_run_that_has_not_begun_says_what_to_run(run: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_run_that_has_not_begun_says_what_to_run(run: Path) -> None:
     for prepare in (lambda: (run / runs.METRICS).write_text(""), (run / runs.METRICS).unlink):
         prepare()
         with pytest.raises(RunError, match="has no losses in metrics.jsonl yet") as error:
-            rdm.curves(run)
+            metrics.curves(run)
         assert error.value.fix == f"run this first: lcprune resume {run}"
 
 

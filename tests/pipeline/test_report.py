@@ -30,14 +30,14 @@ def subject_of(run: Path) -> Subject:
 
 def test_it_is_written_into_the_run_and_recorded(run: Path) -> None:
     written = report(run)
-    assert written.as_json() == {
+    assert written == {
         "path": str(run / "report.html"),
         "size_bytes": (run / "report.html").stat().st_size,
         "split": "test",
         "samples": 360,
     }
     assert "report.html" in verify(run)["files"]
-    html = written.path.read_text(encoding="utf-8")
+    html = Path(written["path"]).read_text(encoding="utf-8")
     assert html.count("Dissimilarity matrix of layer") == 11
     assert html.count("which a critic follows") == 3
     (run / "report.html").write_text("other")
@@ -47,7 +47,7 @@ def test_it_is_written_into_the_run_and_recorded(run: Path) -> None:
 
 def test_it_can_be_written_elsewhere(run: Path, here: Path) -> None:
     written = report(run, output=here / "pages" / "mine.html", with_rdm=False)
-    assert written.path.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert Path(written["path"]).read_text(encoding="utf-8").startswith("<!doctype html>")
     assert not (run / "report.html").exists()
     assert "report.html" not in verify(run)["files"]
 
@@ -168,8 +168,10 @@ def test_absent_cifar_is_not_downloaded(run: Path, here: Path, monkeypatch: pyte
 def test_validation_stands_in_for_absent_test_images(shaped_run: Callable[..., Path]) -> None:
     run = shaped_run([[1, 0], [1, 0], [1, 1], [1, 1]])
     written = report(run, with_rdm=False)
-    assert (written.split, written.samples) == ("val", 2)
-    assert "2 validation images, because the run has no test images" in written.path.read_text(encoding="utf-8")
+    assert (written["split"], written["samples"]) == ("val", 2)
+    assert "2 validation images, because the run has no test images" in Path(written["path"]).read_text(
+        encoding="utf-8"
+    )
 
 
 def test_a_run_without_images(shaped_run: Callable[..., Path]) -> None:
@@ -187,7 +189,7 @@ def test_without_validation_nothing_is_calibrated(shaped_run: Callable[..., Path
 def test_backpropagation_has_one_exit(here: Path, train_tiny: Callable[..., Any]) -> None:
     trained: training.Trained = train_tiny(here / "plain", "train.method=backprop")
     written = report(trained.run)
-    html = written.path.read_text(encoding="utf-8")
+    html = Path(written["path"]).read_text(encoding="utf-8")
     assert 'id="frontier"' not in html
     assert 'id="leaving"' not in html
     assert 'id="explorer-data"' not in html

@@ -32,7 +32,7 @@ def flip_a_byte(path: Path) -> None:
 
 def test_a_run_that_nobody_touched_is_right(run: Path, cli: Callable[..., Any]) -> None:
     plain = cli("verify")
-    assert (plain.exit_code, plain.stdout) == (0, f"{len(RECORDED)} files are what was recorded\n")
+    assert (plain.exit_code, plain.stdout) == (0, f"{len(RECORDED)} files have the recorded SHA-256\n")
     content = json.loads(cli("verify", run, "--json").stdout)
     assert content == {"run": str(run), "files": RECORDED}
 

@@ -10,14 +10,13 @@ import pytest
 
 from lcprune import recipe as recipes
 from lcprune.analysis.cost import CascadeCost, ExitCost
-from lcprune.analysis.curves import Curves
 from lcprune.analysis.thresholds import NEVER
 from lcprune.reporting.page import explorer, markup, page
 from lcprune.reporting.page.charts import ticks
 from lcprune.reporting.page.leaving import first_to_leave, last_to_leave
 from lcprune.reporting.page.measured import measure
 from lcprune.reporting.page.pictures import image_uri, matrix_uri
-from lcprune.reporting.page.subject import Command, Labelled, Setting, Subject, macs_unit
+from lcprune.reporting.page.subject import Command, Curves, Labelled, Setting, Subject, macs_unit
 
 ATTACK = "<script>alert(1)</script>"
 N = 40

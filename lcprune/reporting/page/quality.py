@@ -6,13 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from lcprune.analysis.curves import Curves
 from lcprune.analysis.reliability import Reliability
 from lcprune.reporting.page import charts, markup
 from lcprune.reporting.page.charts import Axes, Scale, Series
 from lcprune.reporting.page.measured import Measured
 from lcprune.reporting.page.overview import SPLITS
-from lcprune.reporting.page.subject import Subject
+from lcprune.reporting.page.subject import Curves, Subject
 
 FloatArray = npt.NDArray[np.floating]
 IntArray = npt.NDArray[np.integer]

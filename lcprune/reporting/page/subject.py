@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from lcprune.analysis.cost import CascadeCost, ExitCost
-from lcprune.analysis.curves import Curves
 from lcprune.analysis.representation import Dissimilarities
 from lcprune.recipe import Recipe
 from lcprune.specs import Criterion
@@ -19,7 +18,7 @@ IntArray = npt.NDArray[np.integer]
 
 @dataclass(frozen=True)
 class Labelled:
-    """What the network said of a split."""
+    """Logits of every exit on a split, and the labels."""
 
     logits: FloatArray
     """``(K, N, C)``."""
@@ -60,6 +59,24 @@ class ExportedFile:
     exits: tuple[str, ...]
     thresholds: tuple[float, ...]
     criterion: str
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Losses and accuracies of every exit over the steps of a run (Figures 3 and 7 of the paper)."""
+
+    exit_names: tuple[str, ...]
+    """``sub-model 1`` .. ``main``, ``K`` of them."""
+    steps: npt.NDArray[np.int64]
+    """After which the losses were logged, ``(S,)``."""
+    losses: npt.NDArray[np.float64]
+    """Mean training losses since the line before, in nats, ``(S, K)``."""
+    eval_steps: npt.NDArray[np.int64]
+    """After which was evaluated, ``(E,)``; empty where there are no images to evaluate on."""
+    accuracies_pct: npt.NDArray[np.float64]
+    """``(E, K)``."""
+    split: str
+    """Of the accuracies: ``test`` where it was recorded, else ``val``."""
 
 
 @dataclass(frozen=True)
