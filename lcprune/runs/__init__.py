@@ -1,77 +1,21 @@
-"""The run folder: its layout, atomic writes, checksums, the lock, and the newest run."""
+"""The run folder: the names in it, atomic writes, checksums, the lock, and the newest run."""
 
-from lcprune.runs.checksums import (
-    changed_files,
-    changed_sources,
-    check_exported,
-    record,
-    recorded_files,
-    remove,
-    require,
-    run_of,
-)
-from lcprune.runs.files import atomic_write, flush_folder, read_json, sha256, write_json, write_text
-from lcprune.runs.folder import create, lock, open_run
-from lcprune.runs.layout import (
-    BAD_IMAGES,
-    CHECKPOINTS,
-    DATASET,
-    ENVIRONMENT,
-    EXPORT,
-    LATEST,
-    MADE_FROM,
-    MANIFEST,
-    METRICS,
-    PARALLEL,
-    PREDICTIONS,
-    PROFILE,
-    RECIPE,
-    REPORT,
-    RUNS,
-    SAMPLE_LOSSES,
-    SELECTION,
-    THRESHOLDS,
-    WEIGHTS,
-)
-from lcprune.runs.predictions import read_predictions, write_predictions
-
-__all__ = [
-    "BAD_IMAGES",
-    "CHECKPOINTS",
-    "DATASET",
-    "ENVIRONMENT",
-    "EXPORT",
-    "LATEST",
-    "MADE_FROM",
-    "MANIFEST",
-    "METRICS",
-    "PARALLEL",
-    "PREDICTIONS",
-    "PROFILE",
-    "RECIPE",
-    "REPORT",
-    "RUNS",
-    "SAMPLE_LOSSES",
-    "SELECTION",
-    "THRESHOLDS",
-    "WEIGHTS",
-    "atomic_write",
-    "changed_files",
-    "changed_sources",
-    "check_exported",
-    "create",
-    "flush_folder",
-    "lock",
-    "open_run",
-    "read_json",
-    "read_predictions",
-    "record",
-    "recorded_files",
-    "remove",
-    "require",
-    "run_of",
-    "sha256",
-    "write_json",
-    "write_predictions",
-    "write_text",
-]
+from lcprune.runs.checksums import changed_files as changed_files
+from lcprune.runs.checksums import changed_sources as changed_sources
+from lcprune.runs.checksums import check_exported as check_exported
+from lcprune.runs.checksums import record as record
+from lcprune.runs.checksums import recorded_files as recorded_files
+from lcprune.runs.checksums import remove as remove
+from lcprune.runs.checksums import require as require
+from lcprune.runs.checksums import run_of as run_of
+from lcprune.runs.files import atomic_write as atomic_write
+from lcprune.runs.files import read_json as read_json
+from lcprune.runs.files import sha256 as sha256
+from lcprune.runs.files import write_json as write_json
+from lcprune.runs.files import write_text as write_text
+from lcprune.runs.folder import create as create
+from lcprune.runs.folder import lock as lock
+from lcprune.runs.folder import open_run as open_run
+from lcprune.runs.layout import *  # noqa: F403 - all names in a run folder
+from lcprune.runs.predictions import read_predictions as read_predictions
+from lcprune.runs.predictions import write_predictions as write_predictions

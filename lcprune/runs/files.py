@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and last."""
+"""Atomic writes, JSON and checksums of files."""
 
 import errno
 import hashlib
@@ -12,15 +12,15 @@ from typing import Any
 from lcprune.errors import RunError
 
 _NO_FOLDER_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM, errno.EISDIR}
-"""What systems say that cannot flush a folder; they have no other way to make a new name last."""
+"""Errors of systems that cannot flush a folder; they have no other way to make a new name durable."""
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; it takes the name of `path` once it is whole and on the disk.
+    """A path beside `path` to write to; afterwards it is flushed to the disk and renamed to `path`.
 
     Raises:
-        RunError: If the folder cannot be written to or the disk is full. `path` is as it was.
+        RunError: If the folder cannot be written to or the disk is full. `path` is left unchanged.
     """
     part = path.with_name(path.name + ".part")
     try:
@@ -28,24 +28,22 @@ def atomic_write(path: Path) -> Iterator[Path]:
         _flush(part)
         part.replace(path)
         flush_folder(path.parent)
-    except OSError as error:
+    except BaseException as error:
         remove_quietly(part)
-        raise RunError(
-            f"{path} cannot be written: {error.strerror or error}", "free the disk or choose another folder"
-        ) from None
-    except BaseException:
-        remove_quietly(part)
+        if isinstance(error, OSError):
+            problem = f"{path} cannot be written: {error.strerror or error}"
+            raise RunError(problem, "free the disk or choose another folder") from None
         raise
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file, whole or not at all."""
+    """Writes a text file, atomically."""
     with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file, whole or not at all."""
+    """Writes a JSON file, atomically."""
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
@@ -68,7 +66,7 @@ def sha256(path: Path) -> str:
 
 
 def flush_folder(folder: Path) -> None:
-    """Makes the names in a folder last, where the system can.
+    """Flushes the names in a folder to the disk, where the system can.
 
     Raises:
         OSError: If they cannot be written.

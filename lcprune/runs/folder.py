@@ -1,19 +1,20 @@
-"""Run folders: a new one, one that is there, and which process trains in it."""
+"""Run folders: making a new one, opening one, and the lock of the process that trains in it."""
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from lcprune import recipe as recipes
 from lcprune.errors import RunError
 from lcprune.recipe import Recipe
-from lcprune.runs import locks
 from lcprune.runs.files import flush_folder, remove_quietly, write_text
 from lcprune.runs.layout import CHECKPOINTS, DATASET, ENVIRONMENT, LATEST, MANIFEST, RECIPE, RUNS
+from lcprune.runs.locks import locked
 
 _BEGUN = {CHECKPOINTS, ENVIRONMENT, DATASET, MANIFEST, RECIPE + ".part"}
-"""All that a run folder may hold before its recipe is in it, which makes it a run."""
+"""All that a run folder may hold before its recipe is written, which makes it a run."""
 
 
 def create(
@@ -23,17 +24,17 @@ def create(
 
     Args:
         recipe: Of the run.
-        out: The folder; one whose training died before the recipe was written is taken again.
-        prepare: Writes what must be there before the recipe, which makes the folder a run.
+        out: The folder; one in which a training ended before its recipe was written is reused.
+        prepare: Writes what must exist before the recipe, which makes the folder a run.
         is_latest: Whether ``runs/latest`` names it from now on.
 
     Raises:
         RunError: If `out` holds something, or the folder cannot be made.
     """
+    folder = RUNS if out is None else out
     try:
         folder = _next_folder(recipe.name) if out is None else out
-        if not _is_free(folder):
-            raise _taken(folder)
+        _check_free(folder)
         (folder / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         for made in (folder, folder.parent, folder.parent.parent):
             flush_folder(made)
@@ -42,8 +43,7 @@ def create(
             f"{folder} cannot be made: {error.strerror}", "give --out a folder that you may write to"
         ) from None
     with lock(folder):
-        if not _is_free(folder):  # another process was quicker
-            raise _taken(folder)
+        _check_free(folder)  # another process may have been quicker
         prepare(folder)
         write_text(folder / RECIPE, recipes.dump(recipe))
     if is_latest:
@@ -53,24 +53,20 @@ def create(
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Keeps every other process from training in `folder`. It ends with the process, however that ends.
-
-    It is a lock on the folder itself: no file is left behind. Where the file system has no locks, nothing is kept out.
+    """Keeps every other process from training in `folder`; see `locked`.
 
     Raises:
-        RunError: If another process has it.
+        RunError: If another process has the lock.
     """
-    try:
-        handle = locks.take(folder, wait=False)
-    except BlockingIOError:
-        raise RunError(
-            f"another process is training in {folder}",
-            "wait until it has ended, or stop it; to train beside it, give --out another folder",
-        ) from None
-    try:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder, wait=False))
+        except BlockingIOError:
+            raise RunError(
+                f"another process is training in {folder}",
+                "wait until it has ended, or stop it; to train beside it, give --out another folder",
+            ) from None
         yield
-    finally:
-        locks.release(handle)
 
 
 def open_run(folder: Path) -> tuple[Path, Recipe]:
@@ -89,34 +85,24 @@ def open_run(folder: Path) -> tuple[Path, Recipe]:
     return folder, recipes.load(folder / RECIPE)
 
 
-def _taken(folder: Path) -> RunError:
-    return RunError(f"{folder} is there already and holds something", "give --out a new folder, or leave it out")
-
-
-def _is_free(folder: Path) -> bool:
-    """Whether a run may begin here: nothing is there, or what a training left that died before it was a run."""
+def _check_free(folder: Path) -> None:
+    """Refuses a folder that holds something other than what a training leaves that ended before it was a run."""
     if not folder.exists():
-        return True
-    if not folder.is_dir():
-        return False
-    names = {path.name for path in folder.iterdir()}
-    begun = (
-        CHECKPOINTS in names and {name if name in _BEGUN else name.removesuffix(".part") for name in names} <= _BEGUN
-    )
-    return not names or (begun and not any((folder / CHECKPOINTS).iterdir()))
+        return
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
+    begun = CHECKPOINTS in names and all(name in _BEGUN or name.removesuffix(".part") in _BEGUN for name in names)
+    if names and not (begun and not any((folder / CHECKPOINTS).iterdir())):
+        raise RunError(f"{folder} is there already and holds something", "give --out a new folder, or leave it out")
 
 
 def _next_folder(name: str) -> Path:
-    """Makes the folder of the next number, so that two processes never get the same."""
-    number = 1
-    while True:
+    """Makes the folder of the next free number; two processes never get the same."""
+    for number in itertools.count(1):
         folder = RUNS / f"{name}-{number}"
-        try:
+        with suppress(FileExistsError):
             folder.mkdir(parents=True)
-        except FileExistsError:
-            number += 1
-        else:
-            return folder
+            break
+    return folder
 
 
 def _point_latest_at(folder: Path) -> None:

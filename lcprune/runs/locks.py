@@ -1,19 +1,33 @@
-"""Locks on folders. They end with the process, however that ends; where a file system has none, nothing is kept out."""
+"""Locks on folders. They end with the process, however it ends. Where a file system has none, nothing is locked."""
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-_LOCKS: set[int] = set()
-"""Handles of locks that this process has."""
+_HELD: set[int] = set()
+"""File descriptors of the locks that this process holds."""
 
 
-def take(folder: Path, *, wait: bool) -> int | None:
-    """Locks a folder; None where that cannot be done.
+@contextmanager
+def locked(folder: Path, *, wait: bool) -> Iterator[None]:
+    """Locks a folder itself: no file is left behind.
 
     Raises:
-        BlockingIOError: If another has it and this shall not wait.
+        BlockingIOError: If another process has the lock and `wait` is False.
     """
+    handle = _lock(folder, wait)
+    try:
+        yield
+    finally:
+        if handle in _HELD:  # a forked process has closed it already
+            _HELD.remove(handle)
+            os.close(handle)
+
+
+def _lock(folder: Path, wait: bool) -> int | None:
+    """The file descriptor of a lock; None where a folder cannot be locked."""
     if sys.platform == "win32":
         return None
     import fcntl
@@ -29,21 +43,14 @@ def take(folder: Path, *, wait: bool) -> int | None:
         if isinstance(error, BlockingIOError):
             raise
         return None  # a file system without locks
-    _LOCKS.add(handle)
+    _HELD.add(handle)
     return handle
-
-
-def release(handle: int | None) -> None:
-    """Ends a lock; None is none."""
-    if handle in _LOCKS:
-        _LOCKS.remove(handle)
-        os.close(handle)
 
 
 def _leave_locks_to_the_parent() -> None:
     """In a forked process: one that outlives the training must not hold its lock."""
-    while _LOCKS:
-        os.close(_LOCKS.pop())
+    while _HELD:
+        os.close(_HELD.pop())
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,4 +1,4 @@
-"""What the network of a run says to the images that it did not learn from."""
+"""``predictions.npz``: the logits of every exit on the validation and the test images."""
 
 import zipfile
 import zlib
@@ -28,10 +28,10 @@ def read_predictions(folder: Path, splits: Collection[str] = ("val", "test")) ->
 
     Args:
         folder: Of the run.
-        splits: Whose logits to read; those of others would take time and memory. Labels are always there.
+        splits: Whose logits to read; those of others would take time and memory. Labels are always read.
 
     Raises:
-        RunError: If the run has none yet, or they are damaged.
+        RunError: If the run has no predictions yet, or they are damaged.
     """
     command = f"lcprune resume {folder}"
     path = require(folder, PREDICTIONS, command)
