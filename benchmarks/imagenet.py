@@ -90,7 +90,7 @@ def listed(root: Path) -> Row:
     seconds = round(time.perf_counter() - started, 3)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     figures = {"peak_memory_bytes": 1024 * peak, "of_it_listing_bytes": 1024 * (peak - before)}
-    return {"found": len(listing.train), "seconds": seconds, **figures}
+    return {"found": len(listing.splits["train"]), "seconds": seconds, **figures}
 
 
 def commands(out: Path) -> list[list[str]]:
@@ -170,12 +170,9 @@ def photograph(noise: np.random.Generator) -> Image.Image:
 
 def loaded(root: Path, workers: int, batches: int) -> Row:
     """Images per second of the recipe's own batches of 64, and the memory that they take."""
-    import torch
-
     from lcprune import recipe as recipes
     from lcprune.data import sources
-    from lcprune.data.sampling import Targets
-    from lcprune.data.streaming import Streaming, StreamLoader
+    from lcprune.data.streaming import StreamLoader
 
     before = tree_bytes(os.getpid())
     overrides = ["data.batch_size=64", f"data.workers={workers}", f"data.val_size={CLASSES}"]
@@ -184,8 +181,7 @@ def loaded(root: Path, workers: int, batches: int) -> Row:
     data = sources.load(config, root, seed=0)
     opened_s = time.perf_counter() - started
     opened = tree_bytes(os.getpid())
-    streaming = Streaming(batch_size=64, augment="resized_crop", seed=0, workers=workers)
-    loader = StreamLoader(data.train, streaming, Targets(classes=CLASSES, seed=0), torch.device("cpu"))
+    loader = StreamLoader(data.train, 64, "resized_crop", pad=0, seed=0, device="cpu", workers=workers)
     loader.batch(0)  # starts the workers
     with Watch(os.getpid()) as watch:
         started = time.perf_counter()

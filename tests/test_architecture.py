@@ -34,7 +34,7 @@ HOMES = {  # who may import a library, as prefixes of module names
     "onnxruntime": ("lcprune.exporters.",),
     "rich": ("lcprune.reporting.tables", "lcprune.reporting.progress", "lcprune.paper.tables", "lcprune.cli"),
     "matplotlib": ("lcprune.paper.plots",),
-    "torchvision": ("lcprune.data.sources", "lcprune.data.transforms", "lcprune.models.backbones"),
+    "torchvision": ("lcprune.data.cifar", "lcprune.data.transforms", "lcprune.models.backbones"),
     "typer": ("lcprune.cli",),
     "pydantic": ("lcprune.recipe",),
     "pydantic_core": ("lcprune.recipe",),

@@ -2,8 +2,8 @@
 
 import os
 import unicodedata
-from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,101 +12,117 @@ from numpy.typing import NDArray
 
 from lcprune.errors import DataError
 
+SPLITS = ("train", "val", "test")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
+
+_ADD_SOME = f"add some ({', '.join(sorted(suffix[1:] for suffix in SUFFIXES))}), or remove the folder"
 
 
 @dataclass(frozen=True, eq=False)
-class Paths:
-    """Paths in two pieces of memory, which forked workers share for good.
+class Files:
+    """Image files and their labels, in two arrays.
 
-    Every text of Python's own would be copied into each worker that reads it, since reading it counts who does.
+    Forked workers share an array. Of Python's own strings each worker would make a copy, as reading one counts a
+    reference.
     """
 
-    text: bytearray
-    """All of them, one after the other."""
-    ends: NDArray[np.int64]
-    """Where each ends, ``(N,)``."""
-
-    def __len__(self) -> int:
-        """Number of paths."""
-        return len(self.ends)
-
-    def __getitem__(self, index: int) -> str:
-        """The path at `index`, from 0."""
-        start = int(self.ends[index - 1]) if index else 0
-        return os.fsdecode(bytes(self.text[start : int(self.ends[index])]))
-
-    def __iter__(self) -> Iterator[str]:
-        """One after the other."""
-        return (self[index] for index in range(len(self)))
-
-
-def together(paths: Iterable[str]) -> Paths:
-    """These paths in little memory."""
-    text, ends = bytearray(), array("q")
-    for path in paths:
-        text += os.fsencode(path)
-        ends.append(len(text))
-    return Paths(text, np.array(ends, dtype=np.int64))
-
-
-@dataclass(frozen=True)
-class Files:
-    """Image files and their labels."""
-
-    paths: Paths
+    paths: NDArray[np.bytes_]
+    """Encoded for the file system, ``(N,)``; all are as long as the longest."""
     labels: NDArray[np.int64]
     """Class of every file, ``(N,)``."""
+
+    @classmethod
+    def of(cls, paths: Iterable[str], labels: Iterable[int]) -> "Files":
+        """These files."""
+        encoded = np.array([os.fsencode(path) for path in paths], dtype=np.bytes_)
+        return cls(encoded, np.array(list(labels), dtype=np.int64))
 
     def __len__(self) -> int:
         """Number of files."""
         return len(self.paths)
 
+    def path(self, index: int) -> str:
+        """The path of a file, from 0."""
+        return os.fsdecode(self.paths[index])
+
+    def __iter__(self) -> Iterator[str]:
+        """All paths."""
+        return map(os.fsdecode, self.paths)
+
     def subset(self, indices: NDArray[np.int64]) -> "Files":
         """The files at `indices`, in that order."""
-        return Files(together(self.paths[index] for index in indices.tolist()), self.labels[indices])
+        return Files(self.paths[indices], self.labels[indices])
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What a source of files holds."""
+    """The image files of a source."""
 
     classes: tuple[str, ...]
-    """Name of every class; its place is its label."""
-    train: Files
-    val: Files | None
-    """None unless the source brings its own validation images."""
-    test: Files | None
+    """Name of every class; its index is its label."""
+    splits: Mapping[str, Files]
+    """``train``, and ``val`` and ``test`` where the source has them."""
 
 
-NO_FILES = Files(together(()), np.empty(0, dtype=np.int64))
+def is_image(name: str) -> bool:
+    """Whether a file is taken for an image, by its suffix, in upper or lower case."""
+    return suffix_of(name) in SUFFIXES
+
+
+def suffix_of(name: str) -> str:
+    """Suffix of a file name in lower case, such as ``.png``."""
+    return os.path.splitext(name)[1].lower()
+
+
+def walk(folder: str | Path) -> Iterator[os.DirEntry[str]]:
+    """Every file in a folder and the folders below it.
+
+    Hidden files and folders are skipped: what lies beside images as ``._name.jpg`` is no image. Links to files count,
+    links to folders are not followed.
+    """
+    inside: list[str] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                inside.append(entry.path)
+            elif entry.is_file():
+                yield entry
+    for path in inside:
+        yield from walk(path)
 
 
 def scan(folder: str | Path) -> list[str]:
-    """Every image file in a folder and the folders below it, sorted by path; told by the suffix, in any case.
+    """The image files that `walk` finds, sorted as `Path` sorts: folder by folder."""
+    return sorted((entry.path for entry in walk(folder) if is_image(entry.name)), key=lambda path: path.split(os.sep))
 
-    Hidden files and folders are passed over: what lies beside images as ``._name.jpg`` is no image. Links to files
-    count, links to folders are not followed.
-    """
-    found = list(_walk(str(folder)))
-    found.sort(key=lambda path: path.split(os.sep))  # as Path sorts: folder by folder
-    return found
+
+def subfolders(folder: Path) -> list[str]:
+    """Names of the folders in a folder, hidden ones left out, in alphabetical order."""
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+
+def loose_images(folder: Path) -> int:
+    """Number of images in a folder itself, outside of its class folders."""
+    return sum(is_image(path.name) and path.is_file() for path in folder.iterdir())
 
 
 def class_names(folder: Path) -> tuple[str, ...]:
-    """The sub-folders of a folder, which are its classes, in alphabetical order; their files are not looked at.
+    """The classes of a folder, which are its subfolders, in alphabetical order; their files are not looked at.
 
     Raises:
-        DataError: If there is no such folder or no sub-folder in it, or one has a name that cannot be printed.
+        DataError: If there is no such folder or no subfolder in it, or one has a name that cannot be printed.
     """
     if not folder.is_dir():
         raise DataError(
             f"there is no folder {folder}", f"create it with one folder of images per class: {folder}/CLASS"
         )
-    with os.scandir(folder) as entries:
-        found = tuple(sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")))
+    found = tuple(subfolders(folder))
     if not found:
-        raise DataError(f"{folder} has no class folders", f"put the images of each class into {folder}/CLASS")
+        has = f"{loose} images but " if (loose := loose_images(folder)) else ""
+        raise DataError(f"{folder} has {has}no class folders", f"put the images of each class into {folder}/CLASS")
     refuse_unprintable(found, folder)
     return found
 
@@ -126,105 +142,78 @@ def refuse_unprintable(classes: Iterable[str], origin: Path) -> None:
 
 
 def list_classes(folder: Path, classes: Sequence[str] | None = None) -> tuple[Files, tuple[str, ...]]:
-    """The image files of a folder that has one sub-folder per class, class by class, and the classes.
+    """The image files of a folder that has one subfolder per class, class by class, and the classes.
 
     Args:
         folder: Holds ``CLASS/image``.
-        classes: Known classes, in the order of their labels. Not each needs a sub-folder, but each sub-folder must be
-            one of them. Without them the sub-folders are the classes, in alphabetical order.
+        classes: Known classes, in the order of their labels. Not each needs a subfolder, but each subfolder must be
+            one of them. Without them the subfolders are the classes, in alphabetical order.
 
     Raises:
         DataError: If there is no such folder or no class in it, a class has no images, or a class is not known.
     """
     found = class_names(folder)
     known = found if classes is None else tuple(classes)
-    label_of = {name: label for label, name in enumerate(known)}
-    if unknown := [name for name in found if name not in label_of]:
+    if unknown := [name for name in found if name not in known]:
+        names = ", ".join(known[:10]) + (", ..." if len(known) > 10 else "")
         raise DataError(
-            f"{folder / unknown[0]} is no class of the training images ({_short_list(known)})",
+            f"{folder / unknown[0]} is no class of the training images ({names})",
             "rename or remove that folder, or train with this class",
         )
-    counts: list[int] = []
-    paths = together(_class_by_class(folder, found, counts))
-    labels = np.repeat(np.array([label_of[name] for name in found], dtype=np.int64), counts)
-    return Files(paths, labels), known
-
-
-def _class_by_class(folder: Path, classes: Sequence[str], counts: list[int]) -> Iterator[str]:
-    """The image files of each class; how many there are of it is added to `counts`."""
-    for name in classes:
+    paths: list[str] = []
+    labels: list[int] = []
+    for name in found:
         of_class = scan(folder / name)
         if not of_class:
-            raise DataError(
-                f"the class folder {folder / name} has no images",
-                f"add some ({', '.join(sorted(suffix[1:] for suffix in SUFFIXES))}), or remove the folder",
-            )
-        counts.append(len(of_class))
-        yield from of_class
+            suffixes = Counter(suffix_of(entry.name) or "without suffix" for entry in walk(folder / name))
+            others = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common())
+            has = f"has no images (other files: {others})" if others else "has no images"
+            raise DataError(f"the class folder {folder / name} {has}", _ADD_SOME)
+        paths += of_class
+        labels += [known.index(name)] * len(of_class)
+    return Files.of(paths, labels), known
 
 
 def list_folder(root: Path, val_is_test: bool = False) -> Listing:
-    """What a folder of images holds: ``train/CLASS/*`` with ``val/`` and ``test/`` of the same shape, or ``CLASS/*``.
+    """The files of a folder of images: ``train/CLASS/*`` with ``val/`` and ``test/`` likewise, or ``CLASS/*``.
 
     Args:
         root: The folder.
-        val_is_test: Whether ``val/`` holds what is tested on where there is no ``test/``, as ImageNet has it.
+        val_is_test: Whether ``val/`` holds the test images where there is no ``test/``, as ImageNet has it.
 
     Raises:
         DataError: As `list_classes`, or if there is only one class.
     """
     top = train_folder(root)
-    # All folders are looked at before any image is decoded: a misspelt class in val/ should not cost minutes.
+    # All folders are listed before any image is decoded: a misspelt class in val/ should not cost minutes.
     train, classes = list_classes(top)
     if len(classes) < 2:
         raise DataError(f"{top} has only the class {classes[0]}", "add a folder for each further class")
-    if top == root:
-        return Listing(classes, train, None, None)
-    val, test = (list_classes(root / name, classes)[0] if (root / name).is_dir() else None for name in ("val", "test"))
-    return Listing(classes, train, None, val) if val_is_test and test is None else Listing(classes, train, val, test)
+    splits = {"train": train}
+    for name in SPLITS[1:] if top != root else ():
+        if (root / name).is_dir():
+            splits[name], _ = list_classes(root / name, classes)
+    if val_is_test and "val" in splits and "test" not in splits:
+        splits["test"] = splits.pop("val")
+    return Listing(classes, splits)
 
 
 def train_folder(root: Path) -> Path:
-    """Where the class folders of the training images are: ``ROOT/train``, or ROOT itself where nothing is split.
+    """The folder with the class folders of the training images: ``ROOT/train``, or ROOT itself if nothing is split.
 
     Raises:
         DataError: If there are none.
     """
     if (root / "train").is_dir():
         return root / "train"
-    apart = any((root / name).is_dir() for name in ("val", "test"))
-    if apart or not root.is_dir() or not any(_has_images(root / name) for name in _folders(root)):
-        raise DataError(
-            f"there is no folder {root / 'train'}",
-            f"put the training images into {root}/train/CLASS/ (or all images into {root}/CLASS/), or name another "
-            "folder as data.root or --data-root",
-        )
-    return root
-
-
-def _folders(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _has_images(folder: Path) -> bool:
-    return next(_walk(str(folder)), None) is not None
-
-
-def _walk(folder: str) -> Iterator[str]:
-    inside: list[str] = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            name = entry.name
-            if name.startswith("."):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                inside.append(entry.path)
-            elif os.path.splitext(name)[1].lower() in SUFFIXES and entry.is_file():
-                yield entry.path
-    for path in inside:
-        yield from _walk(path)
-
-
-def _short_list(names: Sequence[str], most: int = 10) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+    has = ""
+    if root.is_dir() and not any((root / name).is_dir() for name in SPLITS):
+        if any(is_image(entry.name) for name in subfolders(root) for entry in walk(root / name)):
+            return root
+        loose = f"{count} images but " if (count := loose_images(root)) else ""
+        has = f", and {root} has {loose}no class folders with images"
+    raise DataError(
+        f"there is no folder {root / 'train'}{has}",
+        f"put the training images into {root}/train/CLASS/ (or all images into {root}/CLASS/), or name another "
+        "folder as data.root or --data-root",
+    )

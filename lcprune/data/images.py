@@ -1,8 +1,9 @@
-"""Image files to arrays. NumPy and Pillow only: what runs an exported model reads its images here, without torch."""
+"""Image files to arrays. NumPy and Pillow only: programs that run an exported model read images here without torch."""
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -11,30 +12,29 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from lcprune.data.files import SUFFIXES as SUFFIXES
 from lcprune.data.files import list_classes, scan
 from lcprune.errors import DataError
 
 Interpolation = Literal["bilinear", "bicubic"]
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-_LONGEST = 8  # times the shorter side: of a longer image only the middle is kept, a strip of pixels would fill memory
+_LONGEST = 8  # times the shorter side: of a longer image only the center is kept, a strip of pixels would fill memory
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
-"""The only decoders that meet a file, whatever its name says: some of Pillow's others start programs (PostScript)."""
+"""The only decoders that are used, whatever a file is called: some of Pillow's others start programs (PostScript)."""
 MAX_PIXELS = 89_478_485
-"""Of an image, by its header: Pillow's own limit, which a program may have lifted."""
+"""The most pixels of an image, by its header: Pillow's own limit, which a program may have lifted."""
 
 _WITH_ALPHA = frozenset({"RGBA", "RGBa", "LA", "La", "PA"})
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """How an image file becomes what a network sees, ``(C, size, size)``: the same in training and afterwards.
+    """How an image file becomes a network's input, ``(C, size, size)``: the same in training and afterwards.
 
-    Without `shorter_side` the image is stretched to the size. With it, the image is scaled until its shorter side has
-    that many pixels (the other one rounded down), and the middle is cut out of it (an odd rest stays right and below).
-    Both average over all pixels that are left out (Pillow's antialiasing filters).
+    Without `shorter_side` the image is resized to a square. With it, the image is scaled until its shorter side has
+    that many pixels (the other one rounded down), and the center is cropped (an odd rest is cut off on the right and
+    below). Resizing uses Pillow's antialiasing filters.
     """
 
     size: int
@@ -42,14 +42,12 @@ class Preparation:
     channels: Literal[1, 3]
     """1 for grey, 3 for RGB."""
     shorter_side: int | None = None
-    """In pixels, at least `size`; None: stretched."""
+    """In pixels, at least `size`; None: resized to a square."""
     interpolation: Interpolation = "bilinear"
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Every image file in a folder and the folders below it, sorted; told by the suffix, in any case.
-
-    Hidden files and folders are passed over: what lies beside images as ``._name.jpg`` is no image.
+    """Every image file in a folder and the folders below it, sorted; see `scan`.
 
     Raises:
         DataError: If there is no such folder.
@@ -62,7 +60,7 @@ def list_images(folder: Path) -> list[Path]:
 def read_image(path: Path | BinaryIO, size: int | None, channels: Literal[1, 3]) -> NDArray[np.uint8]:
     """One image as ``(C, H, W)``, 0 to 255, turned upright as its EXIF data says.
 
-    Palettes and CMYK become RGB; what is transparent is laid over black; of 16 bits the upper 8 are kept; of an
+    Palettes and CMYK become RGB; transparent pixels are composited over black; of 16 bits the upper 8 are kept; of an
     animation the first frame. RGB becomes grey by the weights of ITU-R 601 (Pillow's mode ``L``).
 
     Args:
@@ -81,16 +79,16 @@ def read_image(path: Path | BinaryIO, size: int | None, channels: Literal[1, 3])
 
 
 def read_prepared(path: str | Path | BinaryIO, preparation: Preparation) -> NDArray[np.uint8]:
-    """One image as a network sees it, ``(C, size, size)``, 0 to 255; files are read as by `read_image`.
+    """One image as a network's input, ``(C, size, size)``, 0 to 255; files are read as by `read_image`.
 
     Raises:
         DataError: As `read_image`.
     """
-    return centre(read_whole(path, preparation), preparation.size)
+    return center_crop(read_resized(path, preparation), preparation.size)
 
 
-def read_whole(path: str | Path | BinaryIO, preparation: Preparation) -> NDArray[np.uint8]:
-    """As `read_prepared`, but before the middle is cut out, ``(C, H, W)``: what random crops are taken from.
+def read_resized(path: str | Path | BinaryIO, preparation: Preparation) -> NDArray[np.uint8]:
+    """As `read_prepared`, but before the center crop, ``(C, H, W)``: random crops are taken from it.
 
     Raises:
         DataError: As `read_image`.
@@ -104,53 +102,10 @@ def read_whole(path: str | Path | BinaryIO, preparation: Preparation) -> NDArray
     return _pixels(image, preparation.channels)
 
 
-def centre(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """The middle of an image, ``(C, H, W)`` to ``(C, size, size)``."""
+def center_crop(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """The center of an image, ``(C, H, W)`` to ``(C, size, size)``."""
     top, left = ((side - size) // 2 for side in pixels.shape[1:])
     return np.ascontiguousarray(pixels[:, top : top + size, left : left + size])
-
-
-def read_images(paths: Sequence[Path], size: int, channels: Literal[1, 3]) -> NDArray[np.uint8]:
-    """Many images, each resized, as one array ``(N, C, size, size)``.
-
-    Raises:
-        DataError: If they would take more than half of this machine's memory, or as `read_image`.
-    """
-    refuse_too_many(len(paths), size, channels)
-    images = np.empty((len(paths), channels, size, size), dtype=np.uint8)
-    for index, path in enumerate(paths):
-        images[index] = read_image(path, size, channels)
-    return images
-
-
-def refuse_too_many(count: int, size: int, channels: int) -> None:
-    """Check, before anything is decoded, that `count` images fit.
-
-    Raises:
-        DataError: If they would take more than half of this machine's memory.
-    """
-    needed_bytes, memory_bytes = count * channels * size * size, _physical_memory_bytes()
-    if memory_bytes is not None and needed_bytes > memory_bytes / 2:
-        needed, memory = (f"{value / 2**30:.1f} GiB" for value in (needed_bytes, memory_bytes))
-        raise DataError(
-            f"{count:,} images of {channels} x {size} x {size} take {needed}, more than half of the {memory} of memory",
-            "set a smaller data.image_size, or use fewer images",
-        )
-
-
-def find_classes(
-    folder: Path, classes: Sequence[str] | None = None
-) -> tuple[list[Path], NDArray[np.int64], tuple[str, ...]]:
-    """The images of a folder that has one subfolder per class, without reading them.
-
-    Returns:
-        Paths, class by class; the label of each, ``(N,)``; the classes.
-
-    Raises:
-        DataError: As `lcprune.data.files.list_classes`, which says what `classes` are.
-    """
-    files, known = list_classes(folder, classes)
-    return [Path(path) for path in files.paths], files.labels, known
 
 
 def read_folder(
@@ -158,34 +113,49 @@ def read_folder(
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]:
     """All images ``(N, C, size, size)``, labels ``(N,)`` and classes of a folder with one subfolder per class.
 
-    `classes` is as in `find_classes`, the rest as in `read_prepared`.
+    `classes` is as in `list_classes`, the rest as in `read_prepared`.
 
     Raises:
-        DataError: As `find_classes` and `read_images`.
+        DataError: As `list_classes`, `refuse_too_many` and `read_image`.
     """
     files, known = list_classes(folder, classes)
     refuse_too_many(len(files), preparation.size, preparation.channels)
     images = np.empty((len(files), preparation.channels, preparation.size, preparation.size), dtype=np.uint8)
-    for index, path in enumerate(files.paths):
+    for index, path in enumerate(files):
         images[index] = read_prepared(path, preparation)
     return images, files.labels, known
 
 
+def refuse_too_many(count: int, size: int, channels: int) -> None:
+    """Checks, before anything is decoded, that `count` images fit into memory.
+
+    Raises:
+        DataError: If they would take more than half of it.
+    """
+    if not fits_into_memory(count, size, channels, share=0.5):
+        needed_bytes, memory_bytes = count * channels * size * size, _physical_memory_bytes() or 0
+        needed, memory = (f"{value / 2**30:.1f} GiB" for value in (needed_bytes, memory_bytes))
+        raise DataError(
+            f"{count:,} images of {channels} x {size} x {size} take {needed}, more than half of the {memory} of memory",
+            "set a smaller data.image_size, or use fewer images",
+        )
+
+
 def fits_into_memory(count: int, size: int, channels: int, share: float) -> bool:
-    """Whether `count` images take at most this share of the machine's memory; True where that is not known."""
+    """Whether `count` images take at most this share of the machine's memory; True where its size is not known."""
     memory_bytes = _physical_memory_bytes()
     return memory_bytes is None or count * channels * size * size <= memory_bytes * share
 
 
-def _open(path: str | Path | BinaryIO, channels: Literal[1, 3]) -> Image.Image:
-    """Decoded, upright, grey or RGB; see `read_image`."""
+@contextmanager
+def errors_named(path: str | Path | BinaryIO) -> Iterator[None]:
+    """Raises whatever Pillow raises while it reads a file as an error that names the file.
+
+    Raises:
+        DataError: If the file is missing, no image, damaged, or far too large to be decoded safely.
+    """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as opened:
-                if opened.width * opened.height > MAX_PIXELS:
-                    raise Image.DecompressionBombError
-                return _to_mode(ImageOps.exif_transpose(opened), "L" if channels == 1 else "RGB")
+        yield
     except FileNotFoundError:
         raise DataError(f"there is no image {path}", "check the path") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -195,6 +165,16 @@ def _open(path: str | Path | BinaryIO, channels: Literal[1, 3]) -> Image.Image:
     except Exception as error:  # Pillow's decoders raise nearly everything on a damaged file
         reason = str(error) or type(error).__name__
         raise DataError(f"{path} cannot be read as an image: {reason}", "replace the file, or remove it") from None
+
+
+def _open(path: str | Path | BinaryIO, channels: Literal[1, 3]) -> Image.Image:
+    """Decoded, upright, grey or RGB; see `read_image`."""
+    with errors_named(path), warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(path, formats=FORMATS) as opened:
+            if opened.width * opened.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            return _to_mode(ImageOps.exif_transpose(opened), "L" if channels == 1 else "RGB")
 
 
 def _scaled(image: Image.Image, shorter_side: int, resampling: Image.Resampling) -> Image.Image:
@@ -228,7 +208,7 @@ def _to_mode(image: Image.Image, mode: Literal["L", "RGB"]) -> Image.Image:
 
 
 def _physical_memory_bytes() -> int | None:
-    """What the machine has; None where the system does not tell (Windows)."""
+    """Memory of the machine; None where the system does not tell (Windows)."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):

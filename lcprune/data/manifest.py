@@ -5,12 +5,9 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import numpy as np
-
-from lcprune.data.files import Files, Listing, refuse_unprintable, together
+from lcprune.data.files import SPLITS, Files, Listing, refuse_unprintable
 from lcprune.errors import DataError, SetupError
 
-SPLITS = ("train", "val", "test")
 _FIX = "the columns are path, label and, if you like, split (train, val or test)"
 
 Row = tuple[str, str, str]
@@ -28,34 +25,28 @@ def read_manifest(path: Path) -> Listing:
     if not path.is_file():
         raise DataError(f"there is no file {path}", "name the table as data.manifest, relative to data.root")
     rows = _parquet_rows(path) if path.suffix.lower() in (".parquet", ".pq") else _csv_rows(path)
-    paths: dict[str, list[str]] = {name: [] for name in SPLITS}
-    names: dict[str, list[str]] = {name: [] for name in SPLITS}
-    base = str(path.parent)
+    found: dict[str, list[tuple[str, str]]] = {name: [] for name in SPLITS}
     for number, (file, label, split) in enumerate(rows, 1):
         if not file or not label or split not in SPLITS:
             raise DataError(f"row {number} of {path} has path {file!r}, label {label!r}, split {split!r}", _FIX)
-        paths[split].append(os.path.join(base, file))
-        names[split].append(label)
-    classes = _classes(set(names["train"]))
+        found[split].append((os.path.join(path.parent, file), label))
+    labels = {label for _, label in found["train"]}
+    classes = tuple(sorted(labels))
+    if all(label.isdecimal() for label in labels):
+        classes = tuple(sorted(classes, key=int))
     if len(classes) < 2:
         raise DataError(f"{path} has {len(classes)} classes of training images", "name images of two classes or more")
     refuse_unprintable(classes, path)
-    splits = {name: _files(path, paths[name], names[name], classes) for name in SPLITS}
-    return Listing(classes, splits["train"], splits["val"] if paths["val"] else None, splits["test"] or None)
-
-
-def _files(table: Path, paths: list[str], names: list[str], classes: tuple[str, ...]) -> Files:
+    if unknown := [label for split in SPLITS for _, label in found[split] if label not in labels]:
+        problem = f"{path}: {unknown[0]} is no class of the training images"
+        raise DataError(problem, "name training images of it, or drop its rows")
     label_of = {name: label for label, name in enumerate(classes)}
-    if unknown := [name for name in names if name not in label_of]:
-        raise DataError(
-            f"{table}: {unknown[0]} is no class of the training images", "name training images of it, or drop its rows"
-        )
-    return Files(together(paths), np.array([label_of[name] for name in names], dtype=np.int64))
-
-
-def _classes(labels: set[str]) -> tuple[str, ...]:
-    numbers = all(label.isdecimal() for label in labels)
-    return tuple(sorted(labels, key=int) if numbers else sorted(labels))
+    splits = {
+        split: Files.of((file for file, _ in rows_of), (label_of[name] for _, name in rows_of))
+        for split, rows_of in found.items()
+        if rows_of
+    }
+    return Listing(classes, splits)
 
 
 def _csv_rows(path: Path) -> Iterator[Row]:

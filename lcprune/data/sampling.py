@@ -1,8 +1,9 @@
-"""What is random about a batch, as a function of the seed and the step alone: the order, the crops, the mixing."""
+"""What is random about a batch, as a function of the seed and the step alone: order, crops, flips and mixing."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -10,21 +11,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lcprune.data.transforms import mixed
+from lcprune.errors import DataError
 
 ORDER, AUGMENT, FLIP, TRANSFORM, MIX = 0, 1, 2, 3, 4
 """Streams of random numbers that start from the same seed."""
 
 
 def generator(seed: int, stream: int, counter: int) -> torch.Generator:
-    """A CPU generator for one purpose at one time; mixed, because neighbouring seeds and steps must not be alike."""
+    """A CPU generator for one purpose at one step; hashed, because neighbouring seeds and steps must not be alike."""
     return torch.Generator().manual_seed(_state(seed, stream, counter))
 
 
 @contextmanager
 def global_generator(seed: int, stream: int, counter: int) -> Iterator[None]:
-    """Inside, torch's own CPU generator starts from these; outside it goes on as if nothing had been drawn.
+    """Seeds torch's default CPU generator inside the block, and restores its state afterwards.
 
-    For code that takes no generator, which is what torchvision's transforms are.
+    For code that takes no generator, such as torchvision's transforms.
     """
     before = torch.default_generator.get_state()
     torch.default_generator.manual_seed(_state(seed, stream, counter))  # torch.manual_seed would reach CUDA's too
@@ -35,30 +37,84 @@ def global_generator(seed: int, stream: int, counter: int) -> Iterator[None]:
 
 
 def epoch_order(count: int, seed: int, epoch: int, weights: Tensor | None = None) -> Tensor:
-    """Which image comes when in an epoch, ``(count,)``: each once, or drawn with these `weights`, ``(count,)``."""
-    drawn_by = generator(seed, ORDER, epoch)
+    """Order of the images in an epoch, ``(count,)``: each once, or drawn with these `weights`, ``(count,)``."""
+    random = generator(seed, ORDER, epoch)
     if weights is None:
-        return torch.randperm(count, generator=drawn_by)
+        return torch.randperm(count, generator=random)
     # torch.multinomial takes 2^24 categories at most, and a sum of that many float32 would not be exact
     edges = torch.cumsum(weights.double(), 0)
-    places = torch.rand(count, generator=drawn_by, dtype=torch.float64) * edges[-1]
+    places = torch.rand(count, generator=random, dtype=torch.float64) * edges[-1]
     return torch.searchsorted(edges, places, right=True).clamp_(max=count - 1)
 
 
-def crop_draws(batch_size: int, margin: int, seed: int, step: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Corner of every crop (row, column) and whether it is mirrored, ``(B,)`` each.
+class BatchSampler:
+    """Indices of the images in every batch, and their random crops and flips: functions of the seed and the step.
 
-    One number per image says all three; it is drawn on the CPU, so that every device sees the same images.
+    Args:
+        count: Number of images.
+        batch_size: Images in a batch. An incomplete last batch of an epoch is dropped.
+        seed: Decides the order and every crop and flip.
+        margin: Pixels by which images are padded before they are cropped.
+        flip: ``random`` draws at every step which images are mirrored; ``alternating`` draws it once for the first
+            epoch, and each epoch mirrors those that the one before did not.
+        weights: How often each image is drawn, ``(N,)``; None: once in an epoch.
+        rows: Which rows of every batch are wanted.
+        device: Where indices and draws are placed; they are drawn on the CPU, so that every device gets the same.
+
+    Raises:
+        DataError: If there are fewer images than `batch_size`.
     """
-    places = 2 * margin + 1
-    drawn = torch.randint(2 * places * places, (batch_size,), generator=generator(seed, AUGMENT, step))
-    corner = drawn // 2
-    return corner // places, corner % places, drawn % 2
 
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        seed: int,
+        margin: int,
+        flip: Literal["random", "alternating"],
+        weights: Tensor | None,
+        rows: slice,
+        device: torch.device,
+    ) -> None:
+        if batch_size < 1 or margin < 0:
+            raise ValueError(f"batch_size {batch_size} must be positive and pad {margin} not negative")
+        if batch_size > count:
+            raise DataError(
+                f"data.batch_size is {batch_size}, but there are only {count} training images",
+                f"set data.batch_size to {count} or less",
+            )
+        self.batch_size = batch_size
+        self.steps_per_epoch = count // batch_size
+        self._count = count
+        self._seed = seed
+        self._margin = margin
+        self._weights = weights
+        self._rows = rows
+        self._device = device
+        self._order: tuple[int, Tensor] | None = None
+        self._mirrored = None
+        if flip == "alternating":
+            self._mirrored = torch.randint(2, (count,), generator=generator(seed, FLIP, 0)).to(device)
 
-def first_mirrored(count: int, seed: int) -> Tensor:
-    """Which images an alternating flip mirrors in the first epoch: 1 where it does, ``(count,)``."""
-    return torch.randint(2, (count,), generator=generator(seed, FLIP, 0))
+    def indices(self, step: int) -> Tensor:
+        """The images of a step, from 0 over all epochs, ``(B,)``; the order of the last epoch asked for is kept."""
+        if step < 0:
+            raise ValueError(f"step {step} is negative")
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if self._order is None or self._order[0] != epoch:
+            self._order = epoch, epoch_order(self._count, self._seed, epoch, self._weights).to(self._device)
+        return self._order[1][position * self.batch_size : (position + 1) * self.batch_size][self._rows]
+
+    def crops(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Corner of every crop (row, column) and whether it is mirrored, 0 or 1, ``(B,)`` each."""
+        places = 2 * self._margin + 1  # one number per image says all three
+        drawn = torch.randint(2 * places * places, (self.batch_size,), generator=generator(self._seed, AUGMENT, step))
+        corner = drawn // 2
+        draws = torch.stack([corner // places, corner % places, drawn % 2])[:, self._rows]
+        tops, lefts, mirrored = draws.to(self._device, non_blocking=self._device.type == "cuda")  # else it waits
+        if self._mirrored is not None:
+            mirrored = (self._mirrored[self.indices(step)] + step // self.steps_per_epoch) % 2
+        return tops, lefts, mirrored
 
 
 def class_weights(labels: NDArray[np.int64], classes: int) -> Tensor:
@@ -74,7 +130,7 @@ def class_weights(labels: NDArray[np.int64], classes: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Targets:
-    """What a batch is to learn, and the mixing of its images."""
+    """Targets of a batch, and the mixing of its images."""
 
     classes: int
     seed: int
@@ -82,12 +138,7 @@ class Targets:
     """Parameter of the Beta distribution; 0: off."""
     cutmix: float = 0.0
     loss_weights: Tensor | None = None
-    """Of every class, ``(classes,)``; None: all count the same."""
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether labels stay labels."""
-        return not self.mixup and not self.cutmix and self.loss_weights is None
+    """Of every class, ``(classes,)``; None: all weigh the same."""
 
     @property
     def mixes(self) -> bool:
@@ -95,7 +146,7 @@ class Targets:
         return self.mixup > 0 or self.cutmix > 0
 
     def of(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """The images, mixed where that is asked for, and what they are to learn.
+        """The images, mixed if `mixes`, and their targets.
 
         Args:
             images: In 0..1, ``(B, C, H, W)``.
@@ -103,10 +154,10 @@ class Targets:
             step: From 0.
 
         Returns:
-            Images of the same shape, and labels, ``(B,)``, or the share of every class, ``(B, classes)``, times the
-            weight of the image's loss: a row's sum is that weight.
+            Images of the same shape, and labels, ``(B,)``, or the probability of every class, ``(B, classes)``, times
+            the weight of the image's loss: a row's sum is that weight.
         """
-        if self.is_plain:
+        if not self.mixes and self.loss_weights is None:
             return images, labels
         shares = torch.nn.functional.one_hot(labels, self.classes).to(images.dtype)
         if self.mixes:
@@ -115,19 +166,19 @@ class Targets:
         return images, shares if self.loss_weights is None else shares * self.loss_weights.to(shares.device)
 
     def of_labels(self, labels: Tensor, step: int, size: tuple[int, int]) -> Tensor:
-        """What the images are to learn, as `of` says it, without the images.
+        """The targets that `of` gives, without the images.
 
         Args:
             labels: ``(B,)``; of the whole batch where images are mixed.
             step: From 0.
-            size: Height and width of the images; a part that is cut out covers a share of them.
+            size: Height and width of the images, which decide what share of them cutmix replaces.
         """
         blank = torch.zeros(len(labels), 1, *size, device=labels.device) if self.mixes else torch.zeros(len(labels))
         return self.of(blank, labels, step)[1]
 
 
 def rows_made_and_kept(rows: slice | None, targets: Targets) -> tuple[slice, slice]:
-    """Which rows of a batch have to be made to get `rows`, None: all; and which of those made are to be kept."""
+    """Which rows of a batch have to be made to get `rows`, None: all; and which of those are kept."""
     everything = slice(None)
     if rows is None:
         return everything, everything

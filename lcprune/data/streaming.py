@@ -1,67 +1,50 @@
-"""Training batches of images that are changed one by one, made ahead of time by worker processes.
+"""Training batches of images that are augmented one by one, made ahead of time by worker processes.
 
-As with `TrainLoader`, a batch is a function of the seed and the step alone, whoever makes it.
+As with `TrainLoader`, a batch is a function of the seed and the step alone, whichever process makes it.
 """
 
 import itertools
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from lcprune.data.images import centre
-from lcprune.data.sampling import (
-    TRANSFORM,
-    Targets,
-    crop_draws,
-    epoch_order,
-    first_mirrored,
-    global_generator,
-    rows_made_and_kept,
-)
+from lcprune.data.file_images import FileImages, Pixels
+from lcprune.data.images import center_crop
+from lcprune.data.sampling import TRANSFORM, BatchSampler, Targets, global_generator, rows_made_and_kept
 from lcprune.data.sources import Split
-from lcprune.data.stream import FileImages
-from lcprune.data.transforms import random_transform
+from lcprune.data.transforms import Transform, random_transform
 from lcprune.data.workers import read_ahead
-from lcprune.errors import DataError
+from lcprune.errors import LcpruneError
 
-_IMAGES = 1 << 20  # more than a batch can have: keeps the draws of images of different steps apart
+_IMAGES = 1 << 20  # more than a batch can have: separates the random numbers of images of different steps
 
 Made = tuple[Tensor, Tensor, tuple[int, ...]]
-"""Pixels ``(B, C, H, W)`` uint8, labels ``(B,)``, and indices of images that another one stands in for."""
-
-
-@dataclass(frozen=True)
-class Streaming:
-    """How batches are made."""
-
-    batch_size: int
-    augment: Literal["none", "crop", "crop_flip", "resized_crop", "randaugment"]
-    seed: int
-    pad: int = 4
-    flip: Literal["random", "alternating"] = "random"
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    workers: int = 0
-    """Processes; 0: batches are made when they are asked for."""
+"""Pixels ``(B, C, H, W)`` uint8, labels ``(B,)``, and indices of damaged images that were replaced by others."""
+Augment = Callable[[Sequence[Pixels], int], Tensor]
+"""Augments the images ``(C, H, W)`` of a step, to ``(B, C, H, W)``."""
 
 
 class StreamLoader:
-    """Shuffled, augmented training batches, one for each step; see `TrainLoader`, which is for images in memory.
+    """Shuffled, augmented training batches of images in files or in memory; `TrainLoader` is faster for the latter.
 
     Args:
-        split: The training images, in files or in memory.
-        streaming: How batches are made.
-        targets: What a batch is to learn.
-        device: Where batches go.
+        split: The training images.
+        batch_size: See `TrainLoader`, as for the arguments up to `rows`.
+        augment: Likewise; ``resized_crop`` and ``randaugment`` are described in `random_transform`.
+        pad: Likewise, for ``crop`` and ``crop_flip``.
+        seed: Likewise.
+        device: Receives the batches.
         channels_last: Whether batches have that memory format.
-        weights: How often each image is drawn, ``(N,)``; None: once in an epoch.
-        rows: Which rows of every batch are made; see `TrainLoader`.
+        flip: See `TrainLoader`.
+        targets: Likewise.
+        weights: Likewise.
+        rows: Likewise.
+        interpolation: How ``resized_crop`` and ``randaugment`` resize.
+        workers: Processes; 0: batches are made when they are asked for.
 
     Raises:
         DataError: If there are fewer images than `batch_size`.
@@ -71,27 +54,33 @@ class StreamLoader:
     def __init__(
         self,
         split: Split,
-        streaming: Streaming,
-        targets: Targets,
+        batch_size: int,
+        augment: Literal["none", "crop", "crop_flip", "resized_crop", "randaugment"],
+        pad: int,
+        seed: int,
         device: torch.device | str,
         channels_last: bool = False,
+        flip: Literal["random", "alternating"] = "random",
+        targets: Targets | None = None,
         weights: Tensor | None = None,
         rows: slice | None = None,
+        interpolation: Literal["bilinear", "bicubic"] = "bilinear",
+        workers: int = 0,
     ) -> None:
-        if streaming.batch_size > len(split):
-            raise DataError(
-                f"data.batch_size is {streaming.batch_size}, but there are only {len(split)} training images",
-                f"set data.batch_size to {len(split)} or less",
-            )
-        self.batch_size = streaming.batch_size
-        self.steps_per_epoch = len(split) // streaming.batch_size
+        self._targets = targets or Targets(classes=0, seed=seed)
+        made, self._kept = rows_made_and_kept(rows, self._targets)
+        margin = pad if augment in ("crop", "crop_flip") else 0
+        sampler = BatchSampler(len(split), batch_size, seed, margin, flip, weights, made, torch.device("cpu"))
+        self.steps_per_epoch = sampler.steps_per_epoch
         self.waited_s = 0.0
-        """Time in which whoever asks for batches has waited for them."""
-        made, self._kept = rows_made_and_kept(rows, targets)
-        self._batches = _Batches(split, streaming, weights, made)
+        if augment in ("resized_crop", "randaugment"):
+            transform = random_transform(augment, split.images.shape[-1], interpolation)
+            apply = _transforms(transform, seed, range(batch_size)[made])
+        else:
+            apply = _crops(sampler, split.images.shape[-1], margin, augment == "crop_flip")
+        self._batches = _Batches(split, sampler, apply)
         self._images = split.images
-        self._workers = streaming.workers
-        self._targets = targets
+        self._workers = workers
         self._device = torch.device(device)
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         self._queue: Iterator[Made] | None = None
@@ -100,7 +89,7 @@ class StreamLoader:
 
     @property
     def skipped(self) -> tuple[str, ...]:
-        """Damaged files that another image stood in for, so far."""
+        """Damaged files that were replaced by other images, so far."""
         images = self._images
         return tuple(images.path(index) for index in sorted(self._damaged)) if isinstance(images, FileImages) else ()
 
@@ -110,20 +99,18 @@ class StreamLoader:
         Raises:
             DataError: If a file is damaged or no longer there, and may not be skipped.
         """
-        if step < 0:
-            raise ValueError(f"step {step} is negative")
         started = time.perf_counter()
         pixels, labels, damaged = self._made(step)
         self._damaged.update(damaged)
-        waits = self._device.type != "cuda"  # pinned memory is copied while the CPU goes on
-        images = pixels.to(self._device, non_blocking=not waits).float().div_(255)
-        labels = labels.to(self._device, non_blocking=not waits)
+        on_cuda = self._device.type == "cuda"  # pinned memory is copied while the CPU goes on
+        images = pixels.to(self._device, non_blocking=on_cuda).float().div_(255)
+        labels = labels.to(self._device, non_blocking=on_cuda)
         self.waited_s += time.perf_counter() - started
-        images, learnt = self._targets.of(images, labels, step)
-        return images[self._kept].contiguous(memory_format=self._format), learnt[self._kept]
+        images, targets = self._targets.of(images, labels, step)
+        return images[self._kept].contiguous(memory_format=self._format), targets[self._kept]
 
     def labels(self, step: int) -> Tensor:
-        """The labels of `batch` alone. Files are read only where another image may stand in for a damaged one.
+        """The labels of `batch` alone. Files are read only if damaged ones are replaced by other images.
 
         Raises:
             DataError: If none can be read.
@@ -135,115 +122,70 @@ class StreamLoader:
     def close(self) -> None:
         """Ends the workers."""
         self._queue = None
-        self._next_step = -1
 
     def _made(self, step: int) -> Made:
-        if not self._workers:
-            return self._opened(self._batches[step])
         if self._queue is None or step != self._next_step:
-            self._queue = self._start(step)
+            self.close()  # before other workers start
+            pin_memory = self._device.type == "cuda"
+            self._queue = read_ahead(self._batches.make, itertools.count(step), self._workers, pin_memory)
         self._next_step = step + 1
-        return self._opened(next(self._queue))
-
-    def _opened(self, made: Made | DataError) -> Made:
-        if isinstance(made, DataError):
-            self.close()
-            raise made
-        return made
-
-    def _start(self, step: int) -> Iterator[Any]:
-        return read_ahead(self._batches, _From(step), self._workers, pin_memory=self._device.type == "cuda")
-
-
-class _From:
-    """All steps from one on."""
-
-    def __init__(self, step: int) -> None:
-        self._step = step
-
-    def __iter__(self) -> Iterator[int]:
-        return itertools.count(self._step)
-
-
-class _Batches(Dataset[Made | DataError]):
-    """The batch of every step. An error of the data is given, not raised: a DataLoader would rewrite it."""
-
-    def __init__(self, split: Split, streaming: Streaming, weights: Tensor | None, rows: slice) -> None:
-        self._split = split
-        self._rows = rows
-        self._streaming = streaming
-        self._weights = weights
-        self._order: tuple[int, NDArray[np.int64]] | None = None
-        size = split.images.shape[-1]
-        kind = streaming.augment
-        self._changed = (
-            random_transform(kind, size, streaming.interpolation) if kind in ("resized_crop", "randaugment") else None
-        )
-        self._margin = streaming.pad if kind in ("crop", "crop_flip") else 0
-        self._first_mirrored = first_mirrored(len(split), streaming.seed)
-
-    def __getitem__(self, step: int) -> Made | DataError:
         try:
-            return self._made(step)
-        except DataError as error:
-            return error
+            return next(self._queue)
+        except LcpruneError:
+            self.close()
+            raise
+
+
+class _Batches:
+    """Makes the batch of every step, in the training process or in a worker."""
+
+    def __init__(self, split: Split, sampler: BatchSampler, augment: Augment) -> None:
+        self._split = split
+        self._sampler = sampler
+        self._augment = augment
+
+    def make(self, step: int) -> Made:
+        indices = self._sampler.indices(step).tolist()
+        read = [self._read(index) for index in indices]
+        labels = self._split.labels[[index for index, _ in read]]
+        damaged = tuple(asked for asked, (index, _) in zip(indices, read, strict=True) if asked != index)
+        return self._augment([pixels for _, pixels in read], step), torch.from_numpy(labels), damaged
 
     def labels(self, step: int) -> Tensor:
-        """Of the images that are made at a step."""
-        indices, images = self._indices(step), self._split.images
+        """Of the images of a step, without the images."""
+        indices, images = self._sampler.indices(step).tolist(), self._split.images
         if isinstance(images, FileImages) and images.skips:
-            indices = np.array([images.read(int(index))[0] for index in indices], dtype=np.int64)
+            indices = [images.read(index)[0] for index in indices]
         return torch.from_numpy(self._split.labels[indices])
 
-    def _indices(self, step: int) -> NDArray[np.int64]:
-        """The images of a step, those that are made."""
-        if step < 0:
-            raise ValueError(f"step {step} is negative")
-        size = self._streaming.batch_size
-        epoch, position = divmod(step, len(self._split) // size)
-        return self._epoch(epoch)[position * size : (position + 1) * size][self._rows]
-
-    def _made(self, step: int) -> Made:
-        indices, epoch = self._indices(step), step // (len(self._split) // self._streaming.batch_size)
-        read = [self._read(int(index)) for index in indices]
-        labels = self._split.labels[[index for index, _ in read]]
-        damaged = tuple(int(asked) for asked, (index, _) in zip(indices, read, strict=True) if asked != index)
-        whole = [pixels for _, pixels in read]
-        pixels = self._transformed(whole, step) if self._changed else self._cropped(whole, indices, step, epoch)
-        return pixels, torch.from_numpy(labels), damaged
-
-    def _epoch(self, epoch: int) -> NDArray[np.int64]:
-        if self._order is None or self._order[0] != epoch:
-            order = epoch_order(len(self._split), self._streaming.seed, epoch, self._weights)
-            self._order = epoch, order.numpy()
-        return self._order[1]
-
-    def _read(self, index: int) -> tuple[int, NDArray[np.uint8]]:
+    def _read(self, index: int) -> tuple[int, Pixels]:
         images = self._split.images
         return images.read(index) if isinstance(images, FileImages) else (index, images[index])
 
-    def _transformed(self, whole: list[NDArray[np.uint8]], step: int) -> Tensor:
-        if self._changed is None:
-            raise ValueError("there is no transform")
+
+def _transforms(transform: Transform, seed: int, rows: Sequence[int]) -> Augment:
+    """Augments the images of a step, which are these rows of its batch, each with random numbers of its own."""
+
+    def augment(images: Sequence[Pixels], step: int) -> Tensor:
         made = []
-        numbers = range(self._streaming.batch_size)[self._rows]
-        for number, pixels in zip(numbers, whole, strict=True):
-            with global_generator(self._streaming.seed, TRANSFORM, step * _IMAGES + number):
-                made.append(self._changed(torch.tensor(pixels)))  # a copy: what a cache gives cannot be written to
+        for row, pixels in zip(rows, images, strict=True):
+            with global_generator(seed, TRANSFORM, step * _IMAGES + row):
+                made.append(transform(torch.tensor(pixels)))  # a copy: what a cache gives cannot be written to
         return torch.stack(made)
 
-    def _cropped(self, whole: list[NDArray[np.uint8]], indices: NDArray[np.int64], step: int, epoch: int) -> Tensor:
-        """As `TrainLoader` makes them, bit for bit."""
-        streaming, margin, side = self._streaming, self._margin, self._split.images.shape[-1]
-        drawn = crop_draws(streaming.batch_size, margin, streaming.seed, step)
-        tops, lefts, mirrored = (of_batch[self._rows] for of_batch in drawn)
-        if streaming.flip == "alternating":
-            mirrored = (self._first_mirrored[torch.from_numpy(indices)] + epoch) % 2
-        made = np.empty((len(whole), *self._split.images.shape[1:]), dtype=np.uint8)
-        for row, pixels in enumerate(whole):
-            padded = np.pad(centre(pixels, side), ((0, 0), (margin, margin), (margin, margin)))
-            top, left = int(tops[row]), int(lefts[row])
+    return augment
+
+
+def _crops(sampler: BatchSampler, side: int, margin: int, flips: bool) -> Augment:
+    """Crops the images of a step, bit-identical to `TrainLoader`."""
+
+    def augment(images: Sequence[Pixels], step: int) -> Tensor:
+        made = []
+        draws = (draw.tolist() for draw in sampler.crops(step))
+        for pixels, top, left, mirrored in zip(images, *draws, strict=True):
+            padded = np.pad(center_crop(pixels, side), ((0, 0), (margin, margin), (margin, margin)))
             crop = padded[:, top : top + side, left : left + side]
-            turned = streaming.augment == "crop_flip" and bool(mirrored[row])
-            made[row] = crop[..., ::-1] if turned else crop
-        return torch.from_numpy(made)
+            made.append(crop[..., ::-1] if flips and mirrored else crop)
+        return torch.from_numpy(np.stack(made))
+
+    return augment

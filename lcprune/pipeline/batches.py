@@ -4,11 +4,11 @@ from typing import Any
 
 import torch
 
+from lcprune.data.file_images import FileImages
 from lcprune.data.loaders import LabelLoader, Loader, TrainLoader
 from lcprune.data.sampling import Targets, class_weights
 from lcprune.data.sources import Dataset
-from lcprune.data.stream import FileImages
-from lcprune.data.streaming import Streaming, StreamLoader
+from lcprune.data.streaming import StreamLoader
 from lcprune.recipe import Recipe
 from lcprune.training.parallel import Coordinator
 
@@ -27,8 +27,6 @@ def loader_of(recipe: Recipe, dataset: Dataset, coordinator: Coordinator) -> Loa
         "pad": data.pad,
         "seed": recipe.train.seed,
         "flip": data.flip,
-    }
-    to: dict[str, Any] = {
         "device": coordinator.device,
         "channels_last": recipe.train.channels_last,
         "targets": Targets(
@@ -44,8 +42,8 @@ def loader_of(recipe: Recipe, dataset: Dataset, coordinator: Coordinator) -> Loa
     loader: Loader
     in_memory = not isinstance(dataset.train.images, FileImages)
     if in_memory and data.augment != "resized_crop" and data.augment != "randaugment":
-        loader = TrainLoader(dataset.train, augment=data.augment, **common, **to)
+        loader = TrainLoader(dataset.train, augment=data.augment, **common)
     else:
-        streaming = Streaming(augment=data.augment, interpolation=data.interpolation, workers=data.workers, **common)
-        loader = StreamLoader(dataset.train, streaming, **to)
+        own: dict[str, Any] = {"augment": data.augment, "interpolation": data.interpolation, "workers": data.workers}
+        loader = StreamLoader(dataset.train, **own, **common)
     return loader if coordinator.reads_images else LabelLoader(loader)

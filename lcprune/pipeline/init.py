@@ -47,19 +47,19 @@ def init(folder: Path, output: Path, wanted: Wanted, force: bool, check: Callabl
 
 def as_json(found: Survey) -> dict[str, Any]:
     """What was found, in plain values."""
-    looked, copies = found.looked, found.copies
+    sample, copies = found.sample, found.copies
     return {
         "folder": str(found.root),
         "classes": list(found.classes),
         "counts": {split or "all": dict(counts) for split, counts in found.counts.items()},
         "imbalance": round(found.imbalance, 3),
-        "sampled": looked.sampled,
-        "decoded": looked.decoded,
-        "width_px": list(looked.widths),
-        "height_px": list(looked.heights),
-        "kinds": dict(looked.kinds),
-        "rotated": looked.rotated,
-        "damaged": [{"path": damaged.path, "problem": damaged.problem} for damaged in looked.damaged],
+        "sampled": sample.sampled,
+        "decoded": sample.decoded,
+        "width_px": list(sample.widths),
+        "height_px": list(sample.heights),
+        "kinds": dict(sample.kinds),
+        "rotated": sample.rotated,
+        "damaged": [{"path": path, "problem": problem} for path, problem in sample.damaged.items()],
         "copies": [_paths(group) for group in copies.groups],
         "leaks": [_paths(group) for group in copies.leaks],
         "contradictions": [_paths(group) for group in copies.contradictions],

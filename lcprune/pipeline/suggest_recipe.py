@@ -98,9 +98,9 @@ def trunk_of(model: str) -> str:
 
 
 def _plan(found: Survey, wanted: Wanted) -> _Plan:
-    if not found.looked.shorter:
+    if not found.sample.shorter:
         raise DataError(
-            f"none of the {found.looked.sampled:,} images looked at in {found.root} can be read",
+            f"none of the {found.sample.sampled:,} images looked at in {found.root} can be read",
             "see what lcprune predict or another program says about one of them",
         )
     trunk = _default_trunk(found, wanted) if wanted.model is None else trunk_of(wanted.model)
@@ -126,7 +126,7 @@ def _check_weights(trunk: str, weights: str) -> None:
 
 
 def _typical_px(found: Survey) -> int:
-    return round(found.looked.shorter[2])
+    return round(found.sample.shorter[2])
 
 
 def _default_trunk(found: Survey, wanted: Wanted) -> str:
@@ -211,23 +211,23 @@ def _data(found: Survey, root: str, plan: _Plan, wanted: Wanted) -> Iterator[Cho
 
 def _geometry(found: Survey, plan: _Plan, wanted: Wanted) -> Iterator[Choice]:
     yield Choice("image_size", plan.size, _why_size(found, plan, wanted))
-    if plan.size > SMALL_PX and found.looked.elongation[2] >= _ELONGATED:
+    if plan.size > SMALL_PX and found.sample.elongation[2] >= _ELONGATED:
         why = (
-            f"They are {found.looked.elongation[2]:.1f} times as long as wide (median): the middle is cut out. `none` "
+            f"They are {found.sample.elongation[2]:.1f} times as long as wide (median): the middle is cut out. `none` "
             "keeps the ends and stretches instead."
         )
         yield Choice("crop", "center", why)
     if plan.pretrained:
         yield Choice("normalize", "imagenet", "What pretrained weights expect.")
-    if not plan.imported and set(found.looked.kinds) <= GREY_KINDS:
+    if not plan.imported and set(found.sample.kinds) <= GREY_KINDS:
         yield Choice("channels", 1, "All images that were looked at are grey.")
 
 
 def _faults(found: Survey) -> Iterator[Choice]:
     """What is made up for: damaged files and classes of unequal size."""
-    if found.looked.damaged:
+    if found.sample.damaged:
         why = (
-            f"Damaged files were found ({len(found.looked.damaged)}): they are left out and counted. `stop` names them."
+            f"Damaged files were found ({len(found.sample.damaged)}): they are left out and counted. `stop` names them."
         )
         yield Choice("on_bad_image", "skip", why)
     if found.imbalance >= _IMBALANCED:

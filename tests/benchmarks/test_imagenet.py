@@ -36,10 +36,9 @@ def test_the_layout_is_imagenets_and_links_take_no_room(tmp_path: Path) -> None:
         imagenet.link_files(few, many, 5)
     listing = list_folder(many, val_is_test=True)
     assert all(re.fullmatch(r"n\d{8}", name) for name in listing.classes)
-    assert (len(listing.classes), len(listing.train), listing.val) == (3, 15, None)
-    assert listing.test is not None
-    assert len(listing.test) == 3
-    inodes = {os.stat(path).st_ino for path in (*listing.train.paths, *listing.test.paths)}
+    train, test = listing.splits["train"], listing.splits["test"]
+    assert (len(listing.classes), len(train), len(test), len(listing.splits)) == (3, 15, 3, 2)
+    inodes = {os.stat(path).st_ino for path in (*train, *test)}
     assert len(inodes) == 3 * 2 + 3
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lcprune.data import cache as module
-from lcprune.data.cache import DiskCache, MemoryCache, NoCache, cache_folder, settings_text
+from lcprune.data.cache import DiskCache, MemoryCache, cache_folder
 from lcprune.errors import SetupError
 
 
@@ -28,11 +28,6 @@ def stored_files(folder: Path) -> list[Path]:
 
 def stored_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in stored_files(folder))
-
-
-def test_no_cache_keeps_nothing() -> None:
-    NoCache().put(0, "x", pixels(1))
-    assert NoCache().get(0, "x") is None
 
 
 def test_memory_is_bounded_and_shared_with_forked_processes() -> None:
@@ -147,8 +142,3 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LCPRUNE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")
     assert cache_folder() == Path("/x/lcprune/images")
-
-
-def test_settings_are_told_apart() -> None:
-    assert settings_text(size=1, root=Path("a")) == settings_text(root=Path("a"), size=1)
-    assert settings_text(size=1) != settings_text(size=2)

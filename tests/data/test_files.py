@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lcprune.data.files import Files, class_names, list_classes, list_folder, scan, together, train_folder
+from lcprune.data.files import Files, class_names, list_classes, list_folder, scan, train_folder
 from lcprune.data.survey import survey
 from lcprune.errors import DataError
 
@@ -54,34 +54,34 @@ def test_a_class_that_cannot_be_printed_is_refused(tmp_path: Path, name: str) ->
 
 def test_a_folder_is_split_or_one(tmp_path: Path) -> None:
     touch(tmp_path, "all/a/1.png", "all/b/2.png", "split/train/a/1.png", "split/train/b/2.png", "split/val/b/3.png")
-    whole = list_folder(tmp_path / "all")
-    assert (len(whole.train), whole.val, whole.test) == (2, None, None)
-    parts = list_folder(tmp_path / "split")
-    assert parts.val is not None
-    assert (parts.val.labels.tolist(), parts.test) == ([1], None)
-    swapped = list_folder(tmp_path / "split", val_is_test=True)
-    assert swapped.val is None
-    assert swapped.test is not None
-    assert [*swapped.test.paths] == [*parts.val.paths]
+    whole = list_folder(tmp_path / "all").splits
+    assert {name: len(files) for name, files in whole.items()} == {"train": 2}
+    parts = list_folder(tmp_path / "split").splits
+    assert {name: files.labels.tolist() for name, files in parts.items()} == {"train": [0, 1], "val": [1]}
+    swapped = list_folder(tmp_path / "split", val_is_test=True).splits
+    assert swapped.keys() == {"train", "test"}
+    assert [*swapped["test"]] == [*parts["val"]]
 
 
 def test_paths_of_any_letters_come_back_as_they_were() -> None:
     names = ("a b.png", "größe/\u96ea.png", "x\udcff.png", "")  # the third is no UTF-8, as file names may be
-    paths = together(iter(names))
-    assert (len(paths), [paths[index] for index in range(4)], (*paths,)) == (4, [*names], names)
-    assert (*Files(paths, np.arange(4)).subset(np.array([2, 0])).paths,) == (names[2], names[0])
+    files = Files.of(iter(names), range(4))
+    assert (len(files), [files.path(index) for index in range(4)], (*files,)) == (4, [*names], names)
+    chosen = files.subset(np.array([2, 0]))
+    assert ((*chosen,), chosen.labels.tolist()) == ((names[2], names[0]), [2, 0])
 
 
 def test_a_path_takes_no_more_memory_than_its_text() -> None:
     """What Python keeps for a text besides would be copied into every worker that reads it."""
     tracemalloc.start()
     try:
-        paths = together(f"/a/folder/of/images/train/n01440764/n01440764_{number:05d}.JPEG" for number in range(20_000))
+        paths = (f"/a/folder/of/images/train/n01440764/n01440764_{number:05d}.JPEG" for number in range(20_000))
+        files = Files.of(paths, range(20_000))
         taken, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert len(paths[7]) == 56
-    assert taken < 20_000 * (56 + 8) * 1.25  # it grows by an eighth
+    assert len(files.path(7)) == 56
+    assert taken < 20_000 * (56 + 8) * 1.01  # the text and a label
 
 
 @pytest.mark.parametrize("names", [(), ("val/a/1.png",), ("a/notes.txt",)])

@@ -12,13 +12,11 @@ from PIL import Image
 from lcprune.data import images as module
 from lcprune.data.images import (
     Preparation,
-    find_classes,
     list_images,
     read_folder,
     read_image,
-    read_images,
     read_prepared,
-    read_whole,
+    read_resized,
     refuse_too_many,
 )
 from lcprune.errors import DataError
@@ -217,27 +215,30 @@ def unknown_class(folder: Path) -> None:
     ("fill", "problem", "fix"),
     [
         (nothing, "there is no folder .*images", "images/CLASS"),
-        (loose_images, "images has no class folders", "images/CLASS"),
+        (loose_images, "images has 1 images but no class folders", "images/CLASS"),
         (empty_class, "the class folder .*dog has no images", "add some"),
         (unknown_class, r"cow is no class of the training images \(cat, dog\)", "rename"),
     ],
 )
-def test_a_folder_that_cannot_be_used_says_how_to_mend_it(
+def test_a_folder_that_cannot_be_used_says_how_to_fix_it(
     tmp_path: Path, fill: Callable[[Path], None], problem: str, fix: str
 ) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
     fill(folder)
     with pytest.raises(DataError, match=problem) as caught:
-        find_classes(folder, ["cat", "dog"])
+        read_folder(folder, Preparation(4, 3), ["cat", "dog"])
     assert fix in caught.value.fix
 
 
 def test_images_that_do_not_fit_are_refused_before_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_physical_memory_bytes", lambda: 2 * 48)
     refuse_too_many(1, 4, 3)  # 48 bytes, exactly half
+    (tmp_path / "cat").mkdir()
+    for name in ("1.png", "2.png"):
+        (tmp_path / "cat" / name).write_bytes(b"no image")
     with pytest.raises(DataError, match="2 images of 3 x 4 x 4 take .* more than half") as caught:
-        read_images([tmp_path / "missing.png"] * 2, 4, 3)
+        read_folder(tmp_path, Preparation(4, 3))
     assert "smaller data.image_size" in caught.value.fix
 
 
@@ -269,8 +270,8 @@ def test_the_middle_of_a_wide_and_of_a_tall_image(tmp_path: Path) -> None:
 def test_the_shorter_side_is_scaled_and_the_other_one_rounded_down(tmp_path: Path) -> None:
     path = save(tmp_path / "x.png", gradient(21, 10))
     preparation = Preparation(4, 3, shorter_side=5)
-    assert read_whole(path, preparation).shape == (3, 5, 10)  # 21 x 5 / 10 = 10.5
-    assert read_whole(save(tmp_path / "y.png", gradient(23, 10)), preparation).shape == (3, 5, 11)  # 11.5
+    assert read_resized(path, preparation).shape == (3, 5, 10)  # 21 x 5 / 10 = 10.5
+    assert read_resized(save(tmp_path / "y.png", gradient(23, 10)), preparation).shape == (3, 5, 11)  # 11.5
     expected = np.asarray(gradient(21, 10).resize((10, 5), Image.Resampling.BILINEAR))[0:4, 3:7]
     np.testing.assert_array_equal(read_prepared(path, preparation)[2], expected)
 
@@ -285,7 +286,7 @@ def test_the_interpolation_is_the_one_asked_for(tmp_path: Path) -> None:
 
 def test_a_strip_does_not_fill_the_memory(tmp_path: Path) -> None:
     path = save(tmp_path / "x.png", Image.new("L", (40_000, 2), 9))
-    assert read_whole(path, Preparation(32, 1, shorter_side=32)).shape == (1, 32, 256)
+    assert read_resized(path, Preparation(32, 1, shorter_side=32)).shape == (1, 32, 256)
 
 
 def test_a_cmyk_jpeg_and_a_turned_jpeg(tmp_path: Path) -> None:

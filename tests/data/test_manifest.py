@@ -17,19 +17,19 @@ def test_csv_with_splits(tmp_path: Path) -> None:
     text = "\ufeffsplit,path,label\ntrain,a.png,dog\nval,deep/b.png,cat\n,c.png,cat\ntest,/d.png,dog\n"
     listing = read_manifest(table(tmp_path, text.replace("\n,c", "\ntrain,c")))
     assert listing.classes == ("cat", "dog")
-    assert (*listing.train.paths,) == (f"{tmp_path}/a.png", f"{tmp_path}/c.png")
-    assert listing.train.labels.tolist() == [1, 0]
-    assert listing.val is not None
-    assert (*listing.val.paths,) == (f"{tmp_path}/deep/b.png",)
-    assert listing.test is not None
-    assert (*listing.test.paths,) == ("/d.png",)
+    assert {split: [*files] for split, files in listing.splits.items()} == {
+        "train": [f"{tmp_path}/a.png", f"{tmp_path}/c.png"],
+        "val": [f"{tmp_path}/deep/b.png"],
+        "test": ["/d.png"],
+    }
+    assert listing.splits["train"].labels.tolist() == [1, 0]
 
 
 def test_without_splits_all_are_for_training_and_numbers_are_in_order(tmp_path: Path) -> None:
     listing = read_manifest(table(tmp_path, 'path,label\n"a, b.png",10\nc.png,9\n'))
     assert listing.classes == ("9", "10")
-    assert (*listing.train.paths,) == (f"{tmp_path}/a, b.png", f"{tmp_path}/c.png")
-    assert (listing.val, listing.test) == (None, None)
+    assert listing.splits.keys() == {"train"}
+    assert (*listing.splits["train"],) == (f"{tmp_path}/a, b.png", f"{tmp_path}/c.png")
 
 
 @pytest.mark.parametrize(
@@ -65,9 +65,8 @@ def test_parquet_reads_as_csv_does(tmp_path: Path) -> None:
     parquet.write_table(pyarrow.table(columns), tmp_path / "all.parquet")
     listing = read_manifest(tmp_path / "all.parquet")
     assert listing.classes == ("3", "20")
-    assert (*listing.train.paths,) == (f"{tmp_path}/a.png", f"{tmp_path}/b.png")
-    assert listing.test is not None
-    assert listing.test.labels.tolist() == [0]
+    assert (*listing.splits["train"],) == (f"{tmp_path}/a.png", f"{tmp_path}/b.png")
+    assert listing.splits["test"].labels.tolist() == [0]
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(DataError, match="cannot be read as Parquet"):
         read_manifest(tmp_path / "bad.parquet")

@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lcprune.data.cache import NoCache
+from lcprune.data.file_images import FileImages
+from lcprune.data.files import Files
 from lcprune.data.images import Preparation
 from lcprune.data.loaders import TrainLoader
 from lcprune.data.sampling import Targets
 from lcprune.data.sources import Split
-from lcprune.data.stream import FileImages
-from lcprune.data.streaming import Streaming, StreamLoader
+from lcprune.data.streaming import StreamLoader
 
 BATCH = 6
 CLASSES = 5
@@ -40,8 +40,9 @@ def in_memory(kind: str, rows: slice | None, **changes: Any) -> TrainLoader:
 
 
 def streamed(kind: str, rows: slice | None, augment: Any = "crop_flip", **changes: Any) -> StreamLoader:
-    streaming = Streaming(BATCH, augment, 5, **changes)
-    return StreamLoader(split(), streaming, Targets(CLASSES, 5, **KINDS[kind]), "cpu", rows=rows)
+    return StreamLoader(
+        split(), BATCH, augment, 4, 5, "cpu", targets=Targets(CLASSES, 5, **KINDS[kind]), rows=rows, **changes
+    )
 
 
 def same(one: Tensor, other: Tensor) -> bool:
@@ -82,18 +83,18 @@ def test_only_these_rows_are_read_and_no_file_for_labels(tmp_path: Path, monkeyp
     plain = FileImages.read
     monkeypatch.setattr(FileImages, "read", lambda self, index: read.append(index) or plain(self, index))
     files = from_files(tmp_path, skips=False)
-    loader = StreamLoader(files, Streaming(BATCH, "none", 5), Targets(CLASSES, 5), "cpu", rows=slice(1, 3))
+    loader = StreamLoader(files, BATCH, "none", 0, 5, "cpu", rows=slice(1, 3))
     labels = loader.labels(1)
     assert read == []
     assert same(loader.batch(1)[1], labels)
     assert len(read) == 2
 
 
-def test_labels_of_images_that_stand_in_for_damaged_ones(tmp_path: Path) -> None:
+def test_labels_of_images_that_replace_damaged_ones(tmp_path: Path) -> None:
     files = from_files(tmp_path, skips=True)
     for index in range(0, len(files), 3):
         (tmp_path / f"{index:02}.png").write_bytes(b"no image")
-    loader = StreamLoader(files, Streaming(BATCH, "none", 5), Targets(CLASSES, 5), "cpu")
+    loader = StreamLoader(files, BATCH, "none", 0, 5, "cpu")
     for step in (0, 1, 2):
         assert same(loader.labels(step), loader.batch(step)[1])
     assert loader.skipped
@@ -103,6 +104,6 @@ def from_files(folder: Path, *, skips: bool) -> Split:
     images = split(width=6)
     for index, pixels in enumerate(images.images):
         Image.fromarray(pixels.transpose(1, 2, 0)[:6]).save(folder / f"{index:02}.png")
-    paths = tuple(str(folder / f"{index:02}.png") for index in range(len(images)))
-    stored = FileImages(paths, np.arange(len(images)), Preparation(size=6, channels=3), NoCache(), skips)
+    files = Files.of((str(folder / f"{index:02}.png") for index in range(len(images))), images.labels)
+    stored = FileImages(files, np.arange(len(images)), Preparation(size=6, channels=3), skips=skips)
     return Split(stored.as_array(), images.labels)

@@ -17,8 +17,9 @@ from PIL import Image
 
 from lcprune.data import images as images_module
 from lcprune.data import sources
-from lcprune.data.sources import Split, load, read_digits
-from lcprune.data.stream import FileImages
+from lcprune.data.cifar import _with_channels
+from lcprune.data.file_images import FileImages
+from lcprune.data.sources import load, read_digits
 from lcprune.errors import DataError, SetupError
 from lcprune.recipe import DataConfig
 
@@ -118,18 +119,12 @@ def test_statistics_are_exact_and_never_zero() -> None:
     assert sources._statistics(images) == ((0.5, 0.2), (0.5, 1e-3))
 
 
-def test_a_label_out_of_range_is_refused() -> None:
-    with pytest.raises(DataError, match="labels go from 0 to 2, but there are 2 classes"):
-        sources._check_labels(Split(np.zeros((3, 1, 1, 1), np.uint8), np.array([0, 1, 2])), ("a", "b"))
-
-
 def test_rgb_becomes_grey_as_in_pillow() -> None:
-    rgb = np.random.default_rng(0).integers(0, 256, (600, 3, 4, 5), dtype=np.uint8)
-    grey = sources._to_grey(rgb)
-    assert grey.shape == (600, 1, 4, 5)
-    for index in (0, 599):  # in the first and in the last chunk
-        expected = Image.fromarray(rgb[index].transpose(1, 2, 0)).convert("L")
-        np.testing.assert_array_equal(grey[index, 0], np.asarray(expected))
+    rgb = np.random.default_rng(0).integers(0, 256, (6, 4, 5, 3), dtype=np.uint8)  # (N, H, W, C)
+    grey = _with_channels(rgb, 1)
+    assert grey.shape == (6, 1, 4, 5)
+    for pixels, image in zip(rgb, grey, strict=True):
+        np.testing.assert_array_equal(image[0], np.asarray(Image.fromarray(pixels).convert("L")))
 
 
 def test_digits_need_no_torch() -> None:
@@ -346,7 +341,7 @@ def test_a_root_that_is_a_file_is_an_error_of_the_user(small_cifar: Path, tmp_pa
         load(CIFAR, tmp_path / "file", seed=0)
 
 
-def test_torchvision_that_does_not_fit_torch_says_how_to_mend_it(
+def test_torchvision_that_does_not_fit_torch_says_how_to_fix_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")

@@ -7,18 +7,16 @@ import torch
 from PIL import Image
 
 from lcprune.data import sources, streaming
-from lcprune.data.files import together
+from lcprune.data.file_images import FileImages
+from lcprune.data.files import Files
 from lcprune.data.images import Preparation
 from lcprune.data.loaders import TrainLoader, eval_batches
-from lcprune.data.sampling import Targets
 from lcprune.data.sources import Dataset, Split
-from lcprune.data.stream import FileImages
-from lcprune.data.streaming import Streaming, StreamLoader
+from lcprune.data.streaming import StreamLoader
 from lcprune.errors import DataError
 from lcprune.recipe import DataConfig
 
 CPU = torch.device("cpu")
-PLAIN = Targets(classes=2, seed=0)
 
 
 @pytest.fixture
@@ -38,9 +36,8 @@ def read(root: Path, **keys: object) -> Dataset:
     return sources.load(DataConfig.model_validate(settings), root, seed=0)
 
 
-def loader(split: Split, augment: str = "none", targets: Targets = PLAIN, **keys: object) -> StreamLoader:
-    how = Streaming(batch_size=4, augment=augment, seed=3, pad=2, **keys)
-    return StreamLoader(split, how, targets, CPU)
+def loader(split: Split, augment: str = "none", **keys: object) -> StreamLoader:
+    return StreamLoader(split, 4, augment, 2, 3, CPU, **keys)
 
 
 def test_a_stream_reads_what_memory_holds(photos: Path) -> None:
@@ -72,8 +69,7 @@ def test_no_two_images_of_a_run_are_changed_alike_and_another_seed_changes_them_
     alike = Split(np.repeat(one, 8, axis=0), np.zeros(8, dtype=np.int64))  # what differs was drawn
     made = []
     for seed in (3, 4):
-        how = Streaming(batch_size=4, augment="resized_crop", seed=seed)
-        batches = StreamLoader(alike, how, PLAIN, CPU)
+        batches = StreamLoader(alike, 4, "resized_crop", 0, seed, CPU)
         made += [image for step in range(4) for image in batches.batch(step)[0]]
     assert len(made) == 32
     assert len({image.numpy().tobytes() for image in made}) == 32
@@ -133,7 +129,7 @@ def test_a_damaged_file_stops_a_stream_and_is_named(photos: Path, workers: int) 
         list(eval_batches(train, 5, CPU))
 
 
-def test_another_image_stands_in_for_a_damaged_one_and_brings_its_label(photos: Path) -> None:
+def test_another_image_replaces_a_damaged_one_and_brings_its_label(photos: Path) -> None:
     (photos / "train" / "cat" / "6.png").write_bytes(b"no image")  # the last cat: a dog is next
     (photos / "test" / "dog" / "1.png").write_bytes(b"no image")
     data = read(photos, stream="always", on_bad_image="skip")
@@ -155,9 +151,9 @@ def test_memory_leaves_damaged_images_out(photos: Path) -> None:
     assert data.train.images.shape == (11, 3, 8, 8)
 
 
-def test_behind_the_last_image_the_first_one_stands_in(photos: Path) -> None:
+def test_the_first_image_replaces_the_last_one(photos: Path) -> None:
     paths = sorted(map(str, (photos / "train").rglob("*.png")))
-    images = FileImages(together(paths), np.arange(12), preparation=Preparation(8, 3), skips=True)
+    images = FileImages(Files.of(paths, range(12)), np.arange(12), preparation=Preparation(8, 3), skips=True)
     for path in (paths[11], paths[0]):
         Path(path).write_bytes(b"")
     index, pixels = images.read(11)
@@ -177,9 +173,8 @@ def test_the_waiting_for_every_batch_counts(photos: Path, monkeypatch: pytest.Mo
 def test_when_nothing_can_be_read_it_says_so(photos: Path) -> None:
     for path in photos.rglob("*.png"):
         path.write_bytes(b"")
-    images = FileImages(
-        together(map(str, photos.rglob("*.png"))), np.arange(3), preparation=Preparation(8, 3), skips=True
-    )
+    paths = [str(path) for path in photos.rglob("*.png")][:3]
+    images = FileImages(Files.of(paths, range(3)), np.arange(3), preparation=Preparation(8, 3), skips=True)
     with pytest.raises(DataError, match="not one of the images can be read"):
         images.read(0)
 
@@ -229,5 +224,5 @@ def test_a_second_epoch_decodes_nothing(photos: Path, cache: str, monkeypatch: p
         batches.batch(step)
     batches.batch(9)  # a new queue starts once the old workers are done with what they had begun
     batches.close()
-    monkeypatch.setattr("lcprune.data.stream.read_whole", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr("lcprune.data.file_images.read_resized", lambda *_: pytest.fail("decoded again"))
     np.testing.assert_array_equal(train.images[:], expected)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lcprune import recipe as recipes
-from lcprune.data.survey import Copies, Damaged, Looked, Survey
+from lcprune.data.survey import Copies, Sample, Survey
 from lcprune.errors import DataError
 from lcprune.pipeline.suggest_recipe import Wanted, recipe_name, suggest_recipe, trunk_of
 from lcprune.recipe import Recipe
@@ -23,7 +23,7 @@ def found(
     damaged: int = 0,
 ) -> Survey:
     total = sum(sum(of_classes.values()) for of_classes in counts.values())
-    looked = Looked(
+    sample = Sample(
         sampled=total,
         decoded=total,
         widths=(px * long,) * 5,
@@ -32,10 +32,10 @@ def found(
         elongation=(long,) * 5,
         kinds=kinds or {"RGB": total},
         rotated=0,
-        damaged=(Damaged("x", "x is empty"),) * damaged,
+        damaged={str(number): "it is empty" for number in range(damaged)},
     )
     classes = tuple(next(iter(counts.values())))
-    return Survey(Path("/home/me/my photos"), classes, counts, {}, (), (), looked, Copies((), 0, 0))
+    return Survey(Path("/home/me/my photos"), classes, counts, {}, (), (), sample, Copies((), 0, 0))
 
 
 def chosen(survey: Survey, **wanted: Any) -> Recipe:
@@ -169,7 +169,7 @@ def test_a_class_that_is_too_small_is_named() -> None:
 
 def test_no_image_that_can_be_read() -> None:
     survey = found()
-    empty = Survey(**{**vars(survey), "looked": Looked(9, 0, (), (), (), (), {}, 0, ())})
+    empty = Survey(**{**vars(survey), "sample": Sample(9, 0, (), (), (), (), {}, 0, {})})
     with pytest.raises(DataError, match="none of the 9 images looked at"):
         chosen(empty)
 

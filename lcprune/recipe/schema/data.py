@@ -70,6 +70,15 @@ class DataConfig(Section):
         return self.source in ("imagefolder", "manifest", "imagenet")
 
     @property
+    def input_channels(self) -> Literal[1, 3]:
+        """Channels of the images that the network gets."""
+        return self.channels or (1 if self.source == "digits" else 3)
+
+    def folder(self, data_root: Path) -> Path:
+        """Folder of the images; `data_root` where the recipe names none."""
+        return (self.root or data_root).expanduser()
+
+    @property
     def shorter_side(self) -> int | None:
         """To which files are scaled, in pixels; None where they are stretched."""
         return (self.resize or self.image_size) if self.crop == "center" else None
