@@ -172,7 +172,7 @@ def loaded(root: Path, workers: int, batches: int) -> Row:
     """Images per second of the recipe's own batches of 64, and the memory that they take."""
     from lcprune import recipe as recipes
     from lcprune.data import sources
-    from lcprune.data.streaming import StreamLoader
+    from lcprune.data.loaders import TrainLoader
 
     before = tree_bytes(os.getpid())
     overrides = ["data.batch_size=64", f"data.workers={workers}", f"data.val_size={CLASSES}"]
@@ -181,7 +181,7 @@ def loaded(root: Path, workers: int, batches: int) -> Row:
     data = sources.load(config, root, seed=0)
     opened_s = time.perf_counter() - started
     opened = tree_bytes(os.getpid())
-    loader = StreamLoader(data.train, 64, "resized_crop", pad=0, seed=0, device="cpu", workers=workers)
+    loader = TrainLoader(data.train, 64, "resized_crop", pad=0, seed=0, device="cpu", workers=workers)
     loader.batch(0)  # starts the workers
     with Watch(os.getpid()) as watch:
         started = time.perf_counter()

@@ -15,7 +15,7 @@ from PIL import Image
 
 from benchmarks.provenance import RESULTS, provenance, save
 from lcprune.data import sources
-from lcprune.data.streaming import StreamLoader
+from lcprune.data.loaders import TrainLoader
 from lcprune.recipe import DataConfig
 
 SIZE = (500, 375)  # what ImageNet's files have, on average
@@ -61,7 +61,7 @@ def epochs(root: Path, cache: str, workers: int) -> dict[str, object]:
     keys = {"image_size": 224, "crop": "center", "resize": 256, "augment": "resized_crop", "normalize": "imagenet"}
     config = DataConfig.model_validate({"source": "imagefolder", "cache": cache, "workers": workers, **keys})
     data = sources.load(config, root, seed=0)
-    loader = StreamLoader(data.train, BATCH, "resized_crop", pad=0, seed=0, device="cpu", workers=workers)
+    loader = TrainLoader(data.train, BATCH, "resized_crop", pad=0, seed=0, device="cpu", workers=workers)
     speeds = []
     for epoch in range(2):
         steps = range(epoch * loader.steps_per_epoch, (epoch + 1) * loader.steps_per_epoch)

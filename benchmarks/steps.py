@@ -19,7 +19,7 @@ from torchvision import transforms
 
 from benchmarks.networks import MEAN, STD, make_network, memory_format
 from benchmarks.timing import Timed
-from lcprune.data.loaders import Loader, TrainLoader
+from lcprune.data.loaders import TrainLoader
 from lcprune.data.sources import Split
 from lcprune.models import Network
 from lcprune.recipe import Recipe
@@ -80,7 +80,9 @@ class Loop:
         raise ValueError("the recipe is too short to be measured")
 
 
-def loader_of(recipe: Recipe, split: Split, device: torch.device, rows: slice | None = None) -> TrainLoader:
+def loader_of(
+    recipe: Recipe, split: Split, device: torch.device, rows: slice | None = None, labels_only: bool = False
+) -> TrainLoader:
     """Batches as a run has them; `rows` of each, or all."""
     data, train = recipe.data, recipe.train
     return TrainLoader(
@@ -93,10 +95,11 @@ def loader_of(recipe: Recipe, split: Split, device: torch.device, rows: slice | 
         channels_last=train.channels_last,
         flip=data.flip,
         rows=rows,
+        labels_only=labels_only,
     )
 
 
-def trainer_of(recipe: Recipe, loader: Loader, coordinator: Coordinator) -> Trainer:
+def trainer_of(recipe: Recipe, loader: TrainLoader, coordinator: Coordinator) -> Trainer:
     """Of a training that holds out no images and writes nothing."""
     nothing = Split(np.zeros((0, 1, 1, 1), np.uint8), np.zeros(0, np.int64))
     return Trainer(

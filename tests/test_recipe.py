@@ -9,7 +9,7 @@ import pytest
 from lcprune import models, recipe
 from lcprune.errors import RecipeError
 from lcprune.exporters import metadata
-from lcprune.recipe import schema
+from lcprune.recipe.schema import model
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 IMAGES = {
@@ -62,7 +62,8 @@ def test_every_recipe_in_the_folder_ships_loads_and_builds(path: Path) -> None:
     assert loaded.train.iterations is not None  # shipped recipes count in iterations
     assert loaded.data.val_size > 0  # so that select works on it
     classes, image_shape = IMAGES[loaded.data.source]
-    network = models.build(loaded, classes, image_shape, (0.5,) * image_shape[0], (0.25,) * image_shape[0])
+    narrow = loaded if loaded.model.is_external else recipe.load(path, ["model.width=0.125"])
+    network = models.build(narrow, classes, image_shape, (0.5,) * image_shape[0], (0.25,) * image_shape[0])
     assert len(network.critics) == len(loaded.critics.after)
     assert recipe.parse(recipe.dump(loaded)) == loaded
 
@@ -71,7 +72,7 @@ def test_every_recipe_in_the_folder_ships_loads_and_builds(path: Path) -> None:
 def test_paper_recipes_hold_the_protocol_of_the_paper(name: str) -> None:
     loaded = recipe.load(name)
     source, after = PAPER[name]
-    assert loaded.data == schema.DataConfig(source=source, val_size=5000, augment="crop_flip", pad=4, batch_size=128)
+    assert loaded.data == recipe.DataConfig(source=source, val_size=5000, augment="crop_flip", pad=4, batch_size=128)
     critics = loaded.critics
     assert (loaded.model.width, critics.after, critics.depth, critics.channels) == (1.0, after, 1, 128)
     assert (critics.head, critics.loss, critics.optimizer, critics.lr) == ("paper", "cascade", "adam", 1e-4)
@@ -142,13 +143,13 @@ def test_places_that_are_given_stay() -> None:
 def test_the_schema_says_where_critics_sit_if_nothing_is_said() -> None:
     after = recipe.json_schema()["$defs"]["CriticsConfig"]["properties"]["after"]
     assert after["default"] is None
-    for trunk, places in schema.PLACES.items():
+    for trunk, places in model.PLACES.items():
         assert f"{list(places)} for\n``{trunk}``" in after["description"].replace(" ``", "\n``")
     assert {kind["type"] for kind in after["anyOf"]} == {"array", "null"}
     trunks = recipe.json_schema()["$defs"]["ModelConfig"]["properties"]["trunk"]["anyOf"]
     assert trunks == [
-        {"enum": list(schema.PLACES), "type": "string"},
-        {"pattern": schema.model.ELSEWHERE, "type": "string"},
+        {"enum": list(model.PLACES), "type": "string"},
+        {"pattern": model.ELSEWHERE, "type": "string"},
     ]
 
 
@@ -459,7 +460,7 @@ FILES = BASE.replace("source: digits", "source: imagefolder\n  image_size: 64")
         (BASE, "data.cache=disk", "digits has no image files", "leave cache out"),
         (FILES, "data.source=manifest", "manifest needs the name of a table", "write manifest: images.csv"),
         (FILES, "data.manifest=a.csv", "imagefolder has no table of images", "leave manifest out"),
-        (FILES, "data.resize=72", "resize is the shorter side before the middle is cut out", "write crop: center"),
+        (FILES, "data.resize=72", "resize is the shorter side before the center crop", "write crop: center"),
         (FILES, "too small", "", ""),
         (
             FILES.replace("imagefolder", "imagenet"),
@@ -494,7 +495,7 @@ def test_the_shorter_side_is_the_size_unless_it_is_given(given: tuple[str, ...],
 
 def test_shares_of_classes_cannot_be_told() -> None:
     told = ("train.method=dni", "critics.condition_on_label=true", "data.mixup=0.2")
-    assert "condition_on_label tells one class of each image" in refused(BASE, told).problem
+    assert "condition_on_label needs one class for each image" in refused(BASE, told).problem
 
 
 @pytest.mark.parametrize("augment", ["none", "crop"])
@@ -571,7 +572,7 @@ def test_a_sub_model_alone_is_one_of_those_that_critics_make(added: str, problem
 
 def test_steps_that_differ_cannot_be_recorded() -> None:
     error = refused(BASE + "  cuda_graph: true\ncritics: {update_every: 2}\n")
-    assert error.problem == ("my.yaml: train.cuda_graph replays one step, but critics.update_every above 1 makes two")
+    assert error.problem == ("my.yaml: train.cuda_graph replays one step, but critics.update_every makes steps differ")
     assert error.fix == "drop one of them"
 
 
@@ -752,7 +753,7 @@ def test_what_does_not_fit_a_trunk_from_elsewhere_is_refused(added: str, problem
         ),
         (
             ["train.cuda_graph=true", "train.layer_decay=0.5"],
-            "train.cuda_graph replays one step with one learning rate, not layer_decay",
+            "train.cuda_graph replays one step, but train.layer_decay makes steps differ",
             "drop one of them",
         ),
     ],

@@ -11,7 +11,7 @@ from lcprune import recipe as recipes
 from lcprune.errors import RecipeError
 from lcprune.models import build
 from lcprune.pipeline.export import ExportRequest, export
-from lcprune.recipe.schema import known_keys
+from lcprune.recipe.schema.recipe import known_keys
 from lcprune.specs import FORMATS, HEADS, METHODS, FormatSpec, HeadSpec, MethodSpec
 from lcprune.training.methods import build_method
 from lcprune.training.optim import build_optimizers

@@ -19,7 +19,6 @@ from torch.optim import SGD
 from benchmarks import networks, steps
 from benchmarks.parallel.ranks import CPU
 from benchmarks.timing import repeated
-from lcprune.data.loaders import LabelLoader, Loader
 from lcprune.data.sources import Split
 from lcprune.recipe import Recipe
 from lcprune.training.checkpoint import TrainingState
@@ -80,7 +79,8 @@ def shared(
         links: Inside, the processes are connected.
     """
     coordinator = Coordinator(CPU, mesh, ParallelOptions(staleness=staleness, groups_per_rank=tuple(groups_per_rank)))
-    loader: Loader = steps.loader_of(recipe, split, CPU, coordinator.rows(recipe.data.batch_size))
+    rows = coordinator.rows(recipe.data.batch_size)
+    loader = steps.loader_of(recipe, split, CPU, rows, labels_only=not coordinator.reads_images)
     with links or nullcontext():
         method, state = coordinator.place(
             recipe,
@@ -89,7 +89,7 @@ def shared(
             lambda: fresh_state(recipe),
             iterations=recipe.train.iterations or 0,
         )
-    trainer = steps.trainer_of(recipe, loader if coordinator.reads_images else LabelLoader(loader), coordinator)
+    trainer = steps.trainer_of(recipe, loader, coordinator)
     placement = coordinator.placement
     if placement is None:
         raise ValueError("a mesh divides the work")

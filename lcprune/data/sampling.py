@@ -59,7 +59,6 @@ class BatchSampler:
             epoch, and each epoch mirrors those that the one before did not.
         weights: How often each image is drawn, ``(N,)``; None: once in an epoch.
         rows: Which rows of every batch are wanted.
-        device: Where indices and draws are placed; they are drawn on the CPU, so that every device gets the same.
 
     Raises:
         DataError: If there are fewer images than `batch_size`.
@@ -74,7 +73,6 @@ class BatchSampler:
         flip: Literal["random", "alternating"],
         weights: Tensor | None,
         rows: slice,
-        device: torch.device,
     ) -> None:
         if batch_size < 1 or margin < 0:
             raise ValueError(f"batch_size {batch_size} must be positive and pad {margin} not negative")
@@ -85,16 +83,22 @@ class BatchSampler:
             )
         self.batch_size = batch_size
         self.steps_per_epoch = count // batch_size
+        self.seed = seed
+        self.margin = margin
+        self.rows = rows
         self._count = count
-        self._seed = seed
-        self._margin = margin
         self._weights = weights
-        self._rows = rows
-        self._device = device
+        self._device = torch.device("cpu")
         self._order: tuple[int, Tensor] | None = None
         self._mirrored = None
         if flip == "alternating":
-            self._mirrored = torch.randint(2, (count,), generator=generator(seed, FLIP, 0)).to(device)
+            self._mirrored = torch.randint(2, (count,), generator=generator(seed, FLIP, 0))
+
+    def to(self, device: torch.device) -> "BatchSampler":
+        """Indices and draws are on this device from now on; they are drawn on the CPU, the same for every device."""
+        self._device = device
+        self._mirrored = None if self._mirrored is None else self._mirrored.to(device)
+        return self
 
     def indices(self, step: int) -> Tensor:
         """The images of a step, from 0 over all epochs, ``(B,)``; the order of the last epoch asked for is kept."""
@@ -102,15 +106,15 @@ class BatchSampler:
             raise ValueError(f"step {step} is negative")
         epoch, position = divmod(step, self.steps_per_epoch)
         if self._order is None or self._order[0] != epoch:
-            self._order = epoch, epoch_order(self._count, self._seed, epoch, self._weights).to(self._device)
-        return self._order[1][position * self.batch_size : (position + 1) * self.batch_size][self._rows]
+            self._order = epoch, epoch_order(self._count, self.seed, epoch, self._weights).to(self._device)
+        return self._order[1][position * self.batch_size : (position + 1) * self.batch_size][self.rows]
 
     def crops(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Corner of every crop (row, column) and whether it is mirrored, 0 or 1, ``(B,)`` each."""
-        places = 2 * self._margin + 1  # one number per image says all three
-        drawn = torch.randint(2 * places * places, (self.batch_size,), generator=generator(self._seed, AUGMENT, step))
+        places = 2 * self.margin + 1  # one number per image says all three
+        drawn = torch.randint(2 * places * places, (self.batch_size,), generator=generator(self.seed, AUGMENT, step))
         corner = drawn // 2
-        draws = torch.stack([corner // places, corner % places, drawn % 2])[:, self._rows]
+        draws = torch.stack([corner // places, corner % places, drawn % 2])[:, self.rows]
         tops, lefts, mirrored = draws.to(self._device, non_blocking=self._device.type == "cuda")  # else it waits
         if self._mirrored is not None:
             mirrored = (self._mirrored[self.indices(step)] + step // self.steps_per_epoch) % 2
@@ -175,14 +179,6 @@ class Targets:
         """
         blank = torch.zeros(len(labels), 1, *size, device=labels.device) if self.mixes else torch.zeros(len(labels))
         return self.of(blank, labels, step)[1]
-
-
-def rows_made_and_kept(rows: slice | None, targets: Targets) -> tuple[slice, slice]:
-    """Which rows of a batch have to be made to get `rows`, None: all; and which of those are kept."""
-    everything = slice(None)
-    if rows is None:
-        return everything, everything
-    return (everything, rows) if targets.mixes else (rows, everything)
 
 
 def _state(seed: int, stream: int, counter: int) -> int:

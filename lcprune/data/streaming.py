@@ -1,7 +1,4 @@
-"""Training batches of images that are augmented one by one, made ahead of time by worker processes.
-
-As with `TrainLoader`, a batch is a function of the seed and the step alone, whichever process makes it.
-"""
+"""Training batches of images that are read and augmented one by one, ahead of time by worker processes."""
 
 import itertools
 import time
@@ -14,7 +11,7 @@ from torch import Tensor
 
 from lcprune.data.file_images import FileImages, Pixels
 from lcprune.data.images import center_crop
-from lcprune.data.sampling import TRANSFORM, BatchSampler, Targets, global_generator, rows_made_and_kept
+from lcprune.data.sampling import TRANSFORM, BatchSampler, global_generator
 from lcprune.data.sources import Split
 from lcprune.data.transforms import Transform, random_transform
 from lcprune.data.workers import read_ahead
@@ -28,76 +25,53 @@ Augment = Callable[[Sequence[Pixels], int], Tensor]
 """Augments the images ``(C, H, W)`` of a step, to ``(B, C, H, W)``."""
 
 
-class StreamLoader:
-    """Shuffled, augmented training batches of images in files or in memory; `TrainLoader` is faster for the latter.
+class StreamedBatches:
+    """Batches that workers make ahead of time, and the transfer to the device.
 
     Args:
-        split: The training images.
-        batch_size: See `TrainLoader`, as for the arguments up to `rows`.
-        augment: Likewise; ``resized_crop`` and ``randaugment`` are described in `random_transform`.
-        pad: Likewise, for ``crop`` and ``crop_flip``.
-        seed: Likewise.
+        split: The training images, in files or in memory.
+        sampler: Says which images a step has, and how they are cropped.
+        augment: See `TrainLoader`.
+        interpolation: Likewise.
         device: Receives the batches.
-        channels_last: Whether batches have that memory format.
-        flip: See `TrainLoader`.
-        targets: Likewise.
-        weights: Likewise.
-        rows: Likewise.
-        interpolation: How ``resized_crop`` and ``randaugment`` resize.
         workers: Processes; 0: batches are made when they are asked for.
-
-    Raises:
-        DataError: If there are fewer images than `batch_size`.
-        SetupError: If there are to be workers and the system cannot fork.
     """
 
     def __init__(
         self,
         split: Split,
-        batch_size: int,
+        sampler: BatchSampler,
         augment: Literal["none", "crop", "crop_flip", "resized_crop", "randaugment"],
-        pad: int,
-        seed: int,
-        device: torch.device | str,
-        channels_last: bool = False,
-        flip: Literal["random", "alternating"] = "random",
-        targets: Targets | None = None,
-        weights: Tensor | None = None,
-        rows: slice | None = None,
-        interpolation: Literal["bilinear", "bicubic"] = "bilinear",
-        workers: int = 0,
+        interpolation: Literal["bilinear", "bicubic"],
+        device: torch.device,
+        workers: int,
     ) -> None:
-        self._targets = targets or Targets(classes=0, seed=seed)
-        made, self._kept = rows_made_and_kept(rows, self._targets)
-        margin = pad if augment in ("crop", "crop_flip") else 0
-        sampler = BatchSampler(len(split), batch_size, seed, margin, flip, weights, made, torch.device("cpu"))
-        self.steps_per_epoch = sampler.steps_per_epoch
         self.waited_s = 0.0
+        side = split.images.shape[-1]
         if augment in ("resized_crop", "randaugment"):
-            transform = random_transform(augment, split.images.shape[-1], interpolation)
-            apply = _transforms(transform, seed, range(batch_size)[made])
+            apply = _transforms(sampler, random_transform(augment, side, interpolation))
         else:
-            apply = _crops(sampler, split.images.shape[-1], margin, augment == "crop_flip")
-        self._batches = _Batches(split, sampler, apply)
+            apply = _crops(sampler, side, augment == "crop_flip")
+        self._maker = _Maker(split, sampler, apply)
         self._images = split.images
+        self._device = device
         self._workers = workers
-        self._device = torch.device(device)
-        self._format = torch.channels_last if channels_last else torch.contiguous_format
         self._queue: Iterator[Made] | None = None
         self._next_step = -1
         self._damaged: set[int] = set()
 
     @property
     def skipped(self) -> tuple[str, ...]:
-        """Damaged files that were replaced by other images, so far."""
+        """See `TrainLoader`."""
         images = self._images
         return tuple(images.path(index) for index in sorted(self._damaged)) if isinstance(images, FileImages) else ()
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Images ``(B, C, H, W)``, float32 in 0..1, and labels of a step, from 0; see `Targets.of`.
+    def read(self, step: int) -> tuple[Tensor, Tensor]:
+        """Images ``(B, C, H, W)``, float32 in 0..1, and labels ``(B,)`` of a step, on the device.
 
         Raises:
             DataError: If a file is damaged or no longer there, and may not be skipped.
+            SetupError: If there are to be workers and the system cannot fork.
         """
         started = time.perf_counter()
         pixels, labels, damaged = self._made(step)
@@ -106,18 +80,15 @@ class StreamLoader:
         images = pixels.to(self._device, non_blocking=on_cuda).float().div_(255)
         labels = labels.to(self._device, non_blocking=on_cuda)
         self.waited_s += time.perf_counter() - started
-        images, targets = self._targets.of(images, labels, step)
-        return images[self._kept].contiguous(memory_format=self._format), targets[self._kept]
+        return images, labels
 
     def labels(self, step: int) -> Tensor:
-        """The labels of `batch` alone. Files are read only if damaged ones are replaced by other images.
+        """The labels of `read` alone.
 
         Raises:
-            DataError: If none can be read.
+            DataError: If no image can be read.
         """
-        labels = self._batches.labels(step).to(self._device)
-        height, width = self._images.shape[2:]
-        return self._targets.of_labels(labels, step, (height, width))[self._kept]
+        return self._maker.labels(step).to(self._device)
 
     def close(self) -> None:
         """Ends the workers."""
@@ -127,7 +98,7 @@ class StreamLoader:
         if self._queue is None or step != self._next_step:
             self.close()  # before other workers start
             pin_memory = self._device.type == "cuda"
-            self._queue = read_ahead(self._batches.make, itertools.count(step), self._workers, pin_memory)
+            self._queue = read_ahead(self._maker.make, itertools.count(step), self._workers, pin_memory)
         self._next_step = step + 1
         try:
             return next(self._queue)
@@ -136,7 +107,7 @@ class StreamLoader:
             raise
 
 
-class _Batches:
+class _Maker:
     """Makes the batch of every step, in the training process or in a worker."""
 
     def __init__(self, split: Split, sampler: BatchSampler, augment: Augment) -> None:
@@ -163,21 +134,23 @@ class _Batches:
         return images.read(index) if isinstance(images, FileImages) else (index, images[index])
 
 
-def _transforms(transform: Transform, seed: int, rows: Sequence[int]) -> Augment:
-    """Augments the images of a step, which are these rows of its batch, each with random numbers of its own."""
+def _transforms(sampler: BatchSampler, transform: Transform) -> Augment:
+    """Augments the images of a step, each with random numbers of its own."""
 
     def augment(images: Sequence[Pixels], step: int) -> Tensor:
         made = []
+        rows = range(sampler.batch_size)[sampler.rows]
         for row, pixels in zip(rows, images, strict=True):
-            with global_generator(seed, TRANSFORM, step * _IMAGES + row):
+            with global_generator(sampler.seed, TRANSFORM, step * _IMAGES + row):
                 made.append(transform(torch.tensor(pixels)))  # a copy: what a cache gives cannot be written to
         return torch.stack(made)
 
     return augment
 
 
-def _crops(sampler: BatchSampler, side: int, margin: int, flips: bool) -> Augment:
-    """Crops the images of a step, bit-identical to `TrainLoader`."""
+def _crops(sampler: BatchSampler, side: int, flips: bool) -> Augment:
+    """Crops the images of a step, bit-identical to `InMemoryBatches`."""
+    margin = sampler.margin
 
     def augment(images: Sequence[Pixels], step: int) -> Tensor:
         made = []

@@ -17,7 +17,7 @@ from lcprune.errors import ModelError, torchvision_needed
 from lcprune.models import tracing
 from lcprune.models.tracing import Cuts
 from lcprune.models.trunk import Shape
-from lcprune.recipe.schema import TORCHVISION, ModelConfig
+from lcprune.recipe.schema.model import TORCHVISION, ModelConfig
 
 ALIASES = {"shufflenet_v2": "shufflenet_v2_x1_0"}
 

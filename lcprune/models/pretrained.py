@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from lcprune.errors import ModelError
 from lcprune.models.backbones import ALIASES, first_convolution, torchvision_models
 from lcprune.models.network import Network
-from lcprune.recipe.schema import TORCHVISION, ModelConfig
+from lcprune.recipe.schema.model import TORCHVISION, ModelConfig
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "network")
 """Keys below which a torch file may hold its weights."""

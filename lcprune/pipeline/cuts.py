@@ -7,7 +7,7 @@ from lcprune.analysis.counting import count_cost
 from lcprune.errors import ModelError
 from lcprune.models import Network
 from lcprune.models.backbones import cut_names, find_cutting
-from lcprune.recipe.schema import PLACES
+from lcprune.recipe.schema.model import PLACES
 
 
 def list_cuts(

@@ -16,9 +16,8 @@ from torch.optim.swa_utils import AveragedModel
 from lcprune import recipe as recipes
 from lcprune import runs
 from lcprune.analysis.evaluate import accuracies_pct, balanced_accuracies_pct
-from lcprune.data.loaders import Loader
+from lcprune.data.loaders import TrainLoader
 from lcprune.data.sources import Dataset
-from lcprune.data.streaming import StreamLoader
 from lcprune.errors import NotFiniteError, ProfileError, RunError
 from lcprune.models import Network, Whitening
 from lcprune.pipeline import stored
@@ -82,7 +81,7 @@ def fit(
     recipe: Recipe,
     dataset: Dataset,
     network: Network,
-    loader: Loader,
+    loader: TrainLoader,
     coordinator: Coordinator,
     display: Display,
     notice: Notice,
@@ -133,13 +132,12 @@ def fit(
             if state.average is not None:
                 _settle(state.average, trainer, state)
     finally:
-        if isinstance(loader, StreamLoader):
-            loader.close()
+        loader.close()
     with coordinator.watched():
         return _write(trainer, state, dataset, notice)
 
 
-def _trainer(folder: Path, recipe: Recipe, dataset: Dataset, loader: Loader, coordinator: Coordinator) -> Trainer:
+def _trainer(folder: Path, recipe: Recipe, dataset: Dataset, loader: TrainLoader, coordinator: Coordinator) -> Trainer:
     train, logging = recipe.train, recipe.logging
     iterations = train.iterations or max(1, round((train.epochs or 0) * loader.steps_per_epoch))
     record = None
@@ -250,8 +248,7 @@ def _settle(average: AveragedModel, trainer: Trainer, state: TrainingState) -> N
 def _write(trainer: Trainer, state: TrainingState, dataset: Dataset, notice: Notice) -> Trained:
     """Writes the names of bad images, weights and predictions; of several processes, the writer does."""
     folder, coordinator = trainer.checkpoints.parent, trainer.coordinator
-    found_on_the_way = trainer.loader.skipped if isinstance(trainer.loader, StreamLoader) else ()
-    everyone = coordinator.all_gather((*dataset.skipped, *found_on_the_way))
+    everyone = coordinator.all_gather((*dataset.skipped, *trainer.loader.skipped))
     bad_images = tuple(dict.fromkeys(chain(*everyone)))
     if coordinator.is_writer:
         _write_bad_images(folder, bad_images, notice)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lcprune.data.split import balanced_split
 from lcprune.data.survey import GREY_KINDS, Survey
 from lcprune.errors import DataError, RecipeError
-from lcprune.recipe.schema import PLACES, TORCHVISION
+from lcprune.recipe.schema.model import PLACES, TORCHVISION
 from lcprune.reporting.recipe_text import Choice, recipe_text
 
 SMALL_PX = 64

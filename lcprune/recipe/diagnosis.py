@@ -1,4 +1,4 @@
-"""From a validation error to a message: the key, the line or the override to blame, and how to fix it."""
+"""From a validation error to a message: the key, the line or the override that is wrong, and how to fix it."""
 
 import difflib
 import json
@@ -9,14 +9,14 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from lcprune.errors import RecipeError
-from lcprune.recipe.schema import known_keys, sections
+from lcprune.recipe.schema.recipe import known_keys, sections
 
 LONGEST_SHOWN = 200
-"""Characters of a wrong value."""
+"""Characters of a wrong value in a message."""
 
 
 def explain(error: ValidationError, document: Any, origin: str, overrides: Sequence[str]) -> RecipeError:
-    """What a person should read of a validation error.
+    """The message for a validation error.
 
     Args:
         error: As pydantic reports it.
@@ -29,7 +29,7 @@ def explain(error: ValidationError, document: Any, origin: str, overrides: Seque
     key = ".".join(_key(first))
     same_key = [one for one in errors if _key(one) == _key(first)]
     if isinstance(first["input"], list):
-        first = same_key[-1]  # of "a number" or "a list of numbers", the one that looked into the list
+        first = same_key[-1]  # of "a number" or "a list of numbers", the one about the list
     others = len(errors) - len(same_key)
     where = _where(first["loc"], document, origin, overrides)
     if first["type"] == "extra_forbidden":
@@ -40,7 +40,7 @@ def explain(error: ValidationError, document: Any, origin: str, overrides: Seque
             f"{where}: {key} is missing", f"add {name}: ... " + (f"under {section}:" if section else "to it")
         )
     problem, fix = _wording(first, key)
-    subject = f"{where}: {key}" if key else where  # two sections that do not fit each other have no key
+    subject = f"{where}: {key}" if key else where  # an error of two sections together has no key
     return RecipeError(f"{subject}: {problem}" + (f" ({others} more after this one)" if others else ""), fix)
 
 
@@ -51,7 +51,7 @@ def _key(error: ErrorDetails) -> tuple[str, ...]:
 
 def _wording(error: ErrorDetails, key: str) -> tuple[str, str]:
     """What is wrong with the value of a key, and how to fix it."""
-    if error["type"] == "value_error":  # from a validator above, which says both: "what is wrong: what to do"
+    if error["type"] == "value_error":  # from a validator of the schema, as "what is wrong: what to do"
         problem, _, fix = error["msg"].removeprefix("Value error, ").partition(": ")
         return problem, fix or f"lcprune schema describes {key}"
     given = json.dumps(error["input"], default=str)
@@ -83,7 +83,7 @@ def _known_instead(key: str) -> str:
 
 
 def _where(path: Sequence[str | int], document: Any, origin: str, overrides: Sequence[str]) -> str:
-    """``FILE, line N`` of the deepest part of `path` that the text holds, or the override that is to blame."""
+    """``FILE, line N`` of the deepest part of `path` that the document has, or the override that is wrong."""
     line = None
     held = 0
     node = document

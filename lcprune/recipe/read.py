@@ -15,7 +15,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLFutureWarning, YAMLWarning
 from lcprune.errors import RecipeError
 from lcprune.recipe import limits
 from lcprune.recipe.diagnosis import explain
-from lcprune.recipe.schema import Recipe, known_keys
+from lcprune.recipe.schema.recipe import Recipe, known_keys
 
 DEFAULT_RECIPE = Path("lcprune.yaml")
 
@@ -28,7 +28,7 @@ def shipped() -> dict[str, str]:
 
 
 def description(text: str) -> str:
-    """The first comment of a recipe's YAML: what it is, in a line."""
+    """The first comment of a recipe's YAML: its description in one line."""
     first = text.lstrip().partition("\n")[0]
     return first.removeprefix("#").strip() if first.startswith("#") else ""
 
@@ -41,7 +41,7 @@ def load(source: str | Path | None = None, overrides: Sequence[str] = ()) -> Rec
         overrides: ``KEY=VALUE`` each, such as ``train.lr=0.05``; the value is read as YAML.
 
     Raises:
-        RecipeError: If it cannot be found or read, or says something impossible.
+        RecipeError: If it cannot be found or read, or has keys or values that are not valid.
     """
     text, origin = _find(source)
     return parse(text, origin, overrides)
@@ -84,7 +84,8 @@ def _find(source: str | Path | None) -> tuple[str, str]:
     path = Path(source)
     if path.is_file():
         try:
-            return _read_text(path), str(path)
+            with path.open(encoding="utf-8") as file:  # of any length: a longer one is refused afterwards
+                return file.read(limits.MAX_CHARACTERS + 1), str(path)
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"{path} cannot be read: {error}", "give a text file in UTF-8") from None
     recipes = shipped()
@@ -97,12 +98,6 @@ def _find(source: str | Path | None) -> tuple[str, str]:
     raise RecipeError(f"there is no recipe {source}", f"{hint}shipped recipes: {', '.join(recipes)}")
 
 
-def _read_text(path: Path) -> str:
-    """Of a file that may be of any length; what is longer than a recipe may be is cut off just beyond that."""
-    with path.open(encoding="utf-8") as file:
-        return file.read(limits.MAX_CHARACTERS + 1)
-
-
 def _yaml() -> YAML:
     yaml = YAML(typ="rt")  # the round-trip loader is safe and keeps the line of every key
     yaml.default_flow_style = None
@@ -113,7 +108,10 @@ def _read_yaml(text: str, origin: str) -> Any:
     try:
         limits.check(_yaml(), text, origin)
         with warnings.catch_warnings():
-            for category in (YAMLWarning, YAMLFutureWarning):  # of what the reader only warns, no recipe has
+            for category in (
+                YAMLWarning,
+                YAMLFutureWarning,
+            ):  # the reader only warns of some things that no recipe needs
                 warnings.simplefilter("error", category)
             return _yaml().load(text)
     except RecipeError:
@@ -132,7 +130,7 @@ def _read_yaml(text: str, origin: str) -> Any:
 
 
 def _plain(node: Any) -> Any:
-    """The document as plain dicts and lists, without the marks that the YAML reader keeps."""
+    """The document as plain dicts and lists, without the line numbers that the YAML reader keeps."""
     if isinstance(node, Mapping):
         return {str(key): _plain(value) for key, value in node.items()}
     if isinstance(node, list):

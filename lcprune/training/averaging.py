@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel
 
-from lcprune.data.loaders import Loader
+from lcprune.data.loaders import TrainLoader
 from lcprune.models import Network
 from lcprune.recipe import Recipe
 
@@ -35,7 +35,7 @@ def collect(average: AveragedModel, network: Network, recipe: Recipe, step: int,
     average.update_parameters(network)
 
 
-def settle(average: AveragedModel, network: Network, loader: Loader, iterations: int) -> None:
+def settle(average: AveragedModel, network: Network, loader: TrainLoader, iterations: int) -> None:
     """Gives `network` the averaged weights, and BatchNorm statistics that fit them.
 
     The statistics are plain means over the batches that would have followed the last step.
@@ -61,6 +61,6 @@ def _update_statistics(network: Network, batches: Iterator[Tensor]) -> None:
         layer.momentum = momentum
 
 
-def _batches_after(loader: Loader, iterations: int) -> Iterator[Tensor]:
+def _batches_after(loader: TrainLoader, iterations: int) -> Iterator[Tensor]:
     for step in range(iterations, iterations + min(BATCHES, loader.steps_per_epoch)):
         yield loader.batch(step)[0]

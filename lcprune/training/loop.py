@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lcprune.data.loaders import Loader
+from lcprune.data.loaders import TrainLoader
 from lcprune.data.sources import Split
 from lcprune.errors import Interrupted, NotFiniteError
 from lcprune.recipe import Recipe
@@ -96,7 +96,7 @@ class Trainer:
 
     recipe: Recipe
     iterations: int
-    loader: Loader
+    loader: TrainLoader
     held_out: Split
     """The images of the evaluations on the way."""
     held_out_name: str

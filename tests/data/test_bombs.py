@@ -64,6 +64,7 @@ print(spent, 1024 * int(peak_kib), pixels.mean())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell the peak of memory")
 def test_the_largest_image_that_is_taken_has_its_limits_in_time_and_memory(tmp_path: Path) -> None:
     """The limit on pixels bounds both: 11 kB of file are 89 million pixels, of which some may be transparent."""

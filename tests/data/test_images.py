@@ -246,10 +246,11 @@ def test_reading_needs_no_torch(tmp_path: Path) -> None:
     plain(tmp_path / "cat" / "1.png")
     code = (
         "import sys, pathlib; sys.modules['torch'] = None; from lcprune.data.images import Preparation, read_folder\n"
-        f"print(read_folder(pathlib.Path({str(tmp_path)!r}), Preparation(4, 3))[0].shape)"
+        "from lcprune.data.sources import read_digits\n"
+        f"print(read_folder(pathlib.Path({str(tmp_path)!r}), Preparation(4, 3))[0].shape, len(read_digits()[1]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout == "(1, 3, 4, 4)\n", done.stderr
+    assert done.stdout == "(1, 3, 4, 4) 360\n", done.stderr
 
 
 # --- how a network sees a file

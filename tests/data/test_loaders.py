@@ -5,7 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from lcprune.data.loaders import TrainLoader, _Crops, eval_batches
+from lcprune.data.in_memory import _Crops
+from lcprune.data.loaders import TrainLoader, eval_batches
+from lcprune.data.sampling import BatchSampler
 from lcprune.data.sources import Split
 from lcprune.errors import DataError
 
@@ -30,6 +32,10 @@ def crops_of(image: np.ndarray, pad: int, mirrors: bool) -> list[bytes]:
 def loader(split: Split, batch_size: int = 4, **changes: object) -> TrainLoader:
     settings = {"augment": "crop_flip", "pad": 1, "seed": 0, "device": "cpu"} | changes
     return TrainLoader(split, batch_size, **settings)
+
+
+def sampler_of(batches: TrainLoader) -> BatchSampler:
+    return batches._batches._sampler
 
 
 @pytest.mark.parametrize("augment", ["none", "crop_flip"])
@@ -94,7 +100,7 @@ def test_other_devices_crop_as_the_cpu_does(mirrored: Tensor | None, channels_la
 def test_every_corner_is_drawn_equally_often() -> None:
     corners, mirrors = np.zeros((3, 3), dtype=int), 0
     batches = loader(numbered(2000), batch_size=2000)
-    tops, lefts, mirrored = batches._sampler.crops(0)
+    tops, lefts, mirrored = sampler_of(batches).crops(0)
     np.add.at(corners, (tops.numpy(), lefts.numpy()), 1)
     mirrors = int(mirrored.sum())
     assert 880 < mirrors < 1120  # 1,000 +- 5.4 standard deviations
@@ -179,7 +185,9 @@ def test_a_batch_depends_on_seed_and_step_alone() -> None:
 
 def test_the_same_image_is_drawn_anew_in_every_step_and_with_every_seed() -> None:
     one, other = loader(numbered(24), batch_size=24), loader(numbered(24), batch_size=24, seed=1)
-    draws = [torch.stack(source._sampler.crops(step)) for source, step in ((one, 0), (one, 1), (other, 0), (other, 1))]
+    draws = [
+        torch.stack(sampler_of(source).crops(step)) for source, step in ((one, 0), (one, 1), (other, 0), (other, 1))
+    ]
     for i, first in enumerate(draws):
         for second in draws[i + 1 :]:
             assert 0.5 < (first != second).any(dim=0).float().mean() <= 1.0  # by chance 17 of 18 differ

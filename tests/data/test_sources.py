@@ -2,7 +2,6 @@ import contextlib
 import hashlib
 import importlib.resources
 import pickle
-import subprocess
 import sys
 import tarfile
 import threading
@@ -125,15 +124,6 @@ def test_rgb_becomes_grey_as_in_pillow() -> None:
     assert grey.shape == (6, 1, 4, 5)
     for pixels, image in zip(rgb, grey, strict=True):
         np.testing.assert_array_equal(image[0], np.asarray(Image.fromarray(pixels).convert("L")))
-
-
-def test_digits_need_no_torch() -> None:
-    code = (
-        "import sys; sys.modules['torch'] = None\n"
-        "from lcprune.data.sources import read_digits; print(len(read_digits()[1]))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout == "360\n", done.stderr
 
 
 # --- folders of images

@@ -12,7 +12,6 @@ from lcprune.data.files import Files
 from lcprune.data.images import Preparation
 from lcprune.data.loaders import TrainLoader, eval_batches
 from lcprune.data.sources import Dataset, Split
-from lcprune.data.streaming import StreamLoader
 from lcprune.errors import DataError
 from lcprune.recipe import DataConfig
 
@@ -36,8 +35,8 @@ def read(root: Path, **keys: object) -> Dataset:
     return sources.load(DataConfig.model_validate(settings), root, seed=0)
 
 
-def loader(split: Split, augment: str = "none", **keys: object) -> StreamLoader:
-    return StreamLoader(split, 4, augment, 2, 3, CPU, **keys)
+def loader(split: Split, augment: str = "none", **keys: object) -> TrainLoader:
+    return TrainLoader(split, 4, augment, 2, 3, CPU, **keys)
 
 
 def test_a_stream_reads_what_memory_holds(photos: Path) -> None:
@@ -53,11 +52,12 @@ def test_a_stream_reads_what_memory_holds(photos: Path) -> None:
     np.testing.assert_array_equal(streamed.test.mirrored().images[1:3], in_memory.test.images[1:3, :, :, ::-1])
 
 
-@pytest.mark.parametrize(("augment", "flip"), [("none", "random"), ("crop", "random"), ("crop_flip", "random")])
+@pytest.mark.parametrize(
+    ("augment", "flip"), [("none", "random"), ("crop", "random"), ("crop_flip", "random"), ("crop_flip", "alternating")]
+)
 def test_a_stream_makes_the_batches_that_memory_makes(photos: Path, augment: str, flip: str) -> None:
     in_memory, streamed = read(photos), read(photos, stream="always")
-    held = TrainLoader(in_memory.train, 4, augment, 2, 3, CPU)
-    filed = loader(streamed.train, augment)
+    held, filed = (loader(data.train, augment, flip=flip) for data in (in_memory, streamed))
     assert filed.steps_per_epoch == held.steps_per_epoch == 3
     for step in (0, 1, 7):
         for ours, theirs in zip(filed.batch(step), held.batch(step), strict=True):
@@ -69,18 +69,10 @@ def test_no_two_images_of_a_run_are_changed_alike_and_another_seed_changes_them_
     alike = Split(np.repeat(one, 8, axis=0), np.zeros(8, dtype=np.int64))  # what differs was drawn
     made = []
     for seed in (3, 4):
-        batches = StreamLoader(alike, 4, "resized_crop", 0, seed, CPU)
+        batches = TrainLoader(alike, 4, "resized_crop", 0, seed, CPU)
         made += [image for step in range(4) for image in batches.batch(step)[0]]
     assert len(made) == 32
     assert len({image.numpy().tobytes() for image in made}) == 32
-
-
-def test_flips_alternate_in_a_stream_too(photos: Path) -> None:
-    data = read(photos)
-    held = TrainLoader(data.train, 4, "crop_flip", 2, 3, CPU, flip="alternating")
-    filed = loader(data.train, "crop_flip", flip="alternating")
-    for step in range(6):
-        torch.testing.assert_close(filed.batch(step)[0], held.batch(step)[0], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("augment", ["resized_crop", "randaugment"])
@@ -164,7 +156,7 @@ def test_the_first_image_replaces_the_last_one(photos: Path) -> None:
 def test_the_waiting_for_every_batch_counts(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = itertools.count()
     monkeypatch.setattr(streaming.time, "perf_counter", lambda: float(next(clock)))
-    batches = loader(read(photos).train)
+    batches = loader(read(photos, stream="always").train)
     for step in range(3):
         batches.batch(step)
     assert batches.waited_s == 3.0

@@ -23,7 +23,7 @@ from lcprune.data.images import Preparation, read_prepared
 from lcprune.data.sources import read_digits
 from lcprune.exporters.metadata import PREFIX, InputInfo, ModelInfo
 from lcprune.exporters.session import ProgressiveSession
-from lcprune.recipe import schema
+from lcprune.recipe.schema.recipe import sections
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -128,7 +128,7 @@ def test_the_keys_of_the_page_are_those_of_the_schema() -> None:
     with_tables = runpy.run_path(str(REPOSITORY / "docs" / "keys.py"))["with_tables"]
     assert with_tables(TEXTS["docs/recipes.md"]) == TEXTS["docs/recipes.md"], "run this: python docs/keys.py"
     rows = re.findall(r"^\| `([a-z_]+)` \| .* \| .* \| .{10,} \|$", TEXTS["docs/recipes.md"], re.MULTILINE)
-    assert set(rows) >= {key for section in schema.sections().values() for key in section}
+    assert set(rows) >= {key for section in sections().values() for key in section}
 
 
 def test_the_segments_of_the_page_run_and_leave_where_the_graph_does(

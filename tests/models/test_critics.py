@@ -15,7 +15,7 @@ from lcprune.exporters.quantize import reduce
 from lcprune.exporters.stages import export_module, export_stages
 from lcprune.models import Network, mixes_samples
 from lcprune.models.critics import CriticDesign, build_critic
-from lcprune.recipe.schema import Head
+from lcprune.recipe.schema.section import Head
 
 PHONE_OPS = {"Conv", "Relu", "AveragePool", "Flatten", "Gemm"}
 """What every int8 runtime for phones knows."""

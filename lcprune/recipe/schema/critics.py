@@ -11,14 +11,14 @@ T = TypeVar("T", int, float)
 
 
 class CriticsConfig(Section):
-    """The ``critics:`` section: the side networks, and how they learn."""
+    """The ``critics:`` section: the side networks, and how they are trained."""
 
     after: tuple[PositiveInt, ...] | None = None
     """The convolutions (``vgg``), residual blocks (ResNets) or dense layers (``msdnet``) of the trunk, counted from 1,
     after which a critic sits. Left out, the ends of the first three stages: [2, 5, 8] for ``vgg``, [3, 7, 13] for
     ``resnet50``, [3, 7, 30] for ``resnet101``; [4, 6, 8, 10, 12, 14] for ``msdnet``, those inside its `model.layers`.
     In a trunk from torchvision, or your own, the places are the cuts of `model.cuts`, counted from 1: left out, all of
-    them. A recipe that was read names them always."""
+    them. A recipe that was read always names them."""
     depth: NonNegativeInt | tuple[NonNegativeInt, ...] = 1
     """Convolutions in each critic, before its linear layer; one number for all, or one for each."""
     channels: PositiveInt | tuple[PositiveInt, ...] = 128
@@ -37,29 +37,29 @@ class CriticsConfig(Section):
     mix: Annotated[float, Field(ge=0, le=1)] = 0.5
     """The cascade's share in ``loss: mix``; the rest is cross-entropy."""
     one_sided: bool = False
-    """In the cascade, a critic learns only where its loss is above the next exit's: it is never pushed to be worse."""
+    """In the cascade, a critic learns only where its loss is above the next exit's: it is never trained to be worse."""
     weight: PositiveFloat | tuple[PositiveFloat, ...] = 1.0
     """Weight of every exit's loss beside main's in ``method: deep_supervision``; one number for all, or one for
     each."""
     weight_schedule: Literal["constant", "decay"] = "constant"
     """``decay``: in ``method: deep_supervision`` the weights fall in a straight line to zero over the run."""
     distill: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of every exit's loss that pulls it to what a deeper exit says: main in ``method: deep_supervision``, in
+    """Share of the distillation loss in every exit's loss. The teacher is main in ``method: deep_supervision``, and in
     the methods with critics the exit that they estimate. 0: off."""
     distill_temperature: PositiveFloat = 3.0
-    """What the logits are divided by for `distill`: the higher, the more the less likely classes count."""
+    """Temperature of `distill`, by which logits are divided: the higher, the more the less likely classes count."""
     sobolev: PositiveFloat = 1.0
     """Weight of the derivatives beside the losses in ``method: sobolev_local_critic`` and ``sobolev_critic``."""
     condition_on_label: bool = False
-    """In ``method: dni``, the modules that predict gradients are told the label of every image (cDNI)."""
+    """In ``method: dni``, the modules that predict gradients also get the label of every image (cDNI)."""
     optimizer: Literal["sgd", "adam", "adamw"] = "adam"
     """Optimizer of the critics. They have no weight decay."""
     lr: PositiveFloat = 1e-4
-    """Learning rate of the critics (the highest one, where `schedule` varies it)."""
+    """Learning rate of the critics (the maximum, where `schedule` varies it)."""
     schedule: Literal["constant", "step", "one_cycle"] = "constant"
     """Learning rate of the critics over the run."""
     update_every: PositiveInt = 1
-    """The critics learn at every n-th step (Table 3)."""
+    """Critics are trained at every n-th step (Table 3)."""
 
     @field_validator("after")
     @classmethod

@@ -8,11 +8,11 @@ from pydantic import Field, model_validator
 from lcprune.recipe.schema.section import NonNegativeInt, PositiveFloat, PositiveInt, Section
 
 MAX_SIDE = 4096
-"""Pixels, of an image that a network sees: an exported model of larger ones could not be opened."""
+"""The largest side of an input image, in pixels: an exported model with a larger one could not be opened."""
 
 
 class DataConfig(Section):
-    """The ``data:`` section: which images, and how they reach the network."""
+    """The ``data:`` section: which images, and how they are prepared."""
 
     source: Literal["digits", "cifar10", "cifar100", "imagefolder", "manifest", "imagenet"]
     """Where the images come from; ``digits`` is embedded in the package, ``imagefolder`` is a folder of images,
@@ -26,16 +26,16 @@ class DataConfig(Section):
     test_size: Annotated[int, Field(ge=0)] = 0
     """Images held out for testing, before those for validation, where a source of files brings no test images."""
     image_size: Annotated[int, Field(gt=0, le=MAX_SIDE)] | None = None
-    """Height and width that the network sees, in pixels, where images are files; the other sources have their own."""
+    """Height and width of the network's input, in pixels, where images are files; the other sources have their own."""
     crop: Literal["none", "center"] = "none"
-    """``none``: files are stretched to `image_size`; ``center``: scaled to `resize`, then the middle is cut out."""
+    """``none``: files are resized to a square of `image_size`; ``center``: scaled to `resize`, then cropped."""
     resize: Annotated[int, Field(gt=0, le=2 * MAX_SIDE)] | None = None
     """Shorter side to which ``crop: center`` scales, in pixels; left out, `image_size`."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    """How files are resized; both average over the pixels that are left out."""
+    """How files are resized; both with antialiasing."""
     normalize: Literal["measured", "imagenet"] = "measured"
-    """Mean and deviation that the network subtracts and divides by: those of the training images, or ImageNet's, which
-    pretrained weights expect."""
+    """Mean and standard deviation by which the network normalizes images: those of the training images, or ImageNet's,
+    which pretrained weights expect."""
     channels: Literal[1, 3] | None = None
     """1 for grey, 3 for RGB; left out, ``digits`` is grey and everything else is RGB."""
     augment: Literal["none", "crop", "crop_flip", "resized_crop", "randaugment"] = "none"
@@ -48,11 +48,11 @@ class DataConfig(Section):
     batch_size: PositiveInt = 128
     """Images per training step; an incomplete last batch is dropped."""
     mixup: Annotated[float, Field(ge=0)] = 0.0
-    """Parameter of the Beta distribution by which two images of a batch are laid over each other. 0: off."""
+    """Parameter of the Beta distribution by which two images of a batch are blended. 0: off."""
     cutmix: Annotated[float, Field(ge=0)] = 0.0
-    """Likewise, of the size of a part that one image gets from another. With `mixup`, each batch has one of both."""
+    """Likewise, for the size of a part that is replaced by another image. With `mixup`, each batch has one of both."""
     balance: Literal["none", "sampling", "loss"] = "none"
-    """Classes of unequal size. ``sampling``: all are drawn equally often; ``loss``: their losses weigh equally much."""
+    """For classes of unequal size. ``sampling``: all are drawn equally often; ``loss``: their losses weigh the same."""
     on_bad_image: Literal["stop", "skip"] = "stop"
     """A damaged file ends the run, or is left out and counted."""
     stream: Literal["auto", "always", "never"] = "auto"
@@ -62,7 +62,7 @@ class DataConfig(Section):
     cache: Literal["none", "memory", "disk"] = "none"
     """Where streamed images are kept once they are decoded and resized; ``disk``: for later runs too."""
     cache_gb: PositiveFloat = 8.0
-    """The most that `cache` may hold, in GB (10^9 bytes)."""
+    """Limit of the size of `cache`, in GB (10^9 bytes)."""
 
     @property
     def has_files(self) -> bool:
@@ -80,7 +80,7 @@ class DataConfig(Section):
 
     @property
     def shorter_side(self) -> int | None:
-        """To which files are scaled, in pixels; None where they are stretched."""
+        """Shorter side to which files are scaled, in pixels; None where they are resized to a square."""
         return (self.resize or self.image_size) if self.crop == "center" else None
 
     @model_validator(mode="after")
@@ -98,29 +98,19 @@ class DataConfig(Section):
                 else f"{self.source} has no table of images: leave manifest out, or write source: manifest"
             )
         for_files = ("test_size", "crop", "resize", "interpolation", "on_bad_image", "stream", "workers", "cache")
-        if not self.has_files and (set_keys := [key for key in for_files if key in self._other_than_default()]):
+        defaults = {key: field.default for key, field in type(self).model_fields.items()}
+        if not self.has_files and (set_keys := [key for key in for_files if getattr(self, key) != defaults[key]]):
             raise ValueError(f"{self.source} has no image files: leave {set_keys[0]} out")
         return self
 
     @model_validator(mode="after")
-    def _the_middle_fits_into_the_image(self) -> "DataConfig":
+    def _keys_fit_each_other(self) -> "DataConfig":
         if self.resize is not None and self.crop == "none":
-            raise ValueError("resize is the shorter side before the middle is cut out: write crop: center as well")
+            raise ValueError("resize is the shorter side before the center crop: write crop: center as well")
         if self.resize is not None and self.resize < (self.image_size or 0):
             raise ValueError(f"resize is {self.resize}, below image_size {self.image_size}: make it as large or larger")
-        return self
-
-    @model_validator(mode="after")
-    def _what_streams_is_needed(self) -> "DataConfig":
         if self.source == "imagenet" and self.stream == "never":
             raise ValueError("imagenet is never held in memory: leave stream out")
-        return self
-
-    def _other_than_default(self) -> set[str]:
-        return {key for key, field in type(self).model_fields.items() if getattr(self, key) != field.default}
-
-    @model_validator(mode="after")
-    def _flips_alternate_if_there_are_any(self) -> "DataConfig":
         if self.flip == "alternating" and self.augment != "crop_flip":
             raise ValueError(
                 f"an alternating flip mirrors nothing if augment is {self.augment}: write augment: crop_flip"

@@ -30,9 +30,9 @@ class ModelConfig(Section):
     classes: Annotated[int, Field(ge=2)] | None = None
     """Number of classes; left out, what the data has."""
     whiten: bool = False
-    """A frozen layer before the first group: 2x2 patches along their principal directions, found in training images."""
+    """A frozen first layer: 2x2 patches along their principal components, which are computed from training images."""
     weights: Annotated[str, Field(min_length=1)] = "none"
-    """What a trunk from torchvision, or your own, starts from. ``none``: initial weights; ``default``: torchvision's
+    """Initial weights of a trunk from torchvision, or of your own. ``none``: random ones; ``default``: torchvision's
     pretrained ones; anything else: a safetensors file, or a torch file, which is read with ``weights_only=True``."""
     cuts: Literal["auto"] | tuple[Annotated[str, Field(min_length=1)], ...] = "auto"
     """Where the trunk is cut into layer groups; ``auto``: where `critics.after` puts a critic, and a trunk from
@@ -44,14 +44,14 @@ class ModelConfig(Section):
     layers: Annotated[int, Field(ge=5)] | None = None
     """Dense layers of ``msdnet``, 5 or more; left out, 16. The other trunks have a depth of their own."""
     stem: Literal["auto", "small", "imagenet"] = "auto"
-    """What ResNets begin with. ``small``: a 3x3 convolution; ``imagenet``: a 7x7 convolution of stride 2 and a 3x3 max
+    """First layers of ResNets. ``small``: a 3x3 convolution; ``imagenet``: a 7x7 convolution of stride 2 and a 3x3 max
     pool of stride 2; ``auto``: ``imagenet`` for images of 128 pixels or more."""
     submodel: PositiveInt | None = None
     """Train the network of this sub-model alone, counted from 1 as `critics.after` is; left out, the whole network.
-    It needs ``method: backprop``, and `critics` says what its last layers are (Table 4)."""
+    It needs ``method: backprop``, and `critics` describes its last layers (Table 4)."""
     downsample: Literal["max_pool", "stride"] = "max_pool"
     """How the spatial size is halved: a 2x2 max pool before the stage, or a stride of 2 in its first 3x3 convolution.
-    ``vgg`` alone has the choice: the other trunks know ``stride``, and have it where this is left out."""
+    Only ``vgg`` has the choice: the other trunks have ``stride``, which is their default."""
 
     @model_validator(mode="before")
     @classmethod
@@ -77,22 +77,6 @@ class ModelConfig(Section):
         """Whether the trunk is torchvision's or the user's own."""
         return self.trunk not in PLACES
 
-    @model_validator(mode="after")
-    def _a_trunk_from_elsewhere_is_as_it_is(self) -> "ModelConfig":
-        if self.is_external:
-            if self.width != 1 or self.whiten:
-                key = "whiten" if self.whiten else "width"
-                raise ValueError(f"{self.trunk} is taken as it is, {key} cannot change it: leave {key} out")
-            if self.weights == "default" and not self.trunk.startswith(TORCHVISION):
-                raise ValueError(f"{self.trunk} has no default weights: name a file, or load them where it is built")
-            return self
-        for key, value in (("weights", "none"), ("cuts", "auto"), ("groups", 4)):
-            if getattr(self, key) != value:
-                raise ValueError(
-                    f"{key} is for trunks from torchvision and for your own, not for {self.trunk}: leave {key} out"
-                )
-        return self
-
     @field_validator("cuts")
     @classmethod
     def _cut_once_at_least(cls, cuts: Any) -> Any:
@@ -103,21 +87,23 @@ class ModelConfig(Section):
         return cuts
 
     @model_validator(mode="after")
-    def _only_resnets_have_a_choice_of_stems(self) -> "ModelConfig":
-        if self.stem != "auto" and not self.trunk.startswith("resnet"):
-            raise ValueError(f"{self.trunk} has one stem only: leave stem out, or take trunk: resnet50")
-        return self
-
-    @model_validator(mode="after")
-    def _only_msdnet_has_a_choice_of_layers(self) -> "ModelConfig":
-        if self.layers is not None and self.trunk != "msdnet":
-            raise ValueError(f"{self.trunk} has layers of its own: leave layers out, or take trunk: msdnet")
-        return self
-
-    @model_validator(mode="after")
-    def _others_have_no_pools(self) -> "ModelConfig":
-        if self.trunk != "vgg" and self.downsample == "max_pool":
-            if self.is_external:
-                raise ValueError(f"{self.trunk} is taken as it is: leave downsample out")
-            raise ValueError(f"{self.trunk} has no max pools, its size is halved by strides: leave downsample out")
+    def _keys_fit_the_trunk(self) -> "ModelConfig":
+        trunk = self.trunk
+        if self.is_external and (self.width != 1 or self.whiten):
+            key = "whiten" if self.whiten else "width"
+            raise ValueError(f"{trunk} is taken as it is, {key} cannot change it: leave {key} out")
+        if self.is_external and self.weights == "default" and not trunk.startswith(TORCHVISION):
+            raise ValueError(f"{trunk} has no default weights: name a file, or load them where it is built")
+        for key, default in (("weights", "none"), ("cuts", "auto"), ("groups", 4)):
+            if not self.is_external and getattr(self, key) != default:
+                raise ValueError(
+                    f"{key} is for trunks from torchvision and for your own, not for {trunk}: leave {key} out"
+                )
+        if self.stem != "auto" and not trunk.startswith("resnet"):
+            raise ValueError(f"{trunk} has one stem only: leave stem out, or take trunk: resnet50")
+        if self.layers is not None and trunk != "msdnet":
+            raise ValueError(f"{trunk} has layers of its own: leave layers out, or take trunk: msdnet")
+        if trunk != "vgg" and self.downsample == "max_pool":
+            why = "is taken as it is" if self.is_external else "has no max pools, its size is halved by strides"
+            raise ValueError(f"{trunk} {why}: leave downsample out")
         return self

@@ -19,7 +19,7 @@ class TrainConfig(Section):
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     """Optimizer of the trunk."""
     lr: PositiveFloat = 0.1
-    """Learning rate of the trunk (the highest one, where `schedule` varies it)."""
+    """Learning rate of the trunk (the maximum, where `schedule` varies it)."""
     schedule: Literal["constant", "step", "one_cycle"] = "step"
     """``step``: divided by 10 at each of `lr_drops`; ``one_cycle``: up to `lr` over `warmup`, then down to zero."""
     lr_drops: tuple[float, ...] = (0.5, 0.75)
@@ -41,12 +41,12 @@ class TrainConfig(Section):
     init: Literal["xavier", "kaiming"] = "xavier"
     """Initial weights of convolutions and linear layers."""
     freeze: NonNegativeInt | tuple[PositiveInt, ...] = 0
-    """Layer groups that do not learn and stay in eval mode: the first n, or a list of their numbers, from 1."""
+    """Layer groups that are not trained and stay in eval mode: the first n, or a list of their numbers, from 1."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Learning rate of each layer group as a fraction of the next one's: group i of K learns at lr times its power
     K - i."""
     critic_warmup: NonNegativeInt = 0
-    """First steps in which critics alone learn, and the trunk is frozen."""
+    """First steps, in which only critics are trained and the trunk is frozen."""
     precision: Literal["fp32", "bf16", "auto"] = "fp32"
     """``bf16``: autocast; losses stay in float32. ``auto``: bf16 where the device is built for it, else fp32."""
     channels_last: bool = False
@@ -54,9 +54,9 @@ class TrainConfig(Section):
     memory: Literal["fast", "lean"] = "fast"
     """``lean``: `local_critic` frees a group's activations before the next group runs; the same gradients."""
     cuda_graph: bool = False
-    """On a CUDA device, record a step once and replay it: no time goes into starting its kernels one by one."""
+    """On a CUDA device, record a step once as a CUDA graph and replay it, which saves the time of kernel launches."""
     overlap: bool = False
-    """On a CUDA device, the critics of `local_critic` run on a second stream, beside the next group."""
+    """On a CUDA device, the critics of `local_critic` run on a second stream, in parallel with the next group."""
     compile: bool = False
     """Compile the layer groups and critics with torch.compile (needs a C++ compiler; slow to start)."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -69,12 +69,12 @@ class TrainConfig(Section):
     """A loss, gradient or weight that is NaN or infinite ends the run, or it goes back to the last checkpoint and on
     from there with a quarter of the learning rate: three times at most."""
     deterministic: bool = False
-    """Only algorithms that give the same bits every time; an operation that has none ends the run. On a CPU nothing
-    changes: the same number of threads gives the same bits anyway."""
+    """Only deterministic algorithms; an operation that has none ends the run. On a CPU nothing changes: with the same
+    number of threads, results are bit-identical anyway."""
 
     @property
     def frozen_groups(self) -> tuple[int, ...]:
-        """Numbers of the layer groups that do not learn, from 1."""
+        """Numbers of the layer groups that are not trained, from 1."""
         return tuple(range(1, self.freeze + 1)) if isinstance(self.freeze, int) else self.freeze
 
     @field_validator("lr_drops")
@@ -101,8 +101,8 @@ class LoggingConfig(Section):
     """The ``logging:`` section."""
 
     every: PositiveInt = 50
-    """Steps between two lines of ``metrics.jsonl``; each is one look at the loss, which makes the device wait."""
+    """Steps between two lines of ``metrics.jsonl``; each reads the loss, for which the device is synchronized."""
     sample_losses: NonNegativeInt = 0
     """Training images whose loss at every exit is recorded at about 20 steps of the run (Figure 6). 0: off."""
     test_curve: bool = False
-    """At every evaluation, look at the test split too and log its accuracy (Figure 7). It decides nothing."""
+    """At every evaluation, also log the accuracy on the test split (Figure 7), which decides nothing."""

@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from lcprune.recipe.schema import CriticsConfig
+from lcprune.recipe.schema.critics import CriticsConfig
 from lcprune.training.methods.distillation import distillation_losses
 
 

@@ -1,4 +1,4 @@
-"""A whole recipe: what its sections have to be together, and the keys that there are."""
+"""A whole recipe, what its sections must have in common, and the list of all keys."""
 
 from typing import Annotated, Any
 
@@ -26,7 +26,7 @@ class Recipe(Section):
     @model_validator(mode="before")
     @classmethod
     def _critics_have_places(cls, values: Any) -> Any:
-        """Writes ``critics.after`` where it is left out, so that whoever reads a recipe finds the places in it."""
+        """Fills in ``critics.after`` where it is left out."""
         if not isinstance(values, dict):
             return values
         model, critics = values.get("model", {}), values.get("critics", {})
@@ -41,7 +41,7 @@ class Recipe(Section):
         return {**values, "critics": {**critics, "after": tuple(range(1, count + 1))}}
 
     @model_validator(mode="after")
-    def _a_sub_model_alone_is_one_of_the_recipes(self) -> "Recipe":
+    def _a_single_sub_model_exists(self) -> "Recipe":
         alone, count = self.model.submodel, len(self.critics.after or ())
         if alone is None:
             return self
@@ -60,7 +60,7 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _frozen_groups_are_there(self) -> "Recipe":
+    def _frozen_groups_exist(self) -> "Recipe":
         count = self.model.submodel or len(self.critics.after or ()) + 1
         frozen = self.train.frozen_groups
         if outside := [number for number in frozen if number > count]:
@@ -78,30 +78,26 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _a_label_that_is_told_is_one_class(self) -> "Recipe":
+    def _a_condition_is_one_class(self) -> "Recipe":
         shares = self.data.mixup or self.data.cutmix or self.data.balance == "loss"
         if self.critics.condition_on_label and METHODS[self.train.method].side == "synthesizers" and shares:
             raise ValueError(
-                "critics.condition_on_label tells one class of each image, but data.mixup, data.cutmix and "
-                "data.balance: loss make shares of classes: drop one of them"
+                "critics.condition_on_label needs one class for each image, but data.mixup, data.cutmix and "
+                "data.balance: loss make probabilities of classes: drop one of them"
             )
         return self
 
     @model_validator(mode="after")
     def _recorded_steps_are_alike(self) -> "Recipe":
-        if self.train.cuda_graph and (self.train.critic_warmup or self.train.layer_decay != 1):
-            key = "critic_warmup" if self.train.critic_warmup else "layer_decay"
-            raise ValueError(f"train.cuda_graph replays one step with one learning rate, not {key}: drop one of them")
-        decays = METHODS[self.train.method].decays_weights and self.critics.weight_schedule == "decay"
-        if self.train.cuda_graph and decays:
-            raise ValueError(
-                "train.cuda_graph replays one step, but a critics.weight_schedule of decay makes every step another "
-                "one: drop one of them"
-            )
-        if self.train.cuda_graph and self.critics.update_every > 1:
-            raise ValueError(
-                "train.cuda_graph replays one step, but critics.update_every above 1 makes two: drop one of them"
-            )
+        weights_decay = METHODS[self.train.method].decays_weights and self.critics.weight_schedule == "decay"
+        varying = {
+            "train.critic_warmup": self.train.critic_warmup > 0,
+            "train.layer_decay": self.train.layer_decay != 1,
+            "critics.weight_schedule": weights_decay,
+            "critics.update_every": self.critics.update_every > 1,
+        }
+        if self.train.cuda_graph and (keys := [key for key, varies in varying.items() if varies]):
+            raise ValueError(f"train.cuda_graph replays one step, but {keys[0]} makes steps differ: drop one of them")
         return self
 
 
