@@ -23,98 +23,76 @@ class LcpruneError(Exception):
     exit_code: ClassVar[int] = 1
     kind: ClassVar[str] = "error"
     reports: bool | None = None
-    """Of several processes that train together: whether this one tells the user; None: they have not agreed on it."""
+    """Of several processes that train together, whether this one prints the error; None: they have not agreed on it."""
 
     def __init__(self, problem: str, fix: str) -> None:
         super().__init__(problem, fix)
         self.problem = problem
         self.fix = fix
 
+    def __init_subclass__(cls, kind: str, exit_code: int = 1) -> None:
+        """Of a kind of errors, its name in ``--json`` and the exit code of the command."""
+        super().__init_subclass__()
+        cls.kind = kind
+        cls.exit_code = exit_code
+
     def __str__(self) -> str:
         return f"{self.problem}\n  fix: {self.fix}"
 
 
-class RecipeError(LcpruneError):
-    """A recipe that cannot be read or that says something impossible."""
-
-    kind = "recipe"
+class RecipeError(LcpruneError, kind="recipe"):
+    """A recipe that cannot be read or is not valid."""
 
 
-class DataError(LcpruneError):
+class DataError(LcpruneError, kind="data"):
     """Images or labels that are missing, damaged or out of range."""
 
-    kind = "data"
 
-
-class ModelError(LcpruneError):
+class ModelError(LcpruneError, kind="model"):
     """A network that cannot be built as the recipe says."""
 
-    kind = "model"
 
-
-class RunError(LcpruneError):
+class RunError(LcpruneError, kind="run"):
     """A run folder that is missing, incomplete, damaged or in the way."""
 
-    kind = "run"
 
-
-class TrainingError(LcpruneError):
+class TrainingError(LcpruneError, kind="training"):
     """Training that cannot go on, such as a loss that is no longer finite."""
 
-    kind = "training"
 
-
-class NotFiniteError(TrainingError):
+class NotFiniteError(TrainingError, kind="not_finite"):
     """A loss, a gradient or a weight that is NaN or infinite."""
 
-    kind = "not_finite"
 
-
-class ProfileError(LcpruneError):
+class ProfileError(LcpruneError, kind="profile"):
     """A network whose cost cannot be counted."""
 
-    kind = "profile"
 
-
-class BudgetError(LcpruneError):
+class BudgetError(LcpruneError, kind="budget", exit_code=3):
     """No candidate meets the budget; the nearest one is named."""
 
-    exit_code = 3
-    kind = "budget"
 
-
-class ExportError(LcpruneError):
+class ExportError(LcpruneError, kind="export"):
     """A model that cannot be exported, or whose export differs from torch."""
 
-    kind = "export"
 
-
-class ParityError(ExportError):
+class ParityError(ExportError, kind="parity"):
     """An exported file whose logits or exits are not those of torch."""
 
-    kind = "parity"
 
-
-class OnnxModelError(LcpruneError):
+class OnnxModelError(LcpruneError, kind="onnx"):
     """An ONNX file that is damaged or was not written by lcprune."""
 
-    kind = "onnx"
 
-
-class Interrupted(LcpruneError):  # noqa: N818
+class Interrupted(LcpruneError, kind="interrupted", exit_code=130):  # noqa: N818
     """Ctrl-C or SIGTERM: what was done up to here is saved."""
-
-    exit_code = 130
-    kind = "interrupted"
 
     def __str__(self) -> str:
         return f"{self.problem}; {self.fix}"
 
 
-class PeerError(LcpruneError):
-    """Another process of the same training that is gone, late, or at another step."""
-
-    kind = "peer"
+class PeerError(LcpruneError, kind="peer"):
+    """Another process of the same training that is dead, late, or at another step."""
 
 
 INSTALL_TORCH = (
@@ -123,10 +101,8 @@ INSTALL_TORCH = (
 )
 
 
-class SetupError(LcpruneError):
+class SetupError(LcpruneError, kind="setup"):
     """An installation that does not work, such as torch and torchvision that do not fit together."""
-
-    kind = "setup"
 
 
 @contextmanager

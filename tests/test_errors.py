@@ -9,7 +9,7 @@ def children(error: type[errors.LcpruneError]) -> list[type[errors.LcpruneError]
     return [error, *(grandchild for child in error.__subclasses__() for grandchild in children(child))]
 
 
-def test_an_error_says_what_is_wrong_and_how_to_mend_it() -> None:
+def test_an_error_says_what_is_wrong_and_how_to_fix_it() -> None:
     error = errors.RecipeError("a.yaml is empty", "write something")
     assert str(error) == "a.yaml is empty\n  fix: write something"
     assert (error.problem, error.fix, error.args) == (

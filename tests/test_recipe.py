@@ -149,7 +149,7 @@ def test_the_schema_says_where_critics_sit_if_nothing_is_said() -> None:
     trunks = recipe.json_schema()["$defs"]["ModelConfig"]["properties"]["trunk"]["anyOf"]
     assert trunks == [
         {"enum": list(model.PLACES), "type": "string"},
-        {"pattern": model.ELSEWHERE, "type": "string"},
+        {"pattern": model.EXTERNAL, "type": "string"},
     ]
 
 
@@ -617,7 +617,7 @@ def test_the_last_override_of_a_key_wins() -> None:
     assert recipe.parse(BASE, overrides=["train.lr=1", "train.lr=2"]).train.lr == 2
 
 
-def test_an_override_mends_what_is_wrong_in_the_file() -> None:
+def test_an_override_corrects_the_file() -> None:
     assert recipe.parse(BASE + "  lr: -1\n", overrides=["train.lr=1"]).train.lr == 1
 
 
@@ -678,21 +678,21 @@ def test_a_folder_of_the_same_name_does_not_hide_a_shipped_recipe(
     assert recipe.load("digits").name == "digits"
 
 
-# Trunks from elsewhere, and fine-tuning
+# External trunks, and fine-tuning
 
-ELSEWHERE = "model: {trunk: torchvision/resnet18}\n"
+TORCHVISION = "model: {trunk: torchvision/resnet18}\n"
 
 
 @pytest.mark.parametrize(
     ("added", "after"),
     [
-        (ELSEWHERE, (1, 2, 3)),
+        (TORCHVISION, (1, 2, 3)),
         ("model: {trunk: 'my.net:build', groups: 3}\n", (1, 2)),
         ("model: {trunk: torchvision/resnet18, cuts: [layer1, layer2]}\n", (1, 2)),
         ("model: {trunk: torchvision/resnet18, groups: 5}\ncritics: {after: [2, 4]}\n", (2, 4)),
     ],
 )
-def test_critics_sit_at_the_cuts_of_a_trunk_from_elsewhere(added: str, after: tuple[int, ...]) -> None:
+def test_critics_sit_at_the_cuts_of_an_external_trunk(added: str, after: tuple[int, ...]) -> None:
     loaded = recipe.parse(BASE + added)
     assert loaded.critics.after == after
     assert recipe.parse(recipe.dump(loaded)) == loaded
@@ -729,7 +729,7 @@ def test_critics_sit_at_the_cuts_of_a_trunk_from_elsewhere(added: str, after: tu
         ("model: {trunk: 'a b:c'}\n", 'model.trunk: there is no trunk "a b:c"', "write vgg, resnet50, "),
     ],
 )
-def test_what_does_not_fit_a_trunk_from_elsewhere_is_refused(added: str, problem: str, fix: str) -> None:
+def test_what_does_not_fit_an_external_trunk_is_refused(added: str, problem: str, fix: str) -> None:
     error = refused(BASE + added)
     assert error.problem.startswith(f"my.yaml, line 6: {problem}")
     assert error.fix.startswith(fix)

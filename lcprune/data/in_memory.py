@@ -28,7 +28,7 @@ class InMemoryBatches:
         self._sampler = sampler
         self._flips = flips
         self._labels = torch.from_numpy(split.labels).to(device)
-        self._crops = _Crops(torch.from_numpy(split.images).to(device), sampler.margin, channels_last)
+        self._crops = Crops(torch.from_numpy(split.images).to(device), sampler.margin, channels_last)
         self._scale = torch.tensor(255.0, device=device)
 
     def read(self, step: int) -> tuple[Tensor, Tensor]:
@@ -46,8 +46,8 @@ class InMemoryBatches:
         """There are no workers to end."""
 
 
-class _Crops:
-    """Padded images, in the memory format of batches, and their crops.
+class Crops:
+    """Padded images ``(N, C, H, W)``, in the memory format of batches, and their crops.
 
     On a CPU the crops are windows: a strided view that has one entry for every byte at which a crop could begin, from
     which `index_select` copies whole rows. That is several times faster than an index for each pixel. Other devices use

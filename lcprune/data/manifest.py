@@ -2,19 +2,21 @@
 
 import csv
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from lcprune.data.files import SPLITS, Files, Listing, refuse_unprintable
 from lcprune.errors import DataError, SetupError
 
+_COLUMNS = ("path", "label", "split")
 _FIX = "the columns are path, label and, if you like, split (train, val or test)"
 
-Row = tuple[str, str, str]
+Row = Mapping[str, Any]
 
 
 def read_manifest(path: Path) -> Listing:
-    """The files that a table names; paths in it are relative to its folder. Without ``split`` all are for training.
+    """The files that a table names; paths in it are relative to its folder. Without ``split`` all are training images.
 
     Classes are the labels of the training images, in alphabetical order, or by value where all are whole numbers.
 
@@ -26,7 +28,10 @@ def read_manifest(path: Path) -> Listing:
         raise DataError(f"there is no file {path}", "name the table as data.manifest, relative to data.root")
     rows = _parquet_rows(path) if path.suffix.lower() in (".parquet", ".pq") else _csv_rows(path)
     found: dict[str, list[tuple[str, str]]] = {name: [] for name in SPLITS}
-    for number, (file, label, split) in enumerate(rows, 1):
+    for number, row in enumerate(rows, 1):
+        values = (row.get(column) for column in _COLUMNS)
+        file, label, split = ("" if value is None else str(value).strip() for value in values)
+        split = split or "train"
         if not file or not label or split not in SPLITS:
             raise DataError(f"row {number} of {path} has path {file!r}, label {label!r}, split {split!r}", _FIX)
         found[split].append((os.path.join(path.parent, file), label))
@@ -54,8 +59,7 @@ def _csv_rows(path: Path) -> Iterator[Row]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             _check_columns(path, reader.fieldnames or ())
-            for row in reader:
-                yield (row["path"] or "").strip(), (row["label"] or "").strip(), (row.get("split") or "train").strip()
+            yield from reader
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read as CSV: {error}", f"write it as UTF-8; {_FIX}") from None
 
@@ -71,17 +75,12 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
         table = parquet.ParquetFile(path)
         names = table.schema_arrow.names
         _check_columns(path, names)
-        columns = [name for name in ("path", "label", "split") if name in names]
-        for batch in table.iter_batches(columns=columns):
-            values = [batch.column(name).to_pylist() for name in columns]
-            for row in zip(*values, strict=True):
-                file, label, *split = ("" if value is None else str(value) for value in row)
-                yield file, label, (split[0] if split else "") or "train"
+        for batch in table.iter_batches(columns=[name for name in _COLUMNS if name in names]):
+            yield from batch.to_pylist()
     except (ArrowInvalid, OSError) as error:
         raise DataError(f"{path} cannot be read as Parquet: {error}", _FIX) from None
 
 
-def _check_columns(path: Path, columns: Iterable[str]) -> None:
-    there = list(columns)
-    if lacking := [name for name in ("path", "label") if name not in there]:
-        raise DataError(f"{path} has no column {lacking[0]} (it has {', '.join(there) or 'none'})", _FIX)
+def _check_columns(path: Path, names: Sequence[str]) -> None:
+    if missing := [name for name in ("path", "label") if name not in names]:
+        raise DataError(f"{path} has no column {missing[0]} (it has {', '.join(names) or 'none'})", _FIX)

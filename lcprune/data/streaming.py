@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lcprune.data.file_images import FileImages, Pixels
 from lcprune.data.images import center_crop
+from lcprune.data.in_memory import Crops
 from lcprune.data.sampling import TRANSFORM, BatchSampler, global_generator
 from lcprune.data.sources import Split
 from lcprune.data.transforms import Transform, random_transform
@@ -149,16 +150,12 @@ def _transforms(sampler: BatchSampler, transform: Transform) -> Augment:
 
 
 def _crops(sampler: BatchSampler, side: int, flips: bool) -> Augment:
-    """Crops the images of a step, bit-identical to `InMemoryBatches`."""
-    margin = sampler.margin
+    """Crops the images of a step, as `InMemoryBatches` does."""
 
     def augment(images: Sequence[Pixels], step: int) -> Tensor:
-        made = []
-        draws = (draw.tolist() for draw in sampler.crops(step))
-        for pixels, top, left, mirrored in zip(images, *draws, strict=True):
-            padded = np.pad(center_crop(pixels, side), ((0, 0), (margin, margin), (margin, margin)))
-            crop = padded[:, top : top + side, left : left + side]
-            made.append(crop[..., ::-1] if flips and mirrored else crop)
-        return torch.from_numpy(np.stack(made))
+        centers = torch.from_numpy(np.stack([center_crop(pixels, side) for pixels in images]))
+        tops, lefts, mirrored = sampler.crops(step)
+        crops = Crops(centers, sampler.margin, channels_last=False)
+        return crops.take(torch.arange(len(images)), tops, lefts, mirrored if flips else None)
 
     return augment

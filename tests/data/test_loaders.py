@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lcprune.data.in_memory import _Crops
+from lcprune.data.in_memory import Crops
 from lcprune.data.loaders import TrainLoader, eval_batches
 from lcprune.data.sampling import BatchSampler
 from lcprune.data.sources import Split
@@ -80,7 +80,7 @@ def test_a_batch_holds_crops_of_its_images(augment: str, shape: tuple[int, int, 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_each_corner_and_mirror_is_the_crop_that_it_should_be(shape: tuple[int, int, int], channels_last: bool) -> None:
     split, pad = numbered(2, shape), 2
-    crops = _Crops(torch.from_numpy(split.images), pad, channels_last)
+    crops = Crops(torch.from_numpy(split.images), pad, channels_last)
     tops, lefts, mirrored = (axis.flatten() for axis in torch.meshgrid(*map(torch.arange, (5, 5, 2)), indexing="ij"))
     pixels = crops.take(torch.ones_like(tops), tops, lefts, mirrored).numpy()
     padded = np.pad(split.images[1], ((0, 0), (pad, pad), (pad, pad)))
@@ -92,7 +92,7 @@ def test_each_corner_and_mirror_is_the_crop_that_it_should_be(shape: tuple[int, 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("mirrored", [None, torch.tensor([0, 1, 1, 0, 1])])
 def test_other_devices_crop_as_the_cpu_does(mirrored: Tensor | None, channels_last: bool) -> None:
-    crops = _Crops(torch.from_numpy(numbered(6, (3, 5, 4)).images), 1, channels_last)
+    crops = Crops(torch.from_numpy(numbered(6, (3, 5, 4)).images), 1, channels_last)
     starts = torch.tensor([0, 7, 42, 100, 250]) * (3 if channels_last else 1) // 3
     torch.testing.assert_close(crops._take_pixels(starts, mirrored), crops._take_windows(starts, mirrored))
 

@@ -14,14 +14,14 @@ PLACES = {"vgg": (2, 5, 8), "resnet50": (3, 7, 13), "resnet101": (3, 7, 30), "ms
 those of ``msdnet`` are where its authors put classifiers."""
 
 TORCHVISION = "torchvision/"
-ELSEWHERE = r"^(torchvision/\w+|[A-Za-z_][\w.]*:[A-Za-z_][\w.]*)$"
+EXTERNAL = r"^(torchvision/\w+|[A-Za-z_][\w.]*:[A-Za-z_][\w.]*)$"
 """Trunks that are not this package's: torchvision's, and a user's ``package.module:callable``."""
 
 
 class ModelConfig(Section):
     """The ``model:`` section: the trunk, which is the network without its critics."""
 
-    trunk: Literal["vgg", "resnet50", "resnet101", "msdnet"] | Annotated[str, Field(pattern=ELSEWHERE)] = "vgg"
+    trunk: Literal["vgg", "resnet50", "resnet101", "msdnet"] | Annotated[str, Field(pattern=EXTERNAL)] = "vgg"
     """``vgg``: the paper's eleven convolutions (Figure 2a); ``resnet50``, ``resnet101``: its ResNets (Table 8);
     ``msdnet``: multi-scale dense layers (Huang et al. 2018); ``torchvision/NAME``: any classifier of torchvision's;
     ``package.module:callable``: your own."""
@@ -63,7 +63,7 @@ class ModelConfig(Section):
     @field_validator("trunk", mode="before")
     @classmethod
     def _there_is_such_a_trunk(cls, trunk: Any) -> Any:
-        if isinstance(trunk, str) and (trunk in PLACES or re.match(ELSEWHERE, trunk)):
+        if isinstance(trunk, str) and (trunk in PLACES or re.match(EXTERNAL, trunk)):
             return trunk
         near = difflib.get_close_matches(str(trunk), PLACES, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
