@@ -6,7 +6,7 @@ Every file is listed. Of a large folder, only some files are decoded or compared
 import hashlib
 import os
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,12 +142,11 @@ def survey(root: Path) -> Survey:
         DataError: If training would refuse the folder; see `list_folder`.
     """
     listing = list_folder(root)
-    is_split = train_folder(root) != root
-    folders = {split: root / split for split in listing.splits} if is_split else {"": root}
+    splits = {"": listing.splits["train"]} if train_folder(root) == root else listing.splits
+    folders = {split: root / split for split in splits}
     images = [
         FoundImage(path, split, listing.classes[label], os.stat(path).st_size)
-        for split in folders
-        for files in [listing.splits[split or "train"]]
+        for split, files in splits.items()
         for path, label in zip(files, files.labels, strict=True)
     ]
     inside = (folder / name for folder in folders.values() for name in class_names(folder))
@@ -203,12 +202,12 @@ def find_copies(images: Sequence[FoundImage]) -> Copies:
 
     Sizes that few files have come first: copies are likelier there.
     """
-    by_size: dict[int, list[FoundImage]] = {}
+    by_size: defaultdict[int, list[FoundImage]] = defaultdict(list)
     for image in images:
         if image.size_bytes > 0:
-            by_size.setdefault(image.size_bytes, []).append(image)
+            by_size[image.size_bytes].append(image)
     suspects = sorted((group for group in by_size.values() if len(group) > 1), key=len)
-    by_content: dict[bytes, list[FoundImage]] = {}
+    by_content: defaultdict[bytes, list[FoundImage]] = defaultdict(list)
     compared, left_bytes = 0, HASH_BYTES
     for image in (image for group in suspects for image in group):
         if compared == HASH_FILES or image.size_bytes > left_bytes:
@@ -216,7 +215,7 @@ def find_copies(images: Sequence[FoundImage]) -> Copies:
         compared += 1
         left_bytes -= image.size_bytes
         if checksum := _sha256(image.path):
-            by_content.setdefault(checksum, []).append(image)
+            by_content[checksum].append(image)
     groups = sorted(tuple(sorted(group)) for group in by_content.values() if len(group) > 1)
     return Copies(tuple(groups), sum(map(len, suspects)), compared)
 
