@@ -35,6 +35,7 @@ HOMES = {  # who may import a library, as prefixes of module names
     "rich": ("lcprune.reporting.tables", "lcprune.reporting.progress", "lcprune.paper.tables", "lcprune.cli"),
     "matplotlib": ("lcprune.paper.plots",),
     "torchvision": ("lcprune.data.cifar", "lcprune.data.transforms", "lcprune.models.backbones"),
+    "jinja2": ("lcprune.reporting.",),
     "typer": ("lcprune.cli",),
     "pydantic": ("lcprune.recipe",),
     "pydantic_core": ("lcprune.recipe",),

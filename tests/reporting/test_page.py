@@ -1,5 +1,6 @@
 """The page as text: what it escapes, what it leaves out, and what it asks for."""
 
+import base64
 import json
 import re
 from dataclasses import replace
@@ -11,11 +12,11 @@ import pytest
 from lcprune import recipe as recipes
 from lcprune.analysis.cost import CascadeCost, ExitCost
 from lcprune.analysis.thresholds import NEVER
-from lcprune.reporting.page import explorer, markup, page
+from lcprune.reporting.page import explorer, page
 from lcprune.reporting.page.charts import ticks
-from lcprune.reporting.page.leaving import first_to_leave, last_to_leave
+from lcprune.reporting.page.examples import first_to_leave, image_uri, last_to_leave, matrix_uri
+from lcprune.reporting.page.formatting import fixed
 from lcprune.reporting.page.measured import measure
-from lcprune.reporting.page.pictures import image_uri, matrix_uri
 from lcprune.reporting.page.subject import Command, Curves, Labelled, Setting, Subject, macs_unit
 
 ATTACK = "<script>alert(1)</script>"
@@ -86,12 +87,12 @@ def test_what_comes_from_outside_is_escaped() -> None:
     assert parsed(html).scripts == 2  # the data and the page's own
 
 
-def test_a_block_of_json_cannot_be_ended_from_within() -> None:
-    block = markup.json_block("x", {"name": "</script><!-- & \u2028"})
-    assert block.count("<") == 2
-    assert "\\u003c/script\\u003e" in block
-    body = re.sub("<[^>]*>", "", block)
-    assert json.loads(body) == {"name": "</script><!-- & \u2028"}
+def test_the_data_of_the_script_cannot_end_its_element() -> None:
+    cost = replace(subject().exits[0], name="</script><!-- & \u2028")
+    html = page(replace(subject(), exits=(cost, *subject().exits[1:])))
+    (block,) = re.findall(r'<script type="application/json" id="explorer-data">(.*?)</script>', html, re.DOTALL)
+    assert "<" not in block
+    assert json.loads(block)["names"] == [cost.name, "sub-model 2", "main"]
 
 
 def test_it_asks_nobody_for_anything() -> None:
@@ -126,28 +127,15 @@ def test_without_images_it_says_why() -> None:
     assert "<img" not in html
 
 
-def test_codes_decide_as_confidences_do() -> None:
-    run = subject()
-    measured = measure(run)
-    common = measured.common
-    assert common is not None
-    grid = explorer.grid(common)
-    assert len(grid) == explorer.STEPS + 1
-    scores = np.append(common.scores[:-1].ravel(), np.float32([0, 1, 0.9, np.nan]))
-    codes = explorer.codes(scores, grid)
-    for index in (0, 1, 499, 900, 1000):
-        expected = scores >= np.float32(index / explorer.STEPS)
-        np.testing.assert_array_equal(codes > index, expected)
-
-
-def test_thresholds_of_a_setting_are_places_of_its_grid() -> None:
+def test_the_data_of_a_setting() -> None:
     run = replace(subject(), settings=(Setting("x", "y.", (0, 1), (0.12345678, NEVER)),))
-    packed = explorer.packed(run, measure(run))
-    of_setting = packed["settings"][1]
-    first, never = of_setting["at"]
-    assert of_setting["grid"][first] == pytest.approx(0.12345678, abs=1e-7)
-    assert never == len(of_setting["grid"]) == explorer.STEPS + 2
+    html = page(run)
+    (block,) = re.findall(r'id="explorer-data">(.*?)</script>', html, re.DOTALL)
+    of_setting = json.loads(block)["settings"][1]
+    assert (of_setting["kept"], of_setting["thresholds"]) == ([0, 1], [0.12345678, NEVER])
     assert of_setting["exitMacs"] == [1100, 2200, 3200]
+    scores = np.frombuffer(base64.b64decode(of_setting["scores"]), dtype="<f4").reshape(2, N)
+    np.testing.assert_array_equal(scores, measure(run).rows.confidences[:2])
 
 
 def test_a_large_split_is_sampled_evenly() -> None:
@@ -169,7 +157,7 @@ def test_large_samples_are_mentioned(monkeypatch: pytest.MonkeyPatch) -> None:
     [(86.125, 2, "86.13"), (1.005, 2, "1.00"), (0.5, 0, "1"), (2.5, 0, "3"), (float("nan"), 2, "–"), (None, 1, "–")],
 )
 def test_numbers_are_rounded_as_javascript_does(value: float | None, digits: int, expected: str) -> None:
-    assert markup.fixed(value, digits) == expected
+    assert fixed(value, digits) == expected
 
 
 def test_units_of_multiply_adds() -> None:
@@ -180,7 +168,7 @@ def test_pictures_are_small_pngs() -> None:
     large = image_uri(np.zeros((3, 500, 300), np.uint8))
     assert large.startswith("data:image/png;base64,")
     assert len(large) < 1000
-    assert len(matrix_uri(np.zeros((400, 400), np.float32), 0, 1)) < 1000
+    assert len(matrix_uri(np.zeros((400, 400), np.float32))) < 1000
     assert image_uri(np.zeros((1, 8, 8), np.uint8)) != image_uri(np.full((1, 8, 8), 255, np.uint8))
 
 
@@ -193,21 +181,21 @@ def test_the_images_are_of_a_setting_that_has_both_kinds() -> None:
 
 
 def test_who_leaves_first_and_last() -> None:
-    decided = measure(subject()).decided[0]  # sub-model 2 with 0.7, then main
-    first, last = first_to_leave(decided), last_to_leave(decided)
-    scores = decided.scores[0]
+    simulation = measure(subject()).simulations[0]  # sub-model 2 with 0.7, then main
+    first, last = first_to_leave(simulation), last_to_leave(simulation)
+    scores = simulation.scores[0]
     assert np.all(scores[first] >= 0.7)
     assert scores[first[0]] == scores.max()
     assert np.all(scores[last] < 0.7)
     assert scores[last[0]] == scores.min()
-    assert decided.result.exit_fractions[0] == np.mean(scores >= np.float32(0.7))
+    assert simulation.result.exit_fractions[0] == np.mean(scores >= np.float32(0.7))
 
 
 def test_many_classes_are_shown_on_demand() -> None:
     names = tuple(f"class {index}" for index in range(40))
     logits = np.zeros((3, N, 40), np.float32)
     html = page(replace(subject(), classes=names, shown=Labelled(logits, np.arange(N)), held_out=None, settings=()))
-    assert "The 12 of 40 classes that main knows least." in html
+    assert "The 12 of 40 classes with the lowest accuracy of main." in html
     assert html.count(">class 39<") == 1
 
 

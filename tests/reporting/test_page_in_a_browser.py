@@ -16,7 +16,7 @@ from lcprune.analysis.thresholds import NEVER
 from lcprune.pipeline import stored
 from lcprune.pipeline.costs import costs_of
 from lcprune.pipeline.report import report
-from lcprune.reporting.page.markup import fixed, percent, share
+from lcprune.reporting.page.formatting import fixed, percent, share
 from lcprune.reporting.page.subject import macs_unit
 
 ATTACK = "<script>alert(1)</script>"

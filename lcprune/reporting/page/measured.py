@@ -1,6 +1,5 @@
 """The figures of the page, computed once from the stored logits."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,12 +7,7 @@ import numpy.typing as npt
 
 from lcprune.analysis.budget import Family
 from lcprune.analysis.ensembles import ensembles
-from lcprune.analysis.evaluate import (
-    ProgressiveResult,
-    accuracy_pct,
-    class_accuracies_pct,
-    leave_at,
-)
+from lcprune.analysis.evaluate import ProgressiveResult, accuracy_pct, class_accuracies_pct, leave_at
 from lcprune.analysis.reliability import Reliability, reliability
 from lcprune.analysis.temperature import temperatures
 from lcprune.analysis.thresholds import Rows, rows_of, simulate
@@ -29,32 +23,40 @@ MOST_LOST_PCT = 5.0
 
 
 @dataclass(frozen=True)
-class Calibrated:
-    """Reliability of every exit, as it is and with a temperature."""
-
-    before: tuple[Reliability, ...]
-    after: tuple[Reliability, ...] | None
-    """None where there is nothing to fit a temperature on."""
-    temperatures: tuple[float, ...] | None
-
-
-@dataclass(frozen=True)
-class Decided:
-    """A setting and what it does to the images."""
+class Simulation:
+    """A setting and where the images leave with it."""
 
     setting: Setting
     rows: Rows
-    result: ProgressiveResult
 
     @property
-    def left_at(self) -> npt.NDArray[np.int64]:
-        """Where each row leaves, counted among the kept exits and main, ``(N,)``."""
-        return leave_at(self.scores, self.setting.thresholds)
+    def result(self) -> ProgressiveResult:
+        """Accuracy, cost and shares."""
+        return simulate(self.rows, self.setting.exits, self.setting.thresholds)
+
+    @property
+    def ends(self) -> list[int]:
+        """``exit_index`` of the kept early exits, and last of main."""
+        return [*self.setting.exits, len(self.rows.correct) - 1]
 
     @property
     def scores(self) -> npt.NDArray[np.float32]:
-        """What is held against the thresholds, ``(len(kept) + 1, N)``, main last."""
-        return self.rows.scores([*self.setting.exits, len(self.rows.correct) - 1])
+        """What is compared with the thresholds, ``(len(ends), N)``."""
+        return self.rows.scores(self.ends)
+
+    @property
+    def left_at(self) -> npt.NDArray[np.int64]:
+        """Where each row leaves, as a place in `ends`, ``(N,)``."""
+        return leave_at(self.scores, self.setting.thresholds)
+
+    @property
+    def shares(self) -> dict[int, float]:
+        """Share of the images that leave at each of `ends`, by ``exit_index``."""
+        return dict(zip(self.ends, self.result.exit_fractions, strict=True))
+
+    def accuracy(self, exit_index: int) -> float:
+        """Accuracy on the images that leave at an exit, 0 to 1."""
+        return float(self.rows.correct[exit_index, self.left_at == self.ends.index(exit_index)].mean())
 
 
 @dataclass(frozen=True)
@@ -69,80 +71,80 @@ class Measured:
     """One common threshold, `SWEPT`; empty where there is no early exit."""
     budgets: tuple[ProgressiveResult, ...]
     """Thresholds per exit, calibrated for growing budgets on validation; empty without it."""
-    decided: tuple[Decided, ...]
-    common: Decided | None
+    simulations: tuple[Simulation, ...]
+    """Of the settings of the run."""
+    common: Simulation | None
     """The threshold `START` at every exit; None where there is no early exit."""
-    calibrated: Calibrated
+    temperatures: tuple[float, ...] | None
+    """One per exit; None where there are no other images to fit them on."""
+    before: tuple[Reliability, ...]
+    """Of every exit, without temperature scaling."""
+    after: tuple[Reliability, ...] | None
+    """The same with it."""
     by_class: npt.NDArray[np.float64]
     """Percent, ``(K, classes)``."""
 
     @property
-    def first(self) -> Decided | None:
-        """The setting of the summary; None where there is no early exit."""
-        return self.decided[0] if self.decided else self.common
+    def all_simulations(self) -> list[Simulation]:
+        """Those of the settings, and last the common threshold."""
+        return [*self.simulations, *([] if self.common is None else [self.common])]
 
     @property
-    def illustrated(self) -> Decided | None:
-        """The setting whose images are shown: the first one, but one at which images leave first and last if any."""
-        known = [*self.decided, *([] if self.common is None else [self.common])]
-        with_both = [one for one in known if min(one.result.exit_fractions[0], one.result.exit_fractions[-1]) > 0]
-        return next(iter([*with_both, *known]), None)
+    def first(self) -> Simulation | None:
+        """The one in the summary; None where there is no early exit."""
+        return next(iter(self.all_simulations), None)
+
+    @property
+    def illustrated(self) -> Simulation | None:
+        """The one whose images are shown: the first one, but one at which images leave first and last if any."""
+        with_both = (one for one in self.all_simulations if min(one.result.exit_fractions[i] for i in (0, -1)) > 0)
+        return next(with_both, self.first)
 
 
 def measure(subject: Subject) -> Measured:
     """The figures of a run."""
-    shown = subject.shown
-    rows = rows_of(shown.logits, shown.labels, subject.cost)
-    early = range(len(shown.logits) - 1)
+    shown, held_out, cost = subject.shown, subject.held_out, subject.cost
+    rows = rows_of(shown.logits, shown.labels, cost)
+    early = tuple(range(len(shown.logits) - 1))
+    common = Setting(f"{START:g} at every exit", "One common threshold.", early, (START,) * len(early))
+    fitted = None
+    if held_out is not None and subject.split != "val":
+        fitted = temperatures(held_out.logits, held_out.labels)
     return Measured(
         rows=rows,
         accuracies_pct=tuple(accuracy_pct(of_exit) for of_exit in rows.correct),
         ensembles=ensembles(shown.logits, shown.labels),
         swept=tuple(common_result(rows, threshold) for threshold in SWEPT) if early else (),
         budgets=_budgets(subject, rows) if early else (),
-        decided=tuple(_decided(subject, setting) for setting in subject.settings),
-        common=_decided(subject, _common(len(early))) if early else None,
-        calibrated=_calibrated(subject, rows),
+        simulations=tuple(_simulation(subject, setting) for setting in subject.settings),
+        common=_simulation(subject, common) if early else None,
+        temperatures=fitted,
+        before=_reliabilities(rows),
+        after=None if fitted is None else _reliabilities(rows_of(shown.logits, shown.labels, cost, "softmax", fitted)),
         by_class=class_accuracies_pct(rows.correct, shown.labels, len(subject.classes)),
     )
 
 
 def common_result(rows: Rows, threshold: float) -> ProgressiveResult:
-    """What one threshold at every early exit does."""
+    """Of one threshold at every early exit."""
     early = range(len(rows.correct) - 1)
     return simulate(rows, early, [threshold] * len(early))
 
 
-def _common(early: int) -> Setting:
-    return Setting(f"{START:g} at every exit", "One common threshold.", tuple(range(early)), (START,) * early)
-
-
-def _decided(subject: Subject, setting: Setting) -> Decided:
+def _simulation(subject: Subject, setting: Setting) -> Simulation:
     shown = subject.shown
     rows = rows_of(shown.logits, shown.labels, subject.cost, setting.criterion, setting.temperatures)
-    return Decided(setting, rows, simulate(rows, setting.exits, setting.thresholds))
+    return Simulation(setting, rows)
 
 
 def _budgets(subject: Subject, rows: Rows) -> tuple[ProgressiveResult, ...]:
-    """The shown split at thresholds that validation finds cheapest, for growing budgets."""
+    """The shown split with the thresholds that are cheapest on validation, for growing budgets."""
     if subject.held_out is None:
         return ()
     deciding = rows_of(subject.held_out.logits, subject.held_out.labels, subject.cost)
     settings = Family({"softmax": deciding}).frontier(MOST_LOST_PCT)
-    return tuple(_distinct([simulate(rows, found.exits, found.thresholds) for found in settings]))
-
-
-def _distinct(results: Sequence[ProgressiveResult]) -> list[ProgressiveResult]:
-    return list({(result.mean_macs, result.accuracy_pct): result for result in results}.values())
-
-
-def _calibrated(subject: Subject, rows: Rows) -> Calibrated:
-    before = _reliabilities(rows)
-    if subject.held_out is None or subject.split == "val":
-        return Calibrated(before, None, None)
-    fitted = temperatures(subject.held_out.logits, subject.held_out.labels)
-    scaled = rows_of(subject.shown.logits, subject.shown.labels, subject.cost, "softmax", fitted)
-    return Calibrated(before, _reliabilities(scaled), fitted)
+    results = (simulate(rows, found.exits, found.thresholds) for found in settings)
+    return tuple({(result.mean_macs, result.accuracy_pct): result for result in results}.values())
 
 
 def _reliabilities(rows: Rows) -> tuple[Reliability, ...]:

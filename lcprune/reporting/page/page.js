@@ -7,26 +7,19 @@
   const all = (selector) => [...document.querySelectorAll(selector)];
   const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 
-  function codesOf(text) {
-    const raw = bytes(text);
-    const codes = new Uint16Array(raw.length / 2);
-    for (let i = 0; i < codes.length; i++) codes[i] = raw[2 * i] | (raw[2 * i + 1] << 8);
-    return codes;
-  }
-
   const main = data.names.length - 1;
   const correct = bytes(data.correct); // a row of bits for every exit
   const stride = Math.ceil(data.samples / 8);
   const isRight = (exit, row) => (correct[exit * stride + (row >> 3)] >> (row & 7)) & 1;
-  for (const setting of data.settings) setting.codes = codesOf(setting.codes);
+  for (const setting of data.settings) setting.scores = new Float32Array(bytes(setting.scores).buffer);
 
-  // An image leaves at the first kept exit whose code is above the index of its threshold on the grid.
-  function simulate(setting, at) {
-    const kept = setting.kept, counts = new Array(kept.length + 1).fill(0);
+  // An image leaves at the first kept exit whose score is at least its threshold, compared in float32.
+  function simulate(setting, thresholds) {
+    const kept = setting.kept, limits = thresholds.map(Math.fround), counts = new Array(kept.length + 1).fill(0);
     let right = 0;
     for (let row = 0; row < data.samples; row++) {
       let place = 0;
-      while (place < kept.length && setting.codes[place * data.samples + row] <= at[place]) place++;
+      while (place < kept.length && !(setting.scores[place * data.samples + row] >= limits[place])) place++;
       counts[place]++;
       right += isRight(place < kept.length ? kept[place] : main, row);
     }
@@ -36,9 +29,10 @@
 
   const number = (value, digits) => value.toFixed(digits);
   const percent = (value) => number(value, 2) + " %";
+  const valueOf = (slider) => Number(slider.value) / data.steps;
 
   let setting = data.settings[0];
-  let at = [...setting.at];
+  let thresholds = [...setting.thresholds];
   let isCommon = true;
 
   function showPoint(result) {
@@ -57,20 +51,18 @@
     if (exit === main) return;
     const slider = document.querySelector(`[data-exit="${exit}"]`);
     slider.disabled = place < 0;
-    slider.max = setting.grid.length;
-    slider.value = place < 0 ? slider.max : at[place];
-    const value = setting.grid[at[place]];
-    const words = place < 0 ? "left out" : value === undefined ? "never" : number(value, 3);
+    slider.value = place < 0 ? slider.max : Math.round(data.steps * thresholds[place]);
+    const words = place < 0 ? "left out" : thresholds[place] > 1 ? "never" : number(thresholds[place], 3);
     slider.setAttribute("aria-valuetext", words);
     document.querySelector(`[data-threshold="${exit}"]`).textContent = words;
   }
 
   function show() {
-    const result = simulate(setting, at);
+    const result = simulate(setting, thresholds);
     byId("now-accuracy").textContent = percent(result.accuracy);
     byId("now-macs").textContent = number(result.macs / data.unit, 3);
     byId("now-ratio").textContent = percent(100 * (result.macs / data.mainMacs));
-    byId("now-threshold").textContent = isCommon ? number(byId("threshold").value / 1000, 3) : "one for each";
+    byId("now-threshold").textContent = isCommon ? number(valueOf(byId("threshold")), 3) : "one for each";
     data.names.forEach((_, exit) => showExit(exit, result));
     const words = data.names.map((name, exit) => name + " " + document.querySelector(`[data-share="${exit}"]`).textContent);
     byId("now-bar").setAttribute("aria-label", words.join(", "));
@@ -81,24 +73,17 @@
     showPoint(result);
   }
 
-  // The first setting's grid is the slider's own: its places are the indices.
-  function takeCommon() {
-    setting = data.settings[0];
-    at = setting.kept.map(() => Number(byId("threshold").value));
-    isCommon = true;
+  function choose(index) {
+    setting = data.settings[index];
+    isCommon = index === 0;
+    thresholds = isCommon ? setting.kept.map(() => valueOf(byId("threshold"))) : [...setting.thresholds];
     show();
   }
 
-  byId("threshold").addEventListener("input", takeCommon);
-  all("[data-setting]").forEach((button) => button.addEventListener("click", () => {
-    if (button.dataset.setting === "0") return takeCommon();
-    setting = data.settings[button.dataset.setting];
-    at = [...setting.at];
-    isCommon = false;
-    show();
-  }));
+  byId("threshold").addEventListener("input", () => choose(0));
+  all("[data-setting]").forEach((button) => button.addEventListener("click", () => choose(Number(button.dataset.setting))));
   all("[data-exit]").forEach((slider) => slider.addEventListener("input", () => {
-    at[setting.kept.indexOf(Number(slider.dataset.exit))] = Number(slider.value);
+    thresholds[setting.kept.indexOf(Number(slider.dataset.exit))] = valueOf(slider);
     isCommon = false;
     show();
   }));

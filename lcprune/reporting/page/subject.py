@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,9 @@ from lcprune.analysis.cost import CascadeCost, ExitCost
 from lcprune.analysis.representation import Dissimilarities
 from lcprune.recipe import Recipe
 from lcprune.specs import Criterion
+
+SPLITS = {"test": "test", "val": "validation", "train": "training"}
+"""What the page calls them."""
 
 FloatArray = npt.NDArray[np.floating]
 IntArray = npt.NDArray[np.integer]
@@ -41,8 +44,7 @@ class Setting:
     """One per exit of the network, ``(K,)``; None leaves the logits as they are."""
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """A command of the history of the run."""
 
     title: str
