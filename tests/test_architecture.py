@@ -32,7 +32,7 @@ HOMES = {  # who may import a library, as prefixes of module names
     "onnx": ("lcprune.exporters.",),
     "onnxscript": ("lcprune.exporters.",),
     "onnxruntime": ("lcprune.exporters.",),
-    "rich": ("lcprune.reporting.tables", "lcprune.reporting.progress", "lcprune.paper.tables", "lcprune.cli"),
+    "rich": ("lcprune.reporting.tables", "lcprune.reporting.progress"),
     "matplotlib": ("lcprune.paper.plots",),
     "torchvision": ("lcprune.data.cifar", "lcprune.data.transforms", "lcprune.models.backbones"),
     "jinja2": ("lcprune.reporting.",),

@@ -3,22 +3,20 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Group, RenderableType
-from rich.table import Table
-
-from lcprune.reporting.tables import escape
+from lcprune.reporting.tables import NOT_KNOWN, Shown, millions, table
 
 NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet": "ImageNet"}
 
 
 def markdown(result: Mapping[str, Any]) -> str:
     """Rows, tests, what differs from the paper, and where the figures come from."""
+    names = columns(result)
     parts = [
         f"# {heading(result)}",
         result["note"],
         f"Unit: {result['unit']}.",
-        _table(columns(result), cells(result)),
-        *[f"![{result['title']}]({figure})" for figure in result.get("figures", ()) if figure.endswith(".png")],
+        "\n".join(f"| {' | '.join(line)} |" for line in (names, ["---"] * len(names), *cells(result))),
+        *[f"![{result['title']}]({figure})" for figure in result["figures"]],
         _list("Tests", test_lines(result)),
         _list("Failed", failure_lines(result)),
         _list("What differs from the paper", difference_lines(result)),
@@ -27,23 +25,19 @@ def markdown(result: Mapping[str, Any]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def terminal(result: Mapping[str, Any]) -> RenderableType:
+def terminal(result: Mapping[str, Any]) -> Shown:
     """The same for a terminal, with the paths of the files instead of the provenance."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in columns(result):
-        is_text = name in ("dataset", "row", "network")
-        table.add_column(name, justify="left" if is_text else "right", no_wrap=True)
-    for row in cells(result):
-        table.add_row(*(escape(cell) for cell in row))
     differs = difference_lines(result)
-    lines = [
+    return [
+        heading(result),
+        f"unit: {result['unit']}",
+        table(columns(result), cells(result)),
         *test_lines(result),
         *(f"failed: {line}" for line in failure_lines(result)),
         *([result["note"]] if result["note"] else []),
         *(["what differs from the paper:", *(f"  {line}" for line in differs)] if differs else []),
         "written: " + ", ".join(result["files"]),
     ]
-    return Group(escape(heading(result)), f"unit: {result['unit']}", table, *(escape(line) for line in lines))
 
 
 def heading(result: Mapping[str, Any]) -> str:
@@ -55,19 +49,26 @@ def heading(result: Mapping[str, Any]) -> str:
 
 def columns(result: Mapping[str, Any]) -> list[str]:
     """Headings of the table."""
-    rows = result["rows"]
-    if any("params" in row for row in rows):
-        return ["network", "parameters", "paper's", 'paper\'s "FLOP"', "paper's", "true MACs", "of main"]
-    extra = ["stop at each exit", 'paper\'s "FLOP"', "paper's", "true MACs", "of main"] if _is_progressive(rows) else []
-    return ["dataset", "row", "here", "seeds", "paper", *extra]
+    costs = ['paper\'s "FLOP"', "paper's", "true MACs", "of main"]
+    if _has(result, "params"):
+        return ["network", "parameters", "paper's", *costs]
+    return [
+        "dataset",
+        "row",
+        "here",
+        "seeds",
+        "paper",
+        *(["stop at each exit", *costs] if _has(result, "mean_macs") else []),
+    ]
 
 
 def cells(result: Mapping[str, Any]) -> list[list[str]]:
     """The table's rows as text."""
-    rows = result["rows"]
-    if any("params" in row for row in rows):
-        return [_cost_cells(row) for row in rows]
-    extra = _progressive_cells if _is_progressive(rows) else lambda _: []
+    if _has(result, "params"):
+        return [
+            [row["name"], millions(row["params"]), f"{row['paper_params_millions']:.2f}M", *_cost_cells(row, "macs")]
+            for row in result["rows"]
+        ]
     return [
         [
             NAMES.get(row["dataset"], row["dataset"]),
@@ -75,9 +76,9 @@ def cells(result: Mapping[str, Any]) -> list[list[str]]:
             spread(row["mean"], row["std"]),
             str(row["seeds"]),
             spread(row["paper_mean"], row["paper_std"]),
-            *extra(row),
+            *(_exit_cells(row) if "mean_macs" in row else []),
         ]
-        for row in rows
+        for row in result["rows"]
     ]
 
 
@@ -105,9 +106,11 @@ def failure_lines(result: Mapping[str, Any]) -> list[str]:
 
 def difference_lines(result: Mapping[str, Any]) -> list[str]:
     """A line for each setting that is not the paper's."""
-    return [
-        f"{row['key']}: {_value(row['here'])} here, {_value(row['paper'])} in the paper" for row in result["differs"]
-    ]
+    values = (
+        (row["key"], *("none" if row[side] is None else row[side] for side in ("here", "paper")))
+        for row in result["differs"]
+    )
+    return [f"{key}: {here} here, {paper} in the paper" for key, here, paper in values]
 
 
 def provenance_lines(result: Mapping[str, Any]) -> list[str]:
@@ -128,45 +131,23 @@ def provenance_lines(result: Mapping[str, Any]) -> list[str]:
 def spread(mean: float | None, std: float | None) -> str:
     """``92.39 ± 0.09``; a dash where there is nothing."""
     if mean is None:
-        return "-"
+        return NOT_KNOWN
     return f"{mean:.2f}" if std is None else f"{mean:.2f} ± {std:.2f}"
 
 
-def _is_progressive(rows: Sequence[Mapping[str, Any]]) -> bool:
-    return any("mean_macs" in row for row in rows)
+def _has(result: Mapping[str, Any], key: str) -> bool:
+    return any(key in row for row in result["rows"])
 
 
-def _cost_cells(row: Mapping[str, Any]) -> list[str]:
-    return [
-        row["name"],
-        f"{row['params'] / 1e6:.2f}M",
-        f"{row['paper_params_millions']:.2f}M",
-        f"{row['paper_flop'] / 1e6:.2f}M",
-        f"{row['paper_flop_millions']:.2f}M",
-        f"{row['macs'] / 1e6:.1f}M",
-        f"{100 * row['macs_ratio']:.0f} %",
-    ]
-
-
-def _progressive_cells(row: Mapping[str, Any]) -> list[str]:
+def _exit_cells(row: Mapping[str, Any]) -> list[str]:
     if row["mean_macs"] is None:
-        return ["-"] * 5
-    return [
-        "  ".join(f"{100 * share:.1f} %" for share in row["exit_fractions"]),
-        f"{row['paper_flop'] / 1e6:.2f}M",
-        f"{row['paper_flop_millions']:.2f}M",
-        f"{row['mean_macs'] / 1e6:.1f}M",
-        f"{100 * row['macs_ratio']:.0f} %",
-    ]
+        return [NOT_KNOWN] * 5
+    return ["  ".join(f"{100 * share:.1f} %" for share in row["exit_fractions"]), *_cost_cells(row, "mean_macs")]
 
 
-def _value(value: Any) -> str:
-    return "none" if value is None else str(value)
-
-
-def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [names, ["---"] * len(names), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+def _cost_cells(row: Mapping[str, Any], macs: str) -> list[str]:
+    paper = f"{row['paper_flop_millions']:.2f}M"
+    return [millions(row["paper_flop"]), paper, f"{row[macs] / 1e6:.1f}M", f"{100 * row['macs_ratio']:.0f} %"]
 
 
 def _list(title: str, lines: Sequence[str]) -> str:

@@ -95,9 +95,9 @@ def test_what_it_says(here: Path, cli: Cli) -> None:
     for line in (
         "kinds: RGB 18",
         "damaged files: 1",
-        "images in more than one split (their accuracy there says too much): 1",
+        "images in more than one split (which makes the accuracy there too high): 1",
         "  photos/test/cat/copy.png = photos/train/cat/1.png",
-        "files that are no images, passed over: 1 .txt (such as photos/train/cat/notes.txt)",
+        "files that are not images, skipped: 1 .txt (such as photos/train/cat/notes.txt)",
         "wrote lcprune.yaml",
     ):
         assert line in lines
