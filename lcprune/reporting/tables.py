@@ -22,12 +22,12 @@ TEXTS = (*WRAPPED, "found", "class", "exit", "sub-model", "kind", "row")
 """Columns that hold words; all others but the first hold numbers."""
 
 
-def print_table(parts: Shown, file: TextIO) -> None:
+def print_table(shown: Shown | str, file: TextIO) -> None:
     """Prints tables and lines as plain text, without markup; off a terminal they are as wide as they need to be."""
     console = Console(file=file, highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = UNBOUNDED
-    for part in parts:
+    for part in [shown] if isinstance(shown, str) else shown:
         console.print(printable(part) if isinstance(part, str) else part)
 
 

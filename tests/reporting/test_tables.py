@@ -14,7 +14,7 @@ RED = "[red]x"
 """A name that would be taken for markup, and vanish."""
 
 
-def printed(shown: tables.Shown) -> list[str]:
+def printed(shown: tables.Shown | str) -> list[str]:
     stream = io.StringIO()
     tables.print_table(shown, stream)
     return [line.rstrip() for line in stream.getvalue().splitlines()]
@@ -191,6 +191,7 @@ def test_off_a_terminal_long_names_come_out_whole() -> None:
     image = {"image": path, "class": "a", "confidence": 1.0}
     assert printed(tables.prediction_table({"kind": "submodel", "images": [image]}))[1].startswith(path)
     assert printed(tables.trained_table(Trained(run=path)))[3] == f"run: {path}"
+    assert printed(f"wrote {RED}") == [f"wrote {RED}"]
 
 
 @pytest.mark.parametrize(
