@@ -24,7 +24,7 @@ from benchmarks.image_latency import mean_latencies, to_first
 from benchmarks.provenance import RESULTS, provenance, save
 from benchmarks.pruning_figure import draw, standing
 from benchmarks.pruning_models import load, progressive_model, pruned, submodel
-from lcprune.paper.provenance import seconds_trained
+from lcprune.pipeline.metrics import seconds_trained
 
 FIGURE = Path(__file__).parents[1] / "docs" / "pruning.svg"
 BUDGETS_PCT = (0.3, 0.64, 1.0, 2.0, 4.0)

@@ -1,11 +1,9 @@
-"""What the sub-models cost: parameters, the paper's "FLOP", and multiply-adds (Table 5)."""
-
-from dataclasses import dataclass
+"""The costs of the sub-models: parameters, the paper's "FLOP", and MACs (Table 5)."""
 
 from torch import nn
 
 from lcprune import models
-from lcprune.analysis.cost import CascadeCost
+from lcprune.analysis.cost import NetworkCost
 from lcprune.analysis.counting import count_cost
 from lcprune.recipe import Recipe
 
@@ -16,28 +14,12 @@ NOTE = (
 )
 
 
-@dataclass(frozen=True)
-class Costs:
-    """Of a network, sub-model by sub-model, shallow first."""
-
-    params: tuple[int, ...]
-    paper_flop: tuple[int, ...]
-    macs: tuple[int, ...]
-    """For one image."""
-    cascade: CascadeCost
-
-
-def costs(recipe: Recipe, classes: int, image_shape: tuple[int, int, int]) -> Costs:
-    """Costs of the recipe's network for images of ``(C, H, W)``; nothing is trained."""
+def costs(recipe: Recipe, classes: int, image_shape: tuple[int, int, int]) -> tuple[NetworkCost, tuple[int, ...]]:
+    """Costs of the recipe's untrained network for images of ``(C, H, W)``, and the paper's FLOP of its sub-models."""
     ones = (1.0,) * image_shape[0]
     network = models.build(recipe, classes, image_shape, ones, ones)
-    counted = count_cost(network, image_shape)
-    return Costs(
-        params=tuple(exit_cost.params for exit_cost in counted.exits),
-        paper_flop=tuple(paper_flop(network.submodel(k)) for k in range(1, len(network.groups) + 1)),
-        macs=tuple(exit_cost.macs for exit_cost in counted.exits),
-        cascade=counted.cascade,
-    )
+    flops = tuple(paper_flop(network.submodel(k)) for k in range(1, len(network.groups) + 1))
+    return count_cost(network, image_shape), flops
 
 
 def paper_flop(module: nn.Module) -> int:

@@ -1,14 +1,15 @@
 """The figures of a table, from a run's logits ``(K, N, C)`` and labels ``(N,)``."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lcprune.analysis.cost import CascadeCost
 from lcprune.analysis.ensembles import ensemble_table, ensembles
-from lcprune.analysis.evaluate import accuracies_pct, sweep
+from lcprune.analysis.evaluate import ProgressiveResult, accuracies_pct, sweep
 from lcprune.analysis.representation import Dissimilarities
 
 TOP = 5
@@ -27,20 +28,6 @@ class LossEvolution:
     """Cross-entropy in eval mode, without label smoothing, in nats, ``(S, K, N)``."""
     labels: npt.NDArray[np.int64]
     """Of the images, ascending, ``(N,)``."""
-
-
-@dataclass(frozen=True)
-class EarlyExits:
-    """Accuracy and cost of progressive inference on the test images."""
-
-    accuracy_pct: float
-    mean_macs: float
-    """Critics that are passed included."""
-    macs_ratio: float
-    """To main without critics."""
-    paper_flop: float
-    """As the paper counts: the mean of 2 x weights of the sub-model at whose exit an image stops."""
-    exit_fractions: tuple[float, ...]
 
 
 def exit_names(count: int) -> tuple[str, ...]:
@@ -70,22 +57,28 @@ def accuracy_pct(logits: npt.NDArray[np.floating], labels: npt.NDArray[np.intege
 def early_exits(
     logits: npt.NDArray[np.floating],
     labels: npt.NDArray[np.integer],
-    threshold: float,
+    of: str,
     cost: CascadeCost,
     paper_flops: Sequence[int],
-) -> EarlyExits:
-    """Progressive inference with one threshold for all exits (Table 6).
+) -> dict[str, Any]:
+    """Progressive inference with one threshold for all exits (Table 6): the fields of `ProgressiveResult`.
+
+    ``paper_flop`` is added: the mean of 2 x weights of the sub-model at whose exit an image leaves.
 
     Args:
         logits: Of all exits.
         labels: Of the images.
-        threshold: Of the largest softmax probability.
-        cost: Multiply-adds of the parts of the network.
+        of: Threshold of the largest softmax probability, or ``main``: without early exits and their critics.
+        cost: MACs of the parts of the network.
         paper_flops: 2 x weights of every sub-model, shallow first.
     """
-    found = sweep(logits, labels, cost.exit_macs(), cost.main_macs, [threshold])[0]
+    if of == "main":
+        shares = (*(0.0,) * (len(logits) - 1), 1.0)
+        found = ProgressiveResult((), accuracy_pct(logits, labels, "main"), cost.main_macs, 1.0, shares)
+    else:
+        (found,) = sweep(logits, labels, cost.exit_macs(), cost.main_macs, [float(of)])
     flop = sum(share * of_exit for share, of_exit in zip(found.exit_fractions, paper_flops, strict=True))
-    return EarlyExits(found.accuracy_pct, found.mean_macs, found.macs_ratio, flop, found.exit_fractions)
+    return asdict(found) | {"paper_flop": flop}
 
 
 def contrasts(found: Dissimilarities) -> list[float]:

@@ -3,7 +3,6 @@
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import matplotlib
@@ -40,20 +39,6 @@ MATRIX_COLUMNS = 13
 EVOLUTION_COLUMNS = 8
 
 
-@dataclass(frozen=True)
-class EnsembleBar:
-    """One mark of Figure 4b."""
-
-    name: str
-    """Such as ``1+2+3``."""
-    mean: float
-    """Accuracy in percent over the seeds."""
-    std: float | None = None
-    """In percentage points; None with one seed."""
-    paper: float | None = None
-    """What the paper has, in percent."""
-
-
 @matplotlib.rc_context(STYLE)
 def loss_curves(runs: Mapping[str, Curves]) -> bytes:
     """Training loss of every exit over the steps (Figure 3): a panel for each run, under its name."""
@@ -69,26 +54,29 @@ def loss_curves(runs: Mapping[str, Curves]) -> bytes:
 
 
 @matplotlib.rc_context(STYLE)
-def ensemble_bars(panels: Mapping[str, Sequence[EnsembleBar]]) -> bytes:
+def ensemble_marks(panels: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
     """Accuracy of ensembles (Figure 4b): means with their standard deviations, and the paper's values.
 
     Marks and not bars, because an axis that shows tenths of a point cannot begin at 0.
+
+    Args:
+        panels: Rows of `rows.rows_of` by title.
     """
-    rows = max((len(bars) for bars in panels.values()), default=1)
-    figure, all_axes = _panels(len(panels), width=4.2, height=1.1 + 0.32 * rows)
-    for axes, (title, bars) in zip(all_axes, panels.items(), strict=True):
-        places = range(len(bars))
-        errors = [bar.std or 0 for bar in bars]
-        means = [bar.mean for bar in bars]
+    most = max((len(rows) for rows in panels.values()), default=1)
+    figure, all_axes = _panels(len(panels), width=4.2, height=1.1 + 0.32 * most)
+    for axes, (title, rows) in zip(all_axes, panels.items(), strict=True):
+        means, errors = [row["mean"] for row in rows], [row["std"] or 0 for row in rows]
+        places = range(len(rows))
         axes.errorbar(means, places, xerr=errors, fmt="o", color=COLOURS[0], capsize=3, markersize=5, label="measured")
-        known = {place: bar.paper for place, bar in enumerate(bars) if bar.paper is not None}
+        known = {place: row["paper_mean"] for place, row in enumerate(rows) if row["paper_mean"] is not None}
         axes.plot(list(known.values()), list(known), "D", markerfacecolor="none", color=RED, label="paper")
-        axes.set_yticks(places, [bar.name for bar in bars])
-        axes.set(title=title, xlabel="accuracy (%)", ylim=(len(bars) - 0.5, -0.5))
+        axes.set_yticks(places, [row["name"] for row in rows])
+        axes.set(title=title, xlabel="accuracy (%)", ylim=(len(rows) - 0.5, -0.5))
         axes.grid(axis="x", linewidth=0.4, alpha=0.5)
         axes.margins(x=0.12)
-    handles = {name: mark for axes in all_axes for mark, name in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend([handles[name] for name in sorted(handles)], sorted(handles), loc="outside lower right", ncols=2)
+    handles, labels = all_axes[0].get_legend_handles_labels()
+    marks = dict(sorted(zip(labels, handles, strict=True)))
+    figure.legend(marks.values(), marks.keys(), loc="outside lower right", ncols=2)
     return _rendered(figure)
 
 
@@ -101,7 +89,7 @@ def dissimilarity_grid(runs: Mapping[str, Dissimilarities]) -> bytes:
     """
     shown = {name: _shown_layers(found) for name, found in runs.items()}
     columns = max((len(places) for places in shown.values()), default=1)
-    figure, grid = _grid(len(runs), columns, size=0.95, left=0.9)
+    figure, grid = _grid(list(runs), columns, size=0.95)
     for row, (name, found) in zip(grid, runs.items(), strict=True):
         for axes, place in zip(row, shown[name], strict=False):
             axes.imshow(found.matrices[place], vmin=0, vmax=1, cmap=MATRIX_COLOURS, interpolation="antialiased")
@@ -110,7 +98,6 @@ def dissimilarity_grid(runs: Mapping[str, Dissimilarities]) -> bytes:
                 axes.plot([1.06, 1.06], [0, 1], color=RED, linewidth=2, transform=axes.transAxes, clip_on=False)
         for axes in row[len(shown[name]) :]:
             axes.set_visible(False)
-        _row_name(row[0], name)
     _colour_bar(figure, grid, top=1, cmap=MATRIX_COLOURS, label="1 - correlation")
     return _rendered(figure)
 
@@ -126,15 +113,14 @@ def loss_evolution(evolution: LossEvolution, order: Literal["label", "final_loss
     final = evolution.losses[-1, -1]
     images = np.argsort(evolution.labels if order == "label" else final, kind="stable")
     columns = _evenly(len(evolution.steps), EVOLUTION_COLUMNS)
-    figure, grid = _grid(len(evolution.exit_names), len(columns), size=1.0, left=0.9)
+    figure, grid = _grid(evolution.exit_names, len(columns), size=1.0)
     top = float(np.quantile(evolution.losses, 0.98))
-    for exit_index, (row, name) in enumerate(zip(grid, evolution.exit_names, strict=True)):
+    for exit_index, row in enumerate(grid):
         for axes, column in zip(row, columns, strict=True):
             square = _square(evolution.losses[column, exit_index, images])
             axes.imshow(square, vmin=0, vmax=top, cmap=LOSS_COLOURS, interpolation="nearest")
             if exit_index == 0:
                 axes.set_title(f"step {evolution.steps[column]:,}", fontsize=7, pad=3)
-        _row_name(row[0], name)
     _colour_bar(figure, grid, top=top, cmap=LOSS_COLOURS, label="loss (nats)")
     by = "label" if order == "label" else "main's loss at the end"
     figure.suptitle(f"{len(images)} training images, sorted by {by}", fontsize=9)
@@ -157,7 +143,7 @@ def learning_curves(backprop: Sequence[Curves], local_critic: Curves) -> bytes:
             axes.plot(curves.eval_steps, accuracies, dashes, color=colour, linewidth=1.3, label=name)
         axes.set(title=f"Sub-model {index + 1}", xlabel="training step")
         axes.legend(loc="lower right")
-    panels[0].set_ylabel(_accuracy_label(local_critic))
+    panels[0].set_ylabel(f"{'test' if local_critic.split == 'test' else 'validation'} accuracy (%)")
     return _rendered(figure)
 
 
@@ -183,16 +169,18 @@ def _panels(n_panels: int, width: float, height: float) -> tuple[Figure, list[Ax
     return figure, list(figure.subplots(1, n_panels, squeeze=False)[0])
 
 
-def _grid(rows: int, columns: int, size: float, left: float) -> tuple[Figure, npt.NDArray[np.object_]]:
-    """Squares of `size` inches without ticks, with room for the names of the rows."""
-    if not rows:
+def _grid(names: Sequence[str], columns: int, size: float) -> tuple[Figure, npt.NDArray[np.object_]]:
+    """Squares of `size` inches without ticks, a row for each name, which stands to the left of it."""
+    if not names:
         raise ValueError("there is nothing to draw")
     narrow = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.03, wspace=0.02, hspace=0.02)
-    figure = Figure(figsize=(left + size * columns + 0.6, size * rows + 0.4), layout=narrow)
-    grid = figure.subplots(rows, columns, squeeze=False)
+    figure = Figure(figsize=(size * columns + 1.5, size * len(names) + 0.4), layout=narrow)
+    grid = figure.subplots(len(names), columns, squeeze=False)
     for axes in grid.flat:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(True)
+    for axes, name in zip(grid[:, 0], names, strict=True):
+        axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8, labelpad=6)
     return figure, grid
 
 
@@ -202,10 +190,6 @@ def _colour_bar(figure: Figure, grid: npt.NDArray[np.object_], *, top: float, cm
     bar = figure.colorbar(colours, ax=grid.ravel().tolist(), shrink=0.8, aspect=18, pad=0.01, extend="max")
     bar.set_label(label, fontsize=7)
     bar.ax.tick_params(labelsize=7)
-
-
-def _row_name(axes: Axes, name: str) -> None:
-    axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8, labelpad=6)
 
 
 def _averaged(steps: npt.NDArray[np.int64], values: Values) -> tuple[Values, Values]:
@@ -218,10 +202,6 @@ def _colour(index: int, curves: Curves) -> str:
     """Main is black; the other exits have the colours from the first on."""
     last = index == len(curves.exit_names) - 1
     return COLOURS[-1] if last else COLOURS[index % (len(COLOURS) - 1)]
-
-
-def _accuracy_label(curves: Curves) -> str:
-    return f"{'test' if curves.split == 'test' else 'validation'} accuracy (%)"
 
 
 def _evenly(count: int, at_most: int) -> list[int]:

@@ -1,6 +1,5 @@
 """Where the figures of a reproduction come from."""
 
-import json
 import os
 import platform
 import shlex
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lcprune import __version__, runs
+from lcprune.pipeline.metrics import seconds_trained
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "fvcore")
 
@@ -31,19 +31,6 @@ def provenance(folders: Sequence[Path], seeds: Sequence[int]) -> dict[str, Any]:
         "seconds_trained": round(sum(seconds), 1),
         "trained_on": sorted({description for folder in folders for description in _environment(folder)}),
     }
-
-
-def seconds_trained(folder: Path) -> float:
-    """Time that a run spent in training steps, over all sessions, from the speed in its log."""
-    path = folder / runs.METRICS
-    batch_size = runs.open_run(folder)[1].data.batch_size
-    total, before = 0.0, 0
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        logged = json.loads(line)
-        if logged.get("images_per_s"):
-            total += (logged["step"] - before) * batch_size / logged["images_per_s"]
-            before = logged["step"]
-    return total
 
 
 def _environment(folder: Path) -> list[str]:

@@ -6,6 +6,15 @@ from typing import Literal
 from lcprune.paper.cells import DEPTHS
 
 Kind = Literal["accuracy", "cost", "progressive", "loss_curves", "dissimilarity", "loss_evolution"]
+UNITS: dict[Kind, str] = {
+    "accuracy": "test accuracy, %",
+    "progressive": "test accuracy, %",
+    "cost": "for one image",
+    "loss_curves": "training loss at the end, nats",
+    "dissimilarity": "mean dissimilarity between classes less that within them, output layer",
+    "loss_evolution": "correlation of an image's loss with its loss at main, at the end",
+}
+"""What the rows show."""
 CIFAR = ("cifar10", "cifar100")
 CIFAR10 = ("cifar10",)
 ENSEMBLES = ("1+2+3", "1+2+3+main")

@@ -41,44 +41,38 @@ class Outcome:
     folder: Path
     failed: str | None = None
     """What went wrong in training, such as a loss that is no longer finite; then there are no results."""
-    trained_now: bool = False
-    """Whether it was finished by this process, rather than found."""
 
 
 def complete(cells: Sequence[Cell], workspace: Workspace) -> list[Outcome]:
-    """Every cell finished, in the given order: those that another process works on are waited for at the end.
+    """Every cell finished, in the given order; those that another process trains are waited for at the end.
 
     Raises:
         RunError: If a folder holds a run that is not the cell's.
-        Interrupted: After Ctrl-C or SIGTERM; the run that was going is saved.
+        Interrupted: After Ctrl-C or SIGTERM; the run that was being trained is saved.
     """
     found: dict[Cell, Outcome] = {}
-    pending = list(cells)
     waiting = False
-    while pending:
-        locked = []
+    while pending := [cell for cell in cells if cell not in found]:
+        if waiting:
+            time.sleep(POLL_S)
         for cell in pending:
             outcome = _attempt(cell, workspace, f"{len(found) + 1} of {len(cells)}")
-            if outcome is None:
-                locked.append(cell)
-            else:
+            if outcome is not None:
                 found[cell] = outcome
-        if locked and not waiting:
-            names = "; ".join(cell.title for cell in locked)
-            workspace.notice(f"waiting for another process, which works on: {names}")
-        waiting, pending = bool(locked), locked
-        if pending:
-            time.sleep(POLL_S)
+        if not waiting and (locked := [cell.title for cell in pending if cell not in found]):
+            workspace.notice(f"waiting for another process, which trains: {'; '.join(locked)}")
+        waiting = True
     return [found[cell] for cell in cells]
 
 
 def _attempt(cell: Cell, workspace: Workspace, number: str) -> Outcome | None:
-    """The finished cell, or None where another process has it."""
+    """The finished cell, or None where another process trains it."""
     folder = cell.folder(workspace.out)
-    with _lock(folder) as mine:
+    with exclusive(folder.with_name(f"{folder.name}.lock"), wait=False) as mine:
         if not mine:
             return None
-        if (failed := _failure(folder)) is not None:
+        if (folder / FAILURE).exists():  # it would fail again at the same step
+            failed = str(runs.read_json(folder / FAILURE)["problem"])
             workspace.notice(f"{cell.title} failed before ({failed}); to try it again, remove {folder}")
             return Outcome(cell, folder, failed)
         if _is_finished(folder, cell.recipe):
@@ -89,26 +83,22 @@ def _attempt(cell: Cell, workspace: Workspace, number: str) -> Outcome | None:
         except TrainingError as error:
             runs.write_json(folder / FAILURE, {"problem": error.problem})
             workspace.notice(f"{cell.title} failed: {error.problem}; going on with the others")
-            return Outcome(cell, folder, error.problem, trained_now=True)
+            return Outcome(cell, folder, error.problem)
         except Interrupted as error:
             raise Interrupted(error.problem, "go on with the same command again") from None
-        return Outcome(cell, folder, trained_now=True)
+        return Outcome(cell, folder)
 
 
 def _train(folder: Path, recipe: Recipe, workspace: Workspace) -> None:
     """From the start, or on from where it was stopped."""
-    if _holds_a_start(folder):
-        training.resume(folder, (), device=workspace.device, display=workspace.display, notice=workspace.notice)
-        return
-    training.train(
-        recipe,
-        out=folder,
-        is_latest=False,  # a table makes many runs, and none of them is what a person trained last
-        data_root=workspace.data_root,
-        device=workspace.device,
-        display=workspace.display,
-        notice=workspace.notice,
-    )
+    device, display, notice = workspace.device, workspace.display, workspace.notice
+    if _can_resume(folder):
+        training.resume(folder, (), device=device, display=display, notice=notice)
+    else:  # a table makes many runs, and none of them is the one that a person trained last
+        root = workspace.data_root
+        training.train(
+            recipe, out=folder, is_latest=False, data_root=root, device=device, display=display, notice=notice
+        )
 
 
 def _is_finished(folder: Path, recipe: Recipe) -> bool:
@@ -128,7 +118,7 @@ def _is_finished(folder: Path, recipe: Recipe) -> bool:
     return (folder / runs.PREDICTIONS).is_file()
 
 
-def _holds_a_start(folder: Path) -> bool:
+def _can_resume(folder: Path) -> bool:
     """Whether there is something to resume; removes what a process left that ended before its first checkpoint."""
     if (folder / runs.RECIPE).is_file() and (folder / runs.DATASET).is_file():
         return True
@@ -137,19 +127,6 @@ def _holds_a_start(folder: Path) -> bool:
     if left <= {runs.RECIPE, runs.ENVIRONMENT, runs.DATASET, runs.MANIFEST, runs.CHECKPOINTS} and nothing_trained:
         shutil.rmtree(folder, ignore_errors=True)
     return False
-
-
-def _failure(folder: Path) -> str | None:
-    """Why the run cannot be finished, as far as that is known: it would fail again at the same step."""
-    path = folder / FAILURE
-    return str(runs.read_json(path)["problem"]) if path.exists() else None
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[bool]:
-    """Whether this process alone may work on a cell. The lock ends with its process, however that ends."""
-    with exclusive(folder.with_name(f"{folder.name}.lock"), wait=False) as mine:
-        yield mine
 
 
 @contextmanager

@@ -108,3 +108,14 @@ def curves(run: Path) -> Curves:
         accuracies_pct=np.array(accuracies, dtype=np.float64).reshape(len(evaluated), n_exits),
         split="test" if is_test else "val",
     )
+
+
+def seconds_trained(folder: Path) -> float:
+    """Time that a run spent in training steps, over all sessions, from the logged images per second."""
+    batch_size = runs.open_run(folder)[1].data.batch_size
+    seconds, before = 0.0, 0
+    for line in read_metrics(folder / runs.METRICS):
+        if line.get("images_per_s"):
+            seconds += (line["step"] - before) * batch_size / line["images_per_s"]
+            before = line["step"]
+    return seconds

@@ -79,7 +79,7 @@ def collect(folder: Path, recipe: Recipe, *, with_rdm: bool) -> Subject:
         recipe_text=recipes.dump(recipe),
         environment=_json_of(folder, runs.ENVIRONMENT, f"lcprune train {folder / runs.RECIPE}"),
         curves=metrics.curves(folder) if (folder / runs.METRICS).exists() else None,
-        seconds=_seconds(folder, recipe),
+        seconds=metrics.seconds_trained(folder),
         exits=costs.exits,
         cost=costs.cascade,
         classes=facts.classes,
@@ -144,16 +144,6 @@ def _inside(folder: Path, wanted: bool, images_absent: str) -> tuple[Dissimilari
     if images_absent:
         return None, f"Dissimilarity matrices need the images. {images_absent}"
     return rdm.dissimilarities(folder), ""
-
-
-def _seconds(folder: Path, recipe: Recipe) -> float:
-    """Time in training steps, from the images per second of every interval that was logged."""
-    before, seconds = 0, 0.0
-    for line in metrics.read_metrics(folder / runs.METRICS):
-        if "images_per_s" in line:
-            seconds += (line["step"] - before) * recipe.data.batch_size / line["images_per_s"]
-            before = line["step"]
-    return seconds
 
 
 def _exported(folder: Path) -> list[tuple[Path, ModelInfo]]:

@@ -36,13 +36,16 @@ def test_top_five_of_main() -> None:
 
 def test_the_papers_flop_of_a_mean_image_counts_where_it_leaves() -> None:
     logits = logits_of((0, 0, 0, 0), (0, 0, 0, 0))
+    labels = np.array([0, 0, 0, 1])
     logits[0, 2:] /= 100  # half of the images stay
-    found = measures.early_exits(logits, np.array([0, 0, 0, 1]), 0.9, CascadeCost((10, 30), (5,)), [100, 400])
-    assert found.exit_fractions == (0.5, 0.5)
-    assert found.accuracy_pct == 75
-    assert found.paper_flop == (100 + 400) / 2
-    assert found.mean_macs == (15 + 45) / 2
-    assert found.macs_ratio == 30 / 40
+    found = measures.early_exits(logits, labels, "0.9", CascadeCost((10, 30), (5,)), [100, 400])
+    assert found["exit_fractions"] == (0.5, 0.5)
+    assert found["accuracy_pct"] == 75
+    assert found["paper_flop"] == (100 + 400) / 2
+    assert found["mean_macs"] == (15 + 45) / 2
+    assert found["macs_ratio"] == 30 / 40
+    main = measures.early_exits(logits, labels, "main", CascadeCost((10, 30), (5,)), [100, 400])
+    assert (main["mean_macs"], main["paper_flop"], main["exit_fractions"]) == (40, 400, (0.0, 1.0))
 
 
 def test_contrast_of_a_layer() -> None:

@@ -10,10 +10,13 @@ from matplotlib.figure import Figure
 from lcprune.analysis.representation import Dissimilarities
 from lcprune.paper import plots
 from lcprune.paper.measures import LossEvolution
-from lcprune.paper.plots import EnsembleBar
 from lcprune.reporting.page.subject import Curves
 
 EXITS = ("sub-model 1", "main")
+
+
+def mark(name: str, mean: float, std: float | None = None, paper: float | None = None) -> dict[str, Any]:
+    return {"name": name, "mean": mean, "std": std, "paper_mean": paper}
 
 
 def curves(points: int = 4, split: str = "test") -> Curves:
@@ -36,7 +39,7 @@ def evolution() -> LossEvolution:
 
 FIGURES: dict[str, Callable[[], bytes]] = {
     "loss_curves": lambda: plots.loss_curves({"a <b>": curves(), "c": curves()}),
-    "ensemble_bars": lambda: plots.ensemble_bars({"d": [EnsembleBar("1+main", 91.5, 0.2, 92.0)]}),
+    "ensemble_marks": lambda: plots.ensemble_marks({"d": [mark("1+main", 91.5, 0.2, 92.0)]}),
     "dissimilarity_grid": lambda: plots.dissimilarity_grid({"BP": matrices()}),
     "loss_evolution": lambda: plots.loss_evolution(evolution(), "label"),
     "learning_curves": lambda: plots.learning_curves([curves()], curves()),
@@ -89,13 +92,13 @@ def test_learning_curves_hold_main_of_each_against_its_exit(drawn: list[Figure])
 
 
 def test_ensembles_have_their_errors_and_the_papers_values_where_they_are_known(drawn: list[Figure]) -> None:
-    plots.ensemble_bars({"d": [EnsembleBar("main", 90.0), EnsembleBar("1+main", 91.5, 0.25, 92.0)]})
+    plots.ensemble_marks({"d": [mark("main", 90.0), mark("1+main", 91.5, 0.25, 92.0)]})
     axes = drawn[0].axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["main", "1+main"]
     assert lines_of(axes)["paper"] == ([92.0], [1])
     segments = axes.containers[0].lines[2][0].get_segments()
     np.testing.assert_allclose([segment[:, 0] for segment in segments], [[90, 90], [91.25, 91.75]])
-    plots.ensemble_bars({"d": [EnsembleBar("main", 90.0)]})  # nothing of the paper
+    plots.ensemble_marks({"d": [mark("main", 90.0)]})  # nothing of the paper
 
 
 def test_matrices_have_a_row_for_each_run_and_red_lines_at_critics(drawn: list[Figure]) -> None:

@@ -13,14 +13,19 @@ def test_mean_and_sample_standard_deviation() -> None:
 
 def test_two_sides_that_do_not_overlap() -> None:
     found = mann_whitney([5, 6, 7, 8, 9], [0, 1, 2, 3, 4])
-    assert (found.u, found.p, found.reason) == (25.0, pytest.approx(2 / 252), None)  # 2 of 10! / (5! 5!) orders
-    assert mann_whitney([1, 2, 3, 4], [5, 6, 7, 8]).p == pytest.approx(2 / 70)
+    assert found == {
+        "u": 25.0,
+        "p": pytest.approx(2 / 252),
+        "significant": True,
+        "reason": None,
+    }  # 2 of 10! / (5! 5!) orders
+    assert mann_whitney([1, 2, 3, 4], [5, 6, 7, 8])["p"] == pytest.approx(2 / 70)
 
 
 def test_overlap_is_not_significant() -> None:
-    assert mann_whitney([1, 3, 5, 7], [2, 4, 6, 8]).p == pytest.approx(
-        2 * 24 / 70
-    )  # U = 6: 24 of 70 orders have U <= 6
+    found = mann_whitney([1, 3, 5, 7], [2, 4, 6, 8])
+    assert found["p"] == pytest.approx(2 * 24 / 70)  # U = 6: 24 of 70 orders have U <= 6
+    assert found["significant"] is False
 
 
 @pytest.mark.parametrize(
@@ -34,4 +39,4 @@ def test_overlap_is_not_significant() -> None:
 )
 def test_too_few_seeds_give_no_p(count: int, said: str) -> None:
     found = mann_whitney([float(value) for value in range(count)], [9.0] * 5)
-    assert (found.u, found.p, found.reason) == (None, None, said)
+    assert found == {"u": None, "p": None, "significant": None, "reason": said}

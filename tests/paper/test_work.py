@@ -64,11 +64,11 @@ def weights(folder: Path) -> bytes:
 
 def test_a_finished_cell_is_not_run_again(workspace: Workspace, listener: Listener, said: list[str]) -> None:
     (first,) = complete([cell()], workspace)
-    assert (first.folder, first.trained_now, first.failed) == (workspace.out / "digits/bp/seed-0", True, None)
+    assert (first.folder, first.failed) == (workspace.out / "digits/bp/seed-0", None)
     assert listener.steps == list(range(1, 21))
     before = weights(first.folder)
     (again,) = complete([cell()], workspace)
-    assert (again.folder, again.trained_now) == (first.folder, False)
+    assert again.folder == first.folder
     assert len(listener.steps) == 20
     assert weights(first.folder) == before
     assert said == ["run 1 of 1: bp on digits, seed 0", f"run folder: {first.folder}"]
@@ -84,7 +84,6 @@ def test_an_interrupted_cell_goes_on_to_the_same_result(
     listener.each_step = lambda _: None
     assert not (workspace.out / "digits/bp/seed-1" / runs.RECIPE).exists()
     outcomes = complete([cell(), cell(seed=1)], workspace)
-    assert [outcome.trained_now for outcome in outcomes] == [True, True]
     assert "going on from step 14" in said
     assert listener.steps == [*range(1, 15), *range(15, 21), *range(1, 21)]
     other = Workspace(workspace.out.parent / "whole", workspace.data_root, "cpu", workspace.display, workspace.notice)
@@ -93,12 +92,15 @@ def test_an_interrupted_cell_goes_on_to_the_same_result(
 
 
 @pytest.mark.parametrize("left", [[], [runs.RECIPE], [runs.RECIPE, runs.ENVIRONMENT]], ids=str)
-def test_what_a_process_left_that_died_at_once_is_trained_from_the_start(workspace: Workspace, left: list[str]) -> None:
+def test_what_a_process_left_that_died_at_once_is_trained_from_the_start(
+    workspace: Workspace, listener: Listener, left: list[str]
+) -> None:
     folder = cell().folder(workspace.out)
     (folder / runs.CHECKPOINTS).mkdir(parents=True)
     for name in left:
         (folder / name).write_text(recipes.dump(cell().recipe) if name == runs.RECIPE else "{}")
-    assert complete([cell()], workspace)[0].trained_now
+    complete([cell()], workspace)
+    assert listener.steps == list(range(1, 21))
     assert (folder / runs.PREDICTIONS).is_file()
 
 
@@ -163,11 +165,10 @@ def test_a_cell_that_another_process_has_is_left_for_the_end_and_waited_for(
     holder.join()
     assert [text for text in said if not text.startswith("run folder")] == [
         "run 1 of 2: bp on digits, seed 1",
-        "waiting for another process, which works on: bp on digits, seed 0",
+        "waiting for another process, which trains: bp on digits, seed 0",
         "run 2 of 2: bp on digits, seed 0",
     ]
-    assert first.trained_now
-    assert second.trained_now
+    assert (first.failed, second.failed) == (None, None)
 
 
 def test_a_lock_dies_with_its_process(here: Path) -> None:
