@@ -44,9 +44,9 @@ def loss_curves(runs: Mapping[str, Curves]) -> bytes:
     """Training loss of every exit over the steps (Figure 3): a panel for each run, under its name."""
     figure, panels = _panels(len(runs), width=4.2, height=2.9)
     for axes, (title, curves) in zip(panels, runs.items(), strict=True):
+        steps, losses = curves.averaged(CURVE_POINTS)
         for index, name in enumerate(curves.exit_names):
-            steps, losses = _averaged(curves.steps, curves.losses[:, index])
-            axes.plot(steps, losses, color=_colour(index, curves), linewidth=1.2, label=name)
+            axes.plot(steps, losses[:, index], color=_colour(index, curves), linewidth=1.2, label=name)
         axes.set(title=title, xlabel="training step", ylim=(0, None))
     panels[0].set_ylabel("training loss (nats)")
     panels[-1].legend()
@@ -190,12 +190,6 @@ def _colour_bar(figure: Figure, grid: npt.NDArray[np.object_], *, top: float, cm
     bar = figure.colorbar(colours, ax=grid.ravel().tolist(), shrink=0.8, aspect=18, pad=0.01, extend="max")
     bar.set_label(label, fontsize=7)
     bar.ax.tick_params(labelsize=7)
-
-
-def _averaged(steps: npt.NDArray[np.int64], values: Values) -> tuple[Values, Values]:
-    """Means of neighbouring points, so that at most `CURVE_POINTS` are left and lines can be told apart."""
-    pieces = np.array_split(np.arange(len(steps)), min(CURVE_POINTS, len(steps)))
-    return np.array([steps[piece].mean() for piece in pieces]), np.array([values[piece].mean() for piece in pieces])
 
 
 def _colour(index: int, curves: Curves) -> str:

@@ -22,7 +22,7 @@ from lcprune.pipeline import metrics, rdm, stored
 from lcprune.pipeline.costs import costs_of
 from lcprune.recipe import Recipe
 from lcprune.reporting.page import page
-from lcprune.reporting.page.subject import Command, ExportedFile, Labelled, Setting, Subject
+from lcprune.reporting.page.subject import Labelled, Setting, Subject
 
 DEFAULT_MAX_DROP_PCT = 0.5
 """Points for which thresholds are calibrated where nothing was selected, as `lcprune export` does."""
@@ -93,7 +93,7 @@ def collect(folder: Path, recipe: Recipe, *, with_rdm: bool) -> Subject:
         inside=found,
         inside_absent=inside_absent,
         commands=_commands(folder, selection),
-        exported=tuple(_described(path, info) for path, info in files),
+        exported=tuple(files),
     )
 
 
@@ -157,11 +157,6 @@ def _exported(folder: Path) -> list[tuple[Path, ModelInfo]]:
     return found
 
 
-def _described(path: Path, info: ModelInfo) -> ExportedFile:
-    names = tuple(known.name for known in info.exits)
-    return ExportedFile(path.name, path.stat().st_size, info.kind, names, info.thresholds, info.criterion)
-
-
 def _settings(
     held_out: Labelled | None,
     cost: CascadeCost,
@@ -215,7 +210,7 @@ def _calibrated(held_out: Labelled, cost: CascadeCost, max_drop_pct: float) -> S
     )
 
 
-def _commands(folder: Path, selection: Mapping[str, Any]) -> tuple[Command, ...]:
+def _commands(folder: Path, selection: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """What the folder records: the training as it was typed, the others by what they decided."""
     environment = _json_of(folder, runs.ENVIRONMENT, f"lcprune train {folder / runs.RECIPE}")
     thresholds = _json_of(folder, runs.THRESHOLDS, f"lcprune export {folder} --format onnx --progressive")
@@ -233,7 +228,7 @@ def _commands(folder: Path, selection: Mapping[str, Any]) -> tuple[Command, ...]
         words += ["--exit", last.split()[-1]] if (last := str(thresholds.get("last", "main"))) != "main" else []
         found.append(("Thresholds calibrated with (as thresholds.json says)", words + _test_split(thresholds)))
     found.append(("This page", ["lcprune", "report", str(folder)]))
-    return tuple(Command(title, shlex.join(words)) for title, words in found)
+    return tuple((title, shlex.join(words)) for title, words in found)
 
 
 def _options(content: Mapping[str, Any], keys: Iterable[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""A contact sheet: images in rows, with what a model says about each one written under it."""
+"""A contact sheet: images in rows, each with its prediction written under it."""
 
 import importlib.util
 import math
@@ -11,17 +11,18 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from lcprune.errors import LcpruneError
+from lcprune.runs import atomic_write
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".pdf")
 
 PICTURE = 144
-"""Height and width of the square that an image is fitted into, in pixels, as the next ones."""
+"""Height and width of the square that an image is fitted into; like the next ones, in pixels."""
 _MARGIN = 12
 _LINE = 17
 _LETTERS = 13
 _BACKGROUND, _FRAME, _INK, _FAINT = "#ffffff", "#e8e8e8", "#1a1a1a", "#6b6b6b"
 _EXITS = ("#1b7837", "#7fbf7b", "#c2a5cf", "#762a83")
-"""Of the first exit, of two between, and of the last: the earlier, the greener."""
+"""Colours of the first exit, of two between, and of the last."""
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -75,19 +76,13 @@ def draw(cells: Sequence[Cell], columns: int, remark: str = "") -> Image.Image:
 
 
 def save(sheet: Image.Image, path: Path) -> None:
-    """Writes the sheet whole or not at all; the suffix says the format.
+    """Writes the sheet, atomically; the suffix says the format.
 
     Raises:
-        LcpruneError: If the format is not known, or the file cannot be written.
+        LcpruneError: If the file cannot be written.
     """
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
-        sheet.save(part)
-        part.replace(path)
-    except (OSError, ValueError) as error:
-        part.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or error
-        raise LcpruneError(f"{path} cannot be written: {reason}", "name a file in a folder that is there") from None
+    with atomic_write(path) as part:
+        sheet.save(part, Image.registered_extensions()[path.suffix.lower()])
 
 
 def check_name(path: Path) -> None:

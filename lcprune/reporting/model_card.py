@@ -44,15 +44,13 @@ def model_card(path: Path, info: ModelInfo, result: Mapping[str, Any], recipe: R
         "share": share,
         "percent": percent,
         "kilobytes": kilobytes,
-        "one_digit": "{:.1f}".format,
+        "format": format,
     }
     model, train = recipe.model, recipe.train
     has_early_exits = METHODS[train.method].has_early_exits and bool(recipe.critics.after)
     heads = f"; heads of the early exits: {recipe.critics.head}" if has_early_exits else ""
     if model.submodel is not None:
         heads = f", as far as sub-model {model.submodel} goes; its head: {recipe.critics.head}"
-    quantization = result.get("quantization")
-    shape = (1 if info.batch else 8, info.input.channels, info.input.size, info.input.size)
     card = environment.get_template("model_card.md").render(
         name=path.name,
         info=info,
@@ -64,25 +62,19 @@ def model_card(path: Path, info: ModelInfo, result: Mapping[str, Any], recipe: R
         format=format_of(Path(result["path"]).suffix),
         progressive=info.kind == "progressive",
         has_main=info.exits[-1].name == "main",
-        submodel=model.submodel,
         has_early_exits=has_early_exits,
         table=_table(info, result),
         forecast=forecast(result),
         criterion=CRITERIA[info.criterion],
-        temperatures=", ".join(f"{t:.4g}" for t in info.temperatures) if set(info.temperatures) != {1.0} else "",
         data=_DATA[recipe.data.source],
-        val_size=f"{recipe.data.val_size:,}",
-        network=f"{model.trunk}, width {model.width:g}",
         heads=heads,
         length=f"{train.iterations:,} iterations" if train.iterations else f"{train.epochs:g} epochs",
         precision=PRECISIONS[result["precision"]],
-        quantization=quantization if quantization and quantization["method"] else None,
+        quantization=result.get("quantization"),
         agreement=result.get("agreement"),
-        parity=result["parity"],
-        operators=Path(result["operators"]) if "operators" in result else None,
+        operators=Path(result["operators"]).name if "operators" in result else None,
         segments=Path(result["segments"]) if "segments" in result else None,
-        shape=shape,
-        dearest=max(info.exit_macs) / info.main_macs,
+        shape=(1 if info.batch else 8, info.input.channels, info.input.size, info.input.size),
     )
     return re.sub(r"\n{3,}", "\n\n", card) + "\n"
 

@@ -2,7 +2,6 @@
 
 import sys
 import time
-from collections.abc import Callable
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -14,7 +13,7 @@ WARM_UP_STEPS, TIMED_STEPS = 3, 10
 
 
 class TrainingProgress:
-    """Steps, losses, images/s and the time left, on stderr; off a terminal a plain line now and then."""
+    """Steps, losses, images/s and the time left, on stderr; off a terminal a line at most every 10 s."""
 
     def __init__(
         self, iterations: int, start: int, exit_names: tuple[str, ...], *, quiet: bool, hint: str | None
@@ -26,7 +25,7 @@ class TrainingProgress:
             start: Steps that are done already.
             exit_names: ``sub-model 1`` .. ``main``.
             quiet: Show nothing.
-            hint: What to say where the run would take hours, such as a smaller recipe; None says nothing.
+            hint: Printed where the run would take hours, such as a smaller recipe; None prints nothing.
         """
         self._iterations = iterations
         self._first = start
@@ -93,13 +92,9 @@ class TrainingProgress:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: ``42 s``, ``25 min``, ``3.5 h``, ``2.1 days``."""
-    steps: list[tuple[float, Callable[[float], str]]] = [
-        (90, lambda s: f"{s:.0f} s"),
-        (90 * 60, lambda s: f"{s / 60:.0f} min"),
-        (48 * 3600, lambda s: f"{s / 3600:.1f} h"),
-    ]
-    for limit, text in steps:
-        if seconds < limit:
-            return text(seconds)
-    return f"{seconds / 86400:.1f} days"
+    """A time for a person: ``42 s``, ``25 min``, ``3.5 h``, ``2.1 days``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"

@@ -120,16 +120,11 @@ def selection_table(chosen: Any) -> Shown:
     columns = ["", "sub-model", "MACs", "of main", "parameters", *(["latency"] if measured else [])]
     columns += ["val %", "test %", "drop", *(["at most"] if bounded else []), "verdict"]
     rows = [
-        [
-            ">" if candidate == chosen.selected else "",
-            *_cost_cells(vars(candidate)),
-            *([milliseconds(candidate.latency_ms)] if measured else []),
-            percent(candidate.val_accuracy_pct),
-            percent(candidate.test_accuracy_pct),
-            percent(candidate.drop_pct),
-            *([percent(candidate.drop_upper_pct)] if bounded else []),
-            chosen.verdicts[candidate.name],
-        ]
+        [">" if candidate == chosen.selected else "", *_cost_cells(vars(candidate))]
+        + ([milliseconds(candidate.latency_ms)] if measured else [])
+        + [percent(candidate.val_accuracy_pct), percent(candidate.test_accuracy_pct), percent(candidate.drop_pct)]
+        + ([percent(candidate.drop_upper_pct)] if bounded else [])
+        + [chosen.verdicts[candidate.name]]
         for candidate in chosen.candidates
     ]
     return [table(columns, rows, bold=[chosen.candidates.index(chosen.selected)]), *chosen.remarks]
@@ -195,14 +190,8 @@ def _precision_parts(result: Mapping[str, Any]) -> Shown:
         same = ", ".join(f"{value:.1f}" for value in agreement["same_class_pct"])
         parts.append(f"same class as fp32 on {agreement['samples']} {agreement['split']} images, by exit: {same} %")
     rows = (
-        [
-            precision,
-            kilobytes(row["size_bytes"]),
-            share(row["size_bytes"] / fp32["size_bytes"]),
-            percent(row["test_accuracy_pct"]),
-            share(row["macs_ratio"]),
-            _shares(row["exit_fractions"] or ()),
-        ]
+        [precision, kilobytes(row["size_bytes"]), share(row["size_bytes"] / fp32["size_bytes"])]
+        + [percent(row["test_accuracy_pct"]), share(row["macs_ratio"]), _shares(row["exit_fractions"] or ())]
         for precision, row in (("fp32", fp32), (result["precision"], result))
     )
     return [*parts, table(["precision", "size", "of fp32", "test %", "MACs of main", "leave at each exit"], rows)]
@@ -227,13 +216,8 @@ def evaluation_table(result: Mapping[str, Any]) -> Shown:
         parts.append(table(["exit", "accuracy %"], rows))
     if result["progressive"]:
         cells = (
-            [
-                _thresholds(row["threshold"]),
-                percent(row["accuracy_pct"]),
-                millions(row["mean_macs"]),
-                share(row["macs_ratio"]),
-                _shares(row["exit_fractions"]),
-            ]
+            [_thresholds(row["threshold"]), percent(row["accuracy_pct"]), millions(row["mean_macs"])]
+            + [share(row["macs_ratio"]), _shares(row["exit_fractions"])]
             for row in result["progressive"]
         )
         parts.append(table(["threshold", "accuracy %", "MACs", "of main", "leave at each exit"], cells))
@@ -287,12 +271,13 @@ def survey_table(result: Mapping[str, Any]) -> Shown:
 
 def _survey_lines(result: Mapping[str, Any]) -> list[str]:
     kinds = ", ".join(f"{kind} {count:,}" for kind, count in result["kinds"].items())
-    low, _, median, _, high = zip(result["width_px"], result["height_px"], strict=True)
-    size = f"{median[0]:.0f} x {median[1]:.0f} pixels"
-    size += ", all" if low == high else f" (median; {low[0]:.0f} x {low[1]:.0f} to {high[0]:.0f} x {high[1]:.0f})"
-    turned = f", {result['rotated']:,} turned by EXIF" if result["rotated"] else ""
-    looked = f"looked at {result['sampled']:,} files, and at the pixels of {result['decoded']:,}"
-    lines = [f"size: {size}", f"kinds: {kinds}{turned}", looked]
+    sizes = zip(result["width_px"], result["height_px"], strict=True)
+    low, _, median, _, high = (f"{width:.0f} x {height:.0f}" for width, height in sizes)
+    lines = [
+        f"size: {median} pixels" + (", all" if low == high else f" (median; {low} to {high})"),
+        f"kinds: {kinds}" + (f", {result['rotated']:,} turned by EXIF" if result["rotated"] else ""),
+        f"looked at {result['sampled']:,} files, and at the pixels of {result['decoded']:,}",
+    ]
     if round(result["imbalance"], 1) > 1:
         lines.append(f"the largest class has {result['imbalance']:.1f} times the training images of the smallest")
     if result["compared"] < result["same_size"]:
@@ -300,25 +285,20 @@ def _survey_lines(result: Mapping[str, Any]) -> list[str]:
             f"of {result['same_size']:,} files that share their size with another, {result['compared']:,} were "
             "compared: there may be more copies"
         )
-    lines += _named("damaged files", [row["problem"] for row in result["damaged"]])
-    for what, key in (
-        ("images in more than one split (which makes the accuracy there too high)", "leaks"),
-        ("images in more than one class", "contradictions"),
-        ("images with copies", "copies"),
+    groups = {key: [" = ".join(group[:3]) for group in result[key]] for key in ("leaks", "contradictions", "copies")}
+    for what, names in (
+        ("damaged files", [row["problem"] for row in result["damaged"]]),
+        ("images in more than one split (which makes the accuracy there too high)", groups["leaks"]),
+        ("images in more than one class", groups["contradictions"]),
+        ("images with copies", groups["copies"]),
     ):
-        lines += _named(what, [" = ".join(group[:3]) for group in result[key]])
-    others = ", ".join(f"{count:,} {suffix}" for suffix, count in result["other_files"].items())
-    if others:
+        lines += [f"{what}: {len(names):,}"] if names else []
+        lines += [f"  {name}" for name in names[:MOST_NAMED]]
+        if len(names) > MOST_NAMED:
+            lines.append(f"  and {len(names) - MOST_NAMED:,} more (--json names them)")
+    if others := ", ".join(f"{count:,} {suffix}" for suffix, count in result["other_files"].items()):
         lines.append(f"files that are not images, skipped: {others} (such as {result['other_examples'][0]})")
     return [*lines, *result["remarks"]]
-
-
-def _named(what: str, names: Sequence[str]) -> list[str]:
-    """A heading and the first names; nothing if there are none."""
-    if not names:
-        return []
-    more = [f"  and {len(names) - MOST_NAMED:,} more (--json names them)"] if len(names) > MOST_NAMED else []
-    return [f"{what}: {len(names):,}", *(f"  {name}" for name in names[:MOST_NAMED]), *more]
 
 
 def recipe_table(described: Mapping[str, str]) -> Shown:

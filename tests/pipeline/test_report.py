@@ -101,16 +101,16 @@ def test_the_newest_export_gives_the_first_setting(run: Path, asked: Callable[..
     assert (first.title, first.exits) == ("export own.onnx", (0, 2))
     assert first.thresholds == pytest.approx((0.2, 0.1))
     assert second.title == "calibrated, 40 points"
-    assert [file.name for file in found.exported] == ["own.onnx", "progressive.onnx"]
-    assert found.exported[0].exits == ("sub-model 1", "sub-model 3", "main")
+    assert [path.name for path, _ in found.exported] == ["own.onnx", "progressive.onnx"]
+    assert [one.name for one in found.exported[0][1].exits] == ["sub-model 1", "sub-model 3", "main"]
     (run / "export" / "own.onnx").write_bytes(b"damaged")
-    assert [file.name for file in subject_of(run).exported] == ["progressive.onnx"]
+    assert [path.name for path, _ in subject_of(run).exported] == ["progressive.onnx"]
 
 
 def test_the_commands_are_those_that_would_do_it_again(run: Path, asked: Callable[..., ExportRequest]) -> None:
     select(run, Budget(max_drop_pct=3.0, exits=(1, 2), max_macs=10**9), use_test_split=True)
     export(run, asked(max_drop_pct=5.0, use_test_split=True, criterion="margin"), notice=lambda _: None)
-    lines = [command.line for command in subject_of(run).commands]
+    lines = [line for _, line in subject_of(run).commands]
     assert lines[0].split()[0] == "lcprune"
     assert lines[1] == (
         f"lcprune select {run} --max-drop 3.0 --minimize macs --max-macs 1000000000 --exits 1,2 --use-test-split"
@@ -131,7 +131,7 @@ def test_all_that_come_to_the_last_exit_of_an_export_leave_there(
     setting = subject.settings[0]
     assert setting.exits == (0, 1, 2)
     assert setting.thresholds == (*said["thresholds"], 0.0)
-    assert subject.commands[-2].line.endswith("--exit 3")
+    assert subject.commands[-2][1].endswith("--exit 3")
 
 
 def test_the_selection_is_marked(run: Path) -> None:

@@ -17,7 +17,7 @@ from lcprune.reporting.page.charts import ticks
 from lcprune.reporting.page.examples import first_to_leave, image_uri, last_to_leave, matrix_uri
 from lcprune.reporting.page.formatting import fixed
 from lcprune.reporting.page.measured import measure
-from lcprune.reporting.page.subject import Command, Curves, Labelled, Setting, Subject, macs_unit
+from lcprune.reporting.page.subject import Curves, Labelled, Setting, Subject, macs_unit
 
 ATTACK = "<script>alert(1)</script>"
 N = 40
@@ -53,7 +53,7 @@ def subject(exits: int = 3) -> Subject:
         images_absent="",
         inside=None,
         inside_absent=f"left out. {ATTACK}",
-        commands=(Command("Trained with", f"lcprune train '{ATTACK}'"),),
+        commands=(("Trained with", f"lcprune train '{ATTACK}'"),),
         exported=(),
     )
 
@@ -97,6 +97,7 @@ def test_the_data_of_the_script_cannot_end_its_element() -> None:
 
 def test_it_asks_nobody_for_anything() -> None:
     html = page(subject())
+    assert html.startswith("<!doctype html>")
     elements = parsed(html)
     assert all(address.startswith(("data:", "#")) for address in elements.addresses)
     assert len(elements.ids) == len(set(elements.ids))
@@ -204,12 +205,12 @@ def test_curves_are_thinned_and_end_where_they_end() -> None:
     losses = np.repeat(np.linspace(3, 1, 1001)[:, None], 3, axis=1)
     curves = Curves(("sub-model 1", "sub-model 2", "main"), steps, losses, steps[-1:], np.array([[1.0, 2, 3]]), "test")
     html = page(replace(subject(), curves=curves))
-    assert "each point is the mean of 6 logged ones" in html
+    assert "a point is the mean of about 5 logged ones" in html
     assert "Accuracy of every exit on the test images" in html
     assert "There are no curves" not in html
     section = html[html.index('id="learning"') : html.index('id="classes"')]
     first_line = re.findall(r'<polyline points="([^"]*)"', section)[0]
-    assert len(first_line.split()) == -(-1001 // 6)
+    assert len(first_line.split()) == 200
 
 
 def test_ticks_are_round_numbers() -> None:

@@ -36,7 +36,7 @@ def page(subject: Subject) -> str:
         "matrix_uri": matrix_uri,
     }
     script = _file("page.js")
-    return environment.get_template("page.html").render(
+    html = environment.get_template("page.html").render(
         subject=subject,
         measured=measured,
         unit=unit,
@@ -56,6 +56,7 @@ def page(subject: Subject) -> str:
         machine=json.dumps(dict(subject.environment), indent=2),
         **_early_exits(subject, measured, unit),
     )
+    return html.lstrip()
 
 
 def _early_exits(subject: Subject, measured: Measured, unit: MacsUnit) -> dict[str, Any]:

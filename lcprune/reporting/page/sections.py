@@ -108,32 +108,23 @@ def learning(subject: Subject) -> Iterator[tuple[Chart, str]]:
     curves = subject.curves
     if curves is None:
         return
-    group = -(-len(curves.steps) // MOST_POINTS)
-    caption = "Training loss of every exit" + (f"; each point is the mean of {group} logged ones" if group > 1 else "")
-    lines = _curves(curves.exit_names, curves.steps, curves.losses, group)
-    yield chart(caption, "step", "loss (nats)", lines), f"{caption}."
+    steps, losses = curves.averaged(MOST_POINTS)
+    group = round(len(curves.steps) / len(steps))
+    means = f"; a point is the mean of about {group} logged ones" if group > 1 else ""
+    caption = f"Training loss of every exit{means}"
+    yield chart(caption, "step", "loss (nats)", _curves(curves.exit_names, steps, losses)), f"{caption}."
     if len(curves.eval_steps):
         split = SPLITS[curves.split]
         caption = f"Accuracy of every exit on the {split} images, during training."
-        lines = _curves(curves.exit_names, curves.eval_steps, curves.accuracies_pct, 1)
+        lines = _curves(curves.exit_names, curves.eval_steps, curves.accuracies_pct)
         yield chart(caption, "step", f"{split} accuracy (%)", lines), caption
 
 
-def _curves(
-    names: Sequence[str], steps: npt.NDArray[np.integer], values: npt.NDArray[np.floating], group: int
-) -> list[Line]:
-    """A line for every exit: the mean of each group of values ``(S, K)``, at the last step of the group."""
-    starts = np.arange(0, len(values), group)
-    sizes = np.diff(np.append(starts, len(values)))
-    means = np.add.reduceat(values, starts, axis=0) / sizes[:, None]
-    ends = steps[np.minimum(starts + group, len(steps)) - 1].tolist()
+def _curves(names: Sequence[str], steps: npt.NDArray[Any], values: npt.NDArray[np.float64]) -> list[Line]:
+    """A line for every exit, of values ``(S, K)``."""
+    xs, few = steps.tolist(), len(steps) <= 40
     return [
-        Line(
-            name,
-            exit_colour(index, len(names)),
-            tuple(zip(ends, means[:, index].tolist(), strict=True)),
-            len(ends) <= 40,
-        )
+        Line(name, exit_colour(index, len(names)), tuple(zip(xs, values[:, index].tolist(), strict=True)), few)
         for index, name in enumerate(names)
     ]
 

@@ -1,14 +1,16 @@
-"""What the page is about: plain values that the pipeline collects from a run folder."""
+"""The content of the page: plain values that the pipeline collects from a run folder."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from lcprune.analysis.cost import CascadeCost, ExitCost
 from lcprune.analysis.representation import Dissimilarities
+from lcprune.exporters.metadata import ModelInfo
 from lcprune.recipe import Recipe
 from lcprune.specs import Criterion
 
@@ -44,25 +46,6 @@ class Setting:
     """One per exit of the network, ``(K,)``; None leaves the logits as they are."""
 
 
-class Command(NamedTuple):
-    """A command of the history of the run."""
-
-    title: str
-    line: str
-
-
-@dataclass(frozen=True)
-class ExportedFile:
-    """What an exported file says of itself."""
-
-    name: str
-    size_bytes: int
-    kind: str
-    exits: tuple[str, ...]
-    thresholds: tuple[float, ...]
-    criterion: str
-
-
 @dataclass(frozen=True)
 class Curves:
     """Losses and accuracies of every exit over the steps of a run (Figures 3 and 7 of the paper)."""
@@ -72,13 +55,21 @@ class Curves:
     steps: npt.NDArray[np.int64]
     """After which the losses were logged, ``(S,)``."""
     losses: npt.NDArray[np.float64]
-    """Mean training losses since the line before, in nats, ``(S, K)``."""
+    """Mean training losses since the step before, in nats, ``(S, K)``."""
     eval_steps: npt.NDArray[np.int64]
     """After which was evaluated, ``(E,)``; empty where there are no images to evaluate on."""
     accuracies_pct: npt.NDArray[np.float64]
     """``(E, K)``."""
     split: str
     """Of the accuracies: ``test`` where it was recorded, else ``val``."""
+
+    def averaged(self, most: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """`steps` and `losses` as means of neighbours, so that at most `most` points are left."""
+        pieces = np.array_split(np.arange(len(self.steps)), min(most, len(self.steps)))
+        return (
+            np.array([self.steps[piece].mean() for piece in pieces]),
+            np.array([self.losses[piece].mean(axis=0) for piece in pieces]),
+        )
 
 
 @dataclass(frozen=True)
@@ -113,8 +104,10 @@ class Subject:
     inside: Dissimilarities | None
     inside_absent: str
     """Why there are no dissimilarities."""
-    commands: tuple[Command, ...]
-    exported: tuple[ExportedFile, ...]
+    commands: tuple[tuple[str, str], ...]
+    """The history of the run: titles and command lines."""
+    exported: tuple[tuple[Path, ModelInfo], ...]
+    """ONNX files and their metadata, newest first."""
 
 
 @dataclass(frozen=True)
