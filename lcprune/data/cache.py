@@ -142,11 +142,10 @@ class DiskCache:
     def _make_room(self) -> None:
         groups = [entry for entry in self._folder.iterdir() if entry.is_dir()]
         used = {group: _used_bytes(group) for group in groups}
-        others = sorted((group for group in groups if group != self._group), key=lambda group: group.stat().st_mtime)
-        while others and sum(used.values()) > self._limit * _FULL_SHARE:
-            oldest = others.pop(0)
-            shutil.rmtree(oldest, ignore_errors=True)  # a run that still reads it decodes again
-            used[oldest] = _used_bytes(oldest) if oldest.exists() else 0
+        for oldest in sorted(groups, key=lambda group: group.stat().st_mtime):
+            if oldest != self._group and sum(used.values()) > self._limit * _FULL_SHARE:
+                shutil.rmtree(oldest, ignore_errors=True)  # a run that still reads it decodes again
+                used[oldest] = _used_bytes(oldest)
         self._usage.write_text(str(sum(used.values())))
 
 

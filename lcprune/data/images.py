@@ -58,7 +58,7 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def read_image(path: Path | BinaryIO, size: int | None, channels: Literal[1, 3]) -> NDArray[np.uint8]:
-    """One image as ``(C, H, W)``, 0 to 255, turned upright as its EXIF data says.
+    """One image as ``(C, H, W)``, 0 to 255, rotated upright according to its EXIF data.
 
     Palettes and CMYK become RGB; transparent pixels are composited over black; of 16 bits the upper 8 are kept; of an
     animation the first frame. RGB becomes grey by the weights of ITU-R 601 (Pillow's mode ``L``).

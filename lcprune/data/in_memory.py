@@ -1,4 +1,4 @@
-"""Training batches of images that lie in the memory of the device that makes them."""
+"""Training batches of images in the memory of the device that makes them."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""The validation split: class-balanced, seeded, the same on every machine."""
+"""The validation split: stratified by class, seeded, the same on every machine."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +11,8 @@ def balanced_split(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Indices of the images that stay in training and of those held out, both ascending.
 
-    Every class gives in proportion to its size. What does not divide goes to the largest remainders, ties to the
-    lower label, so that exactly `val_size` images are held out.
+    Images are held out of every class in proportion to its size, by the largest remainders, ties to the lower label, so
+    that there are exactly `val_size` of them.
 
     Args:
         labels: Class of every image, ``(N,)``.
@@ -33,18 +33,9 @@ def balanced_split(
     shuffled_by_class = np.lexsort((keys, labels))
     _, sizes = np.unique(labels, return_counts=True)
     starts = np.cumsum(sizes) - sizes
+    quotas, remainders = np.divmod(val_size * sizes, total)  # in whole numbers, as floats would break ties at random
+    quotas[np.argsort(-remainders, kind="stable")[: val_size - quotas.sum()]] += 1
     held_out = np.zeros(total, dtype=bool)
-    for start, quota in zip(starts, _quotas(sizes, val_size), strict=True):
+    for start, quota in zip(starts, quotas, strict=True):
         held_out[shuffled_by_class[start : start + quota]] = True
     return np.flatnonzero(~held_out).astype(np.int64), np.flatnonzero(held_out).astype(np.int64)
-
-
-def _quotas(sizes: NDArray[np.integer], seats: int) -> list[int]:
-    """Seats of each class by the largest remainder, in whole numbers because floats would break ties at random."""
-    total = int(sizes.sum())
-    shares = [divmod(seats * int(size), total) for size in sizes]
-    quotas = [whole for whole, _ in shares]
-    by_remainder = sorted(range(len(shares)), key=lambda index: -shares[index][1])  # stable: ties to the lower label
-    for index in by_remainder[: seats - sum(quotas)]:
-        quotas[index] += 1
-    return quotas

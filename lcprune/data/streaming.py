@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -22,8 +22,6 @@ _IMAGES = 1 << 20  # more than a batch can have: separates the random numbers of
 
 Made = tuple[Tensor, Tensor, tuple[int, ...]]
 """Pixels ``(B, C, H, W)`` uint8, labels ``(B,)``, and indices of damaged images that were replaced by others."""
-Augment = Callable[[Sequence[Pixels], int], Tensor]
-"""Augments the images ``(C, H, W)`` of a step, to ``(B, C, H, W)``."""
 
 
 class StreamedBatches:
@@ -48,12 +46,10 @@ class StreamedBatches:
         workers: int,
     ) -> None:
         self.waited_s = 0.0
-        side = split.images.shape[-1]
+        transform = None
         if augment in ("resized_crop", "randaugment"):
-            apply = _transforms(sampler, random_transform(augment, side, interpolation))
-        else:
-            apply = _crops(sampler, side, augment == "crop_flip")
-        self._maker = _Maker(split, sampler, apply)
+            transform = random_transform(augment, split.images.shape[-1], interpolation)
+        self._maker = _Maker(split, sampler, transform, flips=augment == "crop_flip")
         self._images = split.images
         self._device = device
         self._workers = workers
@@ -109,19 +105,23 @@ class StreamedBatches:
 
 
 class _Maker:
-    """Makes the batch of every step, in the training process or in a worker."""
+    """Makes the batch of every step, in the training process or in a worker; without `transform` by crops."""
 
-    def __init__(self, split: Split, sampler: BatchSampler, augment: Augment) -> None:
+    def __init__(self, split: Split, sampler: BatchSampler, transform: Transform | None, flips: bool) -> None:
         self._split = split
         self._sampler = sampler
-        self._augment = augment
+        self._transform = transform
+        self._flips = flips
 
     def make(self, step: int) -> Made:
         indices = self._sampler.indices(step).tolist()
         read = [self._read(index) for index in indices]
         labels = self._split.labels[[index for index, _ in read]]
         damaged = tuple(asked for asked, (index, _) in zip(indices, read, strict=True) if asked != index)
-        return self._augment([pixels for _, pixels in read], step), torch.from_numpy(labels), damaged
+        images = [pixels for _, pixels in read]
+        transform = self._transform
+        augmented = self._crops(images, step) if transform is None else self._transformed(images, step, transform)
+        return augmented, torch.from_numpy(labels), damaged
 
     def labels(self, step: int) -> Tensor:
         """Of the images of a step, without the images."""
@@ -134,28 +134,19 @@ class _Maker:
         images = self._split.images
         return images.read(index) if isinstance(images, FileImages) else (index, images[index])
 
+    def _crops(self, images: Sequence[Pixels], step: int) -> Tensor:
+        """As `InMemoryBatches` makes them."""
+        side = self._split.images.shape[-1]
+        centers = torch.from_numpy(np.stack([center_crop(pixels, side) for pixels in images]))
+        tops, lefts, mirrored = self._sampler.crops(step)
+        crops = Crops(centers, self._sampler.margin, channels_last=False)
+        return crops.take(torch.arange(len(images)), tops, lefts, mirrored if self._flips else None)
 
-def _transforms(sampler: BatchSampler, transform: Transform) -> Augment:
-    """Augments the images of a step, each with random numbers of its own."""
-
-    def augment(images: Sequence[Pixels], step: int) -> Tensor:
+    def _transformed(self, images: Sequence[Pixels], step: int, transform: Transform) -> Tensor:
+        """Each image is transformed with random numbers of its own."""
         made = []
-        rows = range(sampler.batch_size)[sampler.rows]
+        rows = range(self._sampler.batch_size)[self._sampler.rows]
         for row, pixels in zip(rows, images, strict=True):
-            with global_generator(sampler.seed, TRANSFORM, step * _IMAGES + row):
+            with global_generator(self._sampler.seed, TRANSFORM, step * _IMAGES + row):
                 made.append(transform(torch.tensor(pixels)))  # a copy: what a cache gives cannot be written to
         return torch.stack(made)
-
-    return augment
-
-
-def _crops(sampler: BatchSampler, side: int, flips: bool) -> Augment:
-    """Crops the images of a step, as `InMemoryBatches` does."""
-
-    def augment(images: Sequence[Pixels], step: int) -> Tensor:
-        centers = torch.from_numpy(np.stack([center_crop(pixels, side) for pixels in images]))
-        tops, lefts, mirrored = sampler.crops(step)
-        crops = Crops(centers, sampler.margin, channels_last=False)
-        return crops.take(torch.arange(len(images)), tops, lefts, mirrored if flips else None)
-
-    return augment

@@ -69,9 +69,9 @@ class Sample:
     sampled: int
     """Files whose header was read."""
     decoded: int
-    """Files whose pixels were read besides."""
+    """Files whose pixels were read as well."""
     widths: tuple[float, ...]
-    """`QUANTILES` of the widths in pixels, upright as EXIF says; empty if nothing could be read, as the next ones."""
+    """`QUANTILES` of the widths in pixels, rotated upright; empty if nothing could be read, as the next ones."""
     heights: tuple[float, ...]
     shorter: tuple[float, ...]
     """Of the shorter sides."""

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from lcprune.recipe.schema.section import PositiveFloat, PositiveInt, Section
 
 PLACES = {"vgg": (2, 5, 8), "resnet50": (3, 7, 13), "resnet101": (3, 7, 30), "msdnet": (4, 6, 8, 10, 12, 14)}
-"""Where the critics of each trunk sit if a recipe does not say: the paper's three, at the ends of the first stages;
+"""Default places of the critics of each trunk: the paper's three, at the ends of the first stages;
 those of ``msdnet`` are where its authors put classifiers."""
 
 TORCHVISION = "torchvision/"

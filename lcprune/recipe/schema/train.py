@@ -66,8 +66,8 @@ class TrainConfig(Section):
     checkpoint_every: PositiveInt = 1000
     """Steps between two checkpoints."""
     on_nonfinite: Literal["stop", "retry"] = "stop"
-    """A loss, gradient or weight that is NaN or infinite ends the run, or it goes back to the last checkpoint and on
-    from there with a quarter of the learning rate: three times at most."""
+    """A loss, gradient or weight that is NaN or infinite ends the run (``stop``), or the run goes on from the last
+    checkpoint with a quarter of the learning rate, three times at most (``retry``)."""
     deterministic: bool = False
     """Only deterministic algorithms; an operation that has none ends the run. On a CPU nothing changes: with the same
     number of threads, results are bit-identical anyway."""
