@@ -10,7 +10,7 @@ import torch
 
 from lcprune import runs
 from lcprune.errors import RecipeError
-from lcprune.paper import cells, figures, rows, tables
+from lcprune.paper import figures, paper_runs, rows, tables
 from lcprune.paper.cost import NOTE
 from lcprune.paper.provenance import provenance
 from lcprune.paper.scales import SCALES, Scale
@@ -94,15 +94,15 @@ def train_runs(request: Request, *, display: Display, notice: Notice) -> dict[tu
     """
     if "LOCAL_RANK" in os.environ and torch.cuda.is_available():  # a GPU for each process, as far as there are enough
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    cells_of = {
-        (dataset, run): [cells.cell(run, dataset, seed, request.sized) for seed in request.each_seed]
+    runs_of = {
+        (dataset, run): [paper_runs.paper_run(run, dataset, seed, request.sized) for seed in request.each_seed]
         for dataset in request.shown
         for run in request.target.runs
     }
-    distinct = list(dict.fromkeys(cell for of_run in cells_of.values() for cell in of_run))
+    distinct = list(dict.fromkeys(paper_run for of_run in runs_of.values() for paper_run in of_run))
     workspace = Workspace(request.folder, request.data_root, request.device, display, notice)
     done = dict(zip(distinct, complete(distinct, workspace), strict=True))
-    return {key: [done[cell] for cell in of_run] for key, of_run in cells_of.items()}
+    return {key: [done[paper_run] for paper_run in of_run] for key, of_run in runs_of.items()}
 
 
 def reproduce(request: Request, *, display: Display, notice: Notice) -> dict[str, Any]:
@@ -158,7 +158,7 @@ def _differs(request: Request) -> list[dict[str, Any]]:
     found: dict[str, tuple[Any, Any]] = {}
     for dataset in request.shown:
         for run in request.target.runs:
-            for key, values in cells.differences(run, dataset, request.sized).items():
+            for key, values in paper_runs.differences(run, dataset, request.sized).items():
                 found.setdefault(f"{key} of {dataset}" if key == "data.source" else key, values)
     if request.target.runs and len(request.each_seed) != PAPER_SEEDS:
         found["seeds"] = (PAPER_SEEDS, len(request.each_seed))

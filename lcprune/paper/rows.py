@@ -11,9 +11,9 @@ from lcprune import runs
 from lcprune.analysis.representation import Dissimilarities
 from lcprune.errors import RunError
 from lcprune.paper import measures, printed, recording
-from lcprune.paper.cells import recipe_of
 from lcprune.paper.cost import costs
 from lcprune.paper.measures import LossEvolution
+from lcprune.paper.paper_runs import recipe_of
 from lcprune.paper.scales import SCALES
 from lcprune.paper.statistics import mann_whitney, mean_and_std
 from lcprune.paper.targets import Kind, Row, Target
@@ -110,7 +110,7 @@ def _row(name: str, kind: Kind, dataset: str, row: Row, outcomes: Outcomes) -> d
         "paper_mean": paper_mean,
         "paper_std": paper_std,
         "values": values,
-        "failed": [{"seed": outcome.cell.seed, "problem": outcome.failed} for outcome in of_run if outcome.failed],
+        "failed": [{"seed": outcome.paper_run.seed, "problem": outcome.failed} for outcome in of_run if outcome.failed],
         "runs": [str(outcome.folder) for outcome in of_run],
     } | extra
 
@@ -149,7 +149,7 @@ READERS: dict[Kind, Callable[[Row, Path], float]] = {
 def _early_exits(row: Row, outcome: Outcome) -> dict[str, Any]:
     """Table 6, of one run."""
     facts = stored.read_facts(outcome.folder)
-    cost, flops = costs(outcome.cell.recipe, len(facts.classes), facts.image_shape)
+    cost, flops = costs(outcome.paper_run.recipe, len(facts.classes), facts.image_shape)
     return measures.early_exits(*_test_split(outcome.folder), row.of, cost.cascade, flops)
 
 

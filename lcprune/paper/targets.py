@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from lcprune.paper.cells import DEPTHS
+from lcprune.paper.paper_runs import DEPTHS
 
 Kind = Literal["accuracy", "cost", "progressive", "loss_curves", "dissimilarity", "loss_evolution"]
 UNITS: dict[Kind, str] = {

@@ -1,4 +1,4 @@
-"""Training the cells that are missing: resumed where they were stopped, shared with other processes, each done once."""
+"""Training the runs that are missing: resumed where they were stopped, shared between processes, each done once."""
 
 import shutil
 import time
@@ -11,20 +11,20 @@ from filelock import FileLock, Timeout
 
 from lcprune import runs
 from lcprune.errors import Interrupted, RunError, TrainingError
-from lcprune.paper.cells import Cell, trains_the_same
+from lcprune.paper.paper_runs import PaperRun, trains_the_same
 from lcprune.pipeline import train as training
 from lcprune.pipeline.train import Display, Notice
 from lcprune.recipe import Recipe
 
 POLL_S = 2.0
-"""Between two looks at what another process works on."""
+"""Between two attempts to take over a run of another process."""
 FAILURE = "failure.json"
 """In a run folder: why it could not be finished."""
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where cells are trained, and how."""
+    """Where runs are trained, and how."""
 
     out: Path
     data_root: Path
@@ -35,58 +35,58 @@ class Workspace:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of training a cell."""
+    """The result of training a run."""
 
-    cell: Cell
+    paper_run: PaperRun
     folder: Path
     failed: str | None = None
     """What went wrong in training, such as a loss that is no longer finite; then there are no results."""
 
 
-def complete(cells: Sequence[Cell], workspace: Workspace) -> list[Outcome]:
-    """Every cell finished, in the given order; those that another process trains are waited for at the end.
+def complete(paper_runs: Sequence[PaperRun], workspace: Workspace) -> list[Outcome]:
+    """Every run finished, in the given order; those that another process trains are waited for at the end.
 
     Raises:
-        RunError: If a folder holds a run that is not the cell's.
+        RunError: If a folder holds another run.
         Interrupted: After Ctrl-C or SIGTERM; the run that was being trained is saved.
     """
-    found: dict[Cell, Outcome] = {}
+    found: dict[PaperRun, Outcome] = {}
     waiting = False
-    while pending := [cell for cell in cells if cell not in found]:
+    while pending := [paper_run for paper_run in paper_runs if paper_run not in found]:
         if waiting:
             time.sleep(POLL_S)
-        for cell in pending:
-            outcome = _attempt(cell, workspace, f"{len(found) + 1} of {len(cells)}")
+        for paper_run in pending:
+            outcome = _attempt(paper_run, workspace, f"{len(found) + 1} of {len(paper_runs)}")
             if outcome is not None:
-                found[cell] = outcome
-        if not waiting and (locked := [cell.title for cell in pending if cell not in found]):
+                found[paper_run] = outcome
+        if not waiting and (locked := [paper_run.title for paper_run in pending if paper_run not in found]):
             workspace.notice(f"waiting for another process, which trains: {'; '.join(locked)}")
         waiting = True
-    return [found[cell] for cell in cells]
+    return [found[paper_run] for paper_run in paper_runs]
 
 
-def _attempt(cell: Cell, workspace: Workspace, number: str) -> Outcome | None:
-    """The finished cell, or None where another process trains it."""
-    folder = cell.folder(workspace.out)
+def _attempt(paper_run: PaperRun, workspace: Workspace, number: str) -> Outcome | None:
+    """The finished run, or None where another process trains it."""
+    folder = paper_run.folder(workspace.out)
     with exclusive(folder.with_name(f"{folder.name}.lock"), wait=False) as mine:
         if not mine:
             return None
         if (folder / FAILURE).exists():  # it would fail again at the same step
             failed = str(runs.read_json(folder / FAILURE)["problem"])
-            workspace.notice(f"{cell.title} failed before ({failed}); to try it again, remove {folder}")
-            return Outcome(cell, folder, failed)
-        if _is_finished(folder, cell.recipe):
-            return Outcome(cell, folder)
-        workspace.notice(f"run {number}: {cell.title}")
+            workspace.notice(f"{paper_run.title} failed before ({failed}); to try it again, remove {folder}")
+            return Outcome(paper_run, folder, failed)
+        if _is_finished(folder, paper_run.recipe):
+            return Outcome(paper_run, folder)
+        workspace.notice(f"run {number}: {paper_run.title}")
         try:
-            _train(folder, cell.recipe, workspace)
+            _train(folder, paper_run.recipe, workspace)
         except TrainingError as error:
             runs.write_json(folder / FAILURE, {"problem": error.problem})
-            workspace.notice(f"{cell.title} failed: {error.problem}; going on with the others")
-            return Outcome(cell, folder, error.problem)
+            workspace.notice(f"{paper_run.title} failed: {error.problem}; going on with the others")
+            return Outcome(paper_run, folder, error.problem)
         except Interrupted as error:
             raise Interrupted(error.problem, "go on with the same command again") from None
-        return Outcome(cell, folder)
+        return Outcome(paper_run, folder)
 
 
 def _train(folder: Path, recipe: Recipe, workspace: Workspace) -> None:
@@ -102,7 +102,7 @@ def _train(folder: Path, recipe: Recipe, workspace: Workspace) -> None:
 
 
 def _is_finished(folder: Path, recipe: Recipe) -> bool:
-    """Whether the cell's predictions are written.
+    """Whether the run's predictions are written.
 
     Raises:
         RunError: If the folder holds another run.
@@ -112,7 +112,7 @@ def _is_finished(folder: Path, recipe: Recipe) -> bool:
     stored = runs.open_run(folder)[1]
     if not trains_the_same(stored, recipe):
         raise RunError(
-            f"{folder} holds a run of another recipe, which cannot be a cell of this table",
+            f"{folder} holds a run of another recipe, which is not of this table",
             "give --out another folder, or remove that one",
         )
     return (folder / runs.PREDICTIONS).is_file()

@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from lcprune.paper.cells import recipe_of
 from lcprune.paper.cost import costs, paper_flop
+from lcprune.paper.paper_runs import recipe_of
 from lcprune.paper.printed import costs as printed
 from lcprune.paper.scales import SCALES
 

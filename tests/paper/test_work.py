@@ -1,4 +1,4 @@
-"""Cells are trained once, resumed where they were stopped, and shared between processes."""
+"""Runs are trained once, resumed where they were stopped, and shared between processes."""
 
 import json
 import os
@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ import pytest
 from lcprune import recipe as recipes
 from lcprune import runs
 from lcprune.errors import Interrupted, RunError, TrainingError
-from lcprune.paper import cells, work
-from lcprune.paper.cells import Cell
+from lcprune.paper import paper_runs, work
+from lcprune.paper.paper_runs import PaperRun
 from lcprune.paper.scales import SCALES
 from lcprune.paper.work import Workspace, complete
 from lcprune.pipeline import train as training
@@ -54,20 +55,20 @@ def workspace(here: Path, said: list[str], listener: Listener) -> Workspace:
     return Workspace(here / "out", here, "cpu", lambda *_: nullcontext(listener), said.append)
 
 
-def cell(run: str = "bp", seed: int = 0) -> Cell:
-    return cells.cell(run, "cifar10", seed, SCALES["tiny"])
+def paper_run(run: str = "bp", seed: int = 0) -> PaperRun:
+    return paper_runs.paper_run(run, "cifar10", seed, SCALES["tiny"])
 
 
 def weights(folder: Path) -> bytes:
     return (folder / runs.WEIGHTS).read_bytes()
 
 
-def test_a_finished_cell_is_not_run_again(workspace: Workspace, listener: Listener, said: list[str]) -> None:
-    (first,) = complete([cell()], workspace)
+def test_a_finished_run_is_not_run_again(workspace: Workspace, listener: Listener, said: list[str]) -> None:
+    (first,) = complete([paper_run()], workspace)
     assert (first.folder, first.failed) == (workspace.out / "digits/bp/seed-0", None)
     assert listener.steps == list(range(1, 21))
     before = weights(first.folder)
-    (again,) = complete([cell()], workspace)
+    (again,) = complete([paper_run()], workspace)
     assert again.folder == first.folder
     assert len(listener.steps) == 20
     assert weights(first.folder) == before
@@ -75,19 +76,19 @@ def test_a_finished_cell_is_not_run_again(workspace: Workspace, listener: Listen
     assert not runs.LATEST.is_symlink()  # what a person trained last stays the newest run
 
 
-def test_an_interrupted_cell_goes_on_to_the_same_result(
+def test_an_interrupted_run_goes_on_to_the_same_result(
     workspace: Workspace, listener: Listener, said: list[str]
 ) -> None:
     listener.each_step = lambda step: os.kill(os.getpid(), signal.SIGINT) if step == 13 else None
     with pytest.raises(Interrupted, match="interrupted at step 14: saved; go on with the same command again"):
-        complete([cell(), cell(seed=1)], workspace)
+        complete([paper_run(), paper_run(seed=1)], workspace)
     listener.each_step = lambda _: None
     assert not (workspace.out / "digits/bp/seed-1" / runs.RECIPE).exists()
-    outcomes = complete([cell(), cell(seed=1)], workspace)
+    outcomes = complete([paper_run(), paper_run(seed=1)], workspace)
     assert "going on from step 14" in said
     assert listener.steps == [*range(1, 15), *range(15, 21), *range(1, 21)]
     other = Workspace(workspace.out.parent / "whole", workspace.data_root, "cpu", workspace.display, workspace.notice)
-    (unbroken,) = complete([cell()], other)
+    (unbroken,) = complete([paper_run()], other)
     assert weights(outcomes[0].folder) == weights(unbroken.folder)
 
 
@@ -95,30 +96,30 @@ def test_an_interrupted_cell_goes_on_to_the_same_result(
 def test_what_a_process_left_that_died_at_once_is_trained_from_the_start(
     workspace: Workspace, listener: Listener, left: list[str]
 ) -> None:
-    folder = cell().folder(workspace.out)
+    folder = paper_run().folder(workspace.out)
     (folder / runs.CHECKPOINTS).mkdir(parents=True)
     for name in left:
-        (folder / name).write_text(recipes.dump(cell().recipe) if name == runs.RECIPE else "{}")
-    complete([cell()], workspace)
+        (folder / name).write_text(recipes.dump(paper_run().recipe) if name == runs.RECIPE else "{}")
+    complete([paper_run()], workspace)
     assert listener.steps == list(range(1, 21))
     assert (folder / runs.PREDICTIONS).is_file()
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(workspace: Workspace) -> None:
-    folder = cell().folder(workspace.out)
+    folder = paper_run().folder(workspace.out)
     folder.mkdir(parents=True)
     (folder / "mine.txt").write_text("mine")
     with pytest.raises(RunError, match="is there already and holds something"):
-        complete([cell()], workspace)
+        complete([paper_run()], workspace)
     assert [path.name for path in folder.iterdir()] == ["mine.txt"]
 
 
 def test_a_run_of_another_recipe_is_refused(workspace: Workspace) -> None:
-    (done,) = complete([cell()], workspace)
+    (done,) = complete([paper_run()], workspace)
     path = done.folder / runs.RECIPE
     path.write_text(path.read_text().replace("iterations: 20", "iterations: 21"))
     with pytest.raises(RunError, match="seed-0 holds a run of another recipe") as caught:
-        complete([cell()], workspace)
+        complete([paper_run()], workspace)
     assert "give --out another folder" in caught.value.fix
 
 
@@ -134,20 +135,20 @@ def test_a_run_that_fails_is_recorded_and_the_others_go_on(
         return train(recipe, **options)
 
     monkeypatch.setattr(training, "train", fail)
-    first, second = complete([cell(), cell(seed=1)], workspace)
+    first, second = complete([paper_run(), paper_run(seed=1)], workspace)
     assert (first.failed, second.failed) == ("the loss is no longer a finite number at step 3", None)
-    assert complete([cell()], workspace)[0].failed == first.failed  # not tried again
+    assert complete([paper_run()], workspace)[0].failed == first.failed  # not tried again
     assert said[-1].endswith(f"to try it again, remove {first.folder}")
 
 
-def test_a_cell_that_another_process_has_is_left_for_the_end_and_waited_for(
+def test_a_run_that_another_process_has_is_left_for_the_end_and_waited_for(
     workspace: Workspace, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(work, "POLL_S", 0.01)
     holding, release = threading.Event(), threading.Event()
 
     def hold() -> None:  # a lock belongs to the open file: another one of this process is another holder
-        with work.exclusive(cell().folder(workspace.out).with_name("seed-0.lock"), wait=True):
+        with work.exclusive(paper_run().folder(workspace.out).with_name("seed-0.lock"), wait=True):
             holding.set()
             release.wait(60)
 
@@ -159,9 +160,8 @@ def test_a_cell_that_another_process_has_is_left_for_the_end_and_waited_for(
     holder = threading.Thread(target=hold)
     holder.start()
     assert holding.wait(60)
-    first, second = complete(
-        [cell(), cell(seed=1)], Workspace(workspace.out, workspace.data_root, "cpu", workspace.display, notice)
-    )
+    told = replace(workspace, notice=notice)
+    first, second = complete([paper_run(), paper_run(seed=1)], told)
     holder.join()
     assert [text for text in said if not text.startswith("run folder")] == [
         "run 1 of 2: bp on digits, seed 1",
@@ -187,7 +187,7 @@ def test_a_lock_dies_with_its_process(here: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_do_no_cell_twice(here: Path) -> None:
+def test_two_processes_do_no_run_twice(here: Path) -> None:
     command = [*START, "reproduce", "table4", "--scale", "tiny", "--seeds", "2", "--out", "out", "--json"]
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     ended = [process.communicate(timeout=600) for process in started]

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,27 @@ from lcprune.recipe import load
 from lcprune.reporting.model_card import model_card
 
 Asked = Callable[..., ExportRequest]
+
+ONE_EXIT = ModelInfo(
+    classes=("a|b", "<script>alert(1)</script>", "# big", "x\ny", "[l](http://e)"),
+    mean=(0.5,),
+    std=(0.2,),
+    exits=(ExitInfo("main", 0, 10, 5, 50.0, None),),
+    input=InputInfo(size=8, channels=1),
+    recipe_sha256="ab" * 32,
+    main_macs=20,
+    exit_macs=(10,),
+    temperatures=(1.0,),
+)
+RESULT: dict[str, Any] = {
+    "path": "x.onnx",
+    "precision": "fp32",
+    "size_bytes": 10,
+    "test_accuracy_pct": None,
+    "exit_fractions": None,
+    "thresholds": [],
+    "parity": {"against": "torch", "samples": 3, "max_abs_diff": 0.0},
+}
 
 
 def exported(run: Path, request: ExportRequest) -> tuple[dict[str, Any], str]:
@@ -78,15 +100,24 @@ def test_the_figures_are_those_of_the_export(run: Path, asked: Asked) -> None:
     assert f"{100 * said['macs_ratio']:.1f} % of main's" in card
 
 
-def test_a_file_that_ends_before_main_says_that_main_is_not_in_it(run: Path, asked: Asked) -> None:
-    said, card = exported(run, asked(threshold="0.45,0.35", exits=(1, 2), exit_name="3"))
-    assert said["exits"][-1] == "sub-model 3"
-    assert "The last exit is sub-model 3: main, the whole network, is not in this file" in " ".join(card.split())
-    assert f"(float32's main, which is not in this file: {said['main_test_accuracy_pct']:.2f} %)" in card
-    assert "main alone" not in card
-    whole = exported(run, asked(threshold="0.45,0.35,0.3"))[1]
+def test_a_file_that_ends_before_main_says_that_main_is_not_in_it() -> None:
+    card = " ".join(progressive("sub-model 2").split())
+    assert "The last exit is sub-model 2: main, the whole network, is not in this file" in card
+    assert "(float32's main, which is not in this file: 91.00 %)" in card
+    whole = " ".join(progressive("main").split())
     assert "not in this file" not in whole
-    assert "float32's main: " in whole
+    assert "(float32's main: 91.00 %)" in whole
+
+
+def progressive(last: str) -> str:
+    """The card of a file of two exits."""
+    exits = (ExitInfo("sub-model 1", 0, 10, 5, 50.0, 60.0), ExitInfo(last, 1, 20, 9, 70.0, 80.0))
+    info = replace(
+        ONE_EXIT, kind="progressive", exits=exits, exit_macs=(10, 22), thresholds=(0.5,), temperatures=(1.0, 2.0)
+    )
+    known = {"test_accuracy_pct": 75.0, "main_test_accuracy_pct": 91.0, "mean_macs": 16, "macs_ratio": 0.8}
+    result = RESULT | known | {"exit_fractions": [0.5, 0.5], "thresholds": [0.5]}
+    return model_card(Path("folder/x.onnx"), info, result, load("digits", []))
 
 
 @pytest.mark.parametrize(
@@ -143,25 +174,5 @@ def test_names_of_classes_cannot_break_the_page() -> None:
 
 def one_exit(name: str, keys: list[str], read_as: InputInfo | None = None) -> str:
     """The card of a file of one exit, whose classes have names that are no plain text."""
-    info = ModelInfo(
-        classes=("a|b", "<script>alert(1)</script>", "# big", "x\ny", "[l](http://e)"),
-        mean=(0.5,),
-        std=(0.2,),
-        exits=(ExitInfo(name, 0, 10, 5, 50.0, None),),
-        input=read_as or InputInfo(size=8, channels=1),
-        recipe_sha256="ab" * 32,
-        main_macs=20,
-        exit_macs=(10,),
-        temperatures=(1.0,),
-    )
-    parity = {"against": "torch", "samples": 3, "max_abs_diff": 0.0}
-    result = {
-        "path": "x.onnx",
-        "precision": "fp32",
-        "size_bytes": 10,
-        "test_accuracy_pct": None,
-        "exit_fractions": None,
-        "thresholds": [],
-        "parity": parity,
-    }
-    return model_card(Path("folder/x.onnx"), info, result, load("digits", keys))
+    info = replace(ONE_EXIT, exits=(ExitInfo(name, 0, 10, 5, 50.0, None),), input=read_as or ONE_EXIT.input)
+    return model_card(Path("folder/x.onnx"), info, RESULT, load("digits", keys))

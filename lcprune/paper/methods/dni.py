@@ -2,16 +2,16 @@
 
     c_i(h_i) approximates d L_K / d h_i                                   (8)
 
-Group i < K is trained with delta_i = c_i(h_i) in the place of the true gradient, and so need not wait for the groups
-behind it. Its target comes from the next group alone, held constant:
+Group i < K is trained with delta_i = c_i(h_i) instead of the true gradient, and so need not wait for the groups
+after it. Its target comes from the next group alone, held constant:
 
     t_i = delta_{i+1} * d h_{i+1} / d h_i for i < K - 1,  t_{K-1} = d L_K / d h_{K-1}
     loss of c_i = mean over the samples of || c_i(h_i) - t_i ||^2
 
-so that the true gradient comes down one module at a time, as predictions get better.
+so that the true gradient is passed back one module at a time, as predictions get better.
 
-Source: Jaderberg et al. 2017, arXiv:1608.05343; Lee and Lee 2018, arXiv:1805.01128, Eq. (8). A module that is told the
-label is the former's cDNI.
+Source: Jaderberg et al. 2017, arXiv:1608.05343; Lee and Lee 2018, arXiv:1805.01128, Eq. (8). A module that gets the
+label as an input is the former's cDNI.
 
 The gradient of the mean loss is 1 / N of that of a sample's own loss. A module predicts the latter, which does not
 depend on the size of the batch; it is divided by N where the group is trained with it.
@@ -58,7 +58,7 @@ class Dni:
             network: With one group, made of one part more than it has synthesizers.
             update_every: The modules learn at every n-th step.
             label_smoothing: Share of the target spread over all classes.
-            wrap: Goes around every part, and around every module where it learns.
+            wrap: Wraps every part, and every module where it learns.
 
         Raises:
             ValueError: If the network has no cuts.

@@ -8,8 +8,8 @@ i + 1 (`sobolev_local_critic`), or that of main, L_K, whose derivative goes thro
 delta_i = d L_i / d h_i alone, cut off from each other. s is `critics.sobolev`.
 
 Source: Czarnecki et al. 2017, arXiv:1706.04859; Lee and Lee 2018, arXiv:1805.01128, Table 7. The latter leaves open
-which norm, which weight, and what a cascaded critic's derivative is held against: L1 as for the losses, 1, and the
-derivative of the loss that it is held against, are choices made here.
+which norm, which weight, and which derivative is the target of a cascaded critic's: L1 as for the losses, 1, and the
+derivative of the target loss, are choices made here.
 
 The derivative of a sample's own loss is taken as N times its row in the gradient of the batch's mean loss, which is
 exact where samples do not mix. So the mean of the norms is the L1 norm of the difference of two gradients of mean
@@ -35,7 +35,7 @@ class _Exit:
     """One exit of the forward pass."""
 
     critic: nn.Module
-    """Without what is put around it."""
+    """Without its wrapper."""
     hidden: Tensor
     """h_i with the graph of its group alone, ``(N, C_i, H_i, W_i)``."""
     leaf: Tensor
@@ -77,11 +77,11 @@ class Sobolev:
         Args:
             network: With at least one critic.
             loss: l, of every critic.
-            target: What a critic is held against: the next exit or main.
+            target: Whose loss a critic estimates: that of the next exit or of main.
             weight: s, of the derivatives.
             update_every: The critics learn at every n-th step.
             label_smoothing: Share of the target spread over all classes.
-            wrap: Goes around every group, and around every critic where it learns.
+            wrap: Wraps every group, and every critic where it learns.
         """
         self._normalize = network.normalize
         self._groups = list(network.groups)

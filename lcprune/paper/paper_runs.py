@@ -51,7 +51,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Cell:
+class PaperRun:
     """One run: what is trained, and where it goes."""
 
     run: str
@@ -98,10 +98,10 @@ def _variants() -> dict[str, Variant]:
 VARIANTS = _variants()
 
 
-def cell(run: str, dataset: str, seed: int, scale: Scale) -> Cell:
+def paper_run(run: str, dataset: str, seed: int, scale: Scale) -> PaperRun:
     """The run of that name where the paper trains on `dataset`, at a scale."""
     source = scale.source(dataset)
-    return Cell(run, source, seed, recipe_of(run, source, seed, scale))
+    return PaperRun(run, source, seed, recipe_of(run, source, seed, scale))
 
 
 def recipe_of(run: str, source: str, seed: int, scale: Scale) -> Recipe:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lcprune import recipe as recipes
-from lcprune.paper import cells
+from lcprune.paper import paper_runs
 from lcprune.paper.scales import SCALES
 from lcprune.paper.targets import TARGETS
 from lcprune.recipe import Recipe
@@ -14,7 +14,7 @@ PAPER, SMALL, TINY = (SCALES[name] for name in ("paper", "small", "tiny"))
 
 
 def recipe(run: str, dataset: str = "cifar10") -> Recipe:
-    return cells.cell(run, dataset, 3, PAPER).recipe
+    return paper_runs.paper_run(run, dataset, 3, PAPER).recipe
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def recipe(run: str, dataset: str = "cifar10") -> Recipe:
 )
 def test_at_the_papers_scale_a_run_is_the_shipped_recipe_with_all_images(run: str, shipped: str, dataset: str) -> None:
     theirs = recipes.load(shipped, ["data.val_size=0", "train.seed=3", f"name={run}"])
-    assert cells.trains_the_same(recipe(run, dataset), theirs)
+    assert paper_runs.trains_the_same(recipe(run, dataset), theirs)
     assert recipe(run, dataset).train.iterations == (450_000 if dataset == "imagenet" else 80_000)
 
 
@@ -51,47 +51,47 @@ def test_what_each_run_has_otherwise() -> None:
 
 
 @pytest.mark.parametrize("scale", SCALES.values(), ids=lambda scale: scale.name)
-def test_every_run_of_every_table_is_a_recipe_and_no_two_are_the_same(scale: cells.Scale) -> None:
+def test_every_run_of_every_table_is_a_recipe_and_no_two_are_the_same(scale: paper_runs.Scale) -> None:
     runs = {run for target in TARGETS.values() for run in target.runs}
-    made = [cells.cell(run, "cifar10", 0, scale) for run in sorted(runs)]
-    assert set(cells.VARIANTS) == runs
-    assert len({cell.folder(Path()) for cell in made}) == len(made)
-    plain = [cell.recipe.model_copy(update={"name": "x"}) for cell in made]
+    made = [paper_runs.paper_run(run, "cifar10", 0, scale) for run in sorted(runs)]
+    assert set(paper_runs.VARIANTS) == runs
+    assert len({paper_run.folder(Path()) for paper_run in made}) == len(made)
+    plain = [paper_run.recipe.model_copy(update={"name": "x"}) for paper_run in made]
     for index, one in enumerate(plain):
-        assert not any(cells.trains_the_same(one, other) for other in plain[:index])
-    assert all(cell.recipe.data.val_size == 0 for cell in made)
+        assert not any(paper_runs.trains_the_same(one, other) for other in plain[:index])
+    assert all(paper_run.recipe.data.val_size == 0 for paper_run in made)
 
 
 def test_where_a_run_goes() -> None:
-    assert cells.cell("lc_3", "cifar100", 1, SMALL).folder(Path("out")) == Path("out/cifar100/lc_3/seed-1")
-    assert cells.cell("lc_3", "cifar100", 1, TINY).folder(Path("out")) == Path("out/digits/lc_3/seed-1")
+    assert paper_runs.paper_run("lc_3", "cifar100", 1, SMALL).folder(Path("out")) == Path("out/cifar100/lc_3/seed-1")
+    assert paper_runs.paper_run("lc_3", "cifar100", 1, TINY).folder(Path("out")) == Path("out/digits/lc_3/seed-1")
 
 
 def test_what_changes_no_result_is_not_compared() -> None:
-    ours = cells.recipe_of("lc_3", "cifar10", 0, SMALL)
+    ours = paper_runs.recipe_of("lc_3", "cifar10", 0, SMALL)
     for harmless in ("train.evaluate_every=7", "logging.every=3", "train.channels_last=false", "train.memory=lean"):
-        assert cells.trains_the_same(ours, recipes.parse(recipes.dump(ours), overrides=[harmless]))
+        assert paper_runs.trains_the_same(ours, recipes.parse(recipes.dump(ours), overrides=[harmless]))
     for other in ("train.seed=1", "train.iterations=2001", "critics.channels=128", "train.lr=0.2", "name=x"):
-        assert not cells.trains_the_same(ours, recipes.parse(recipes.dump(ours), overrides=[other]))
+        assert not paper_runs.trains_the_same(ours, recipes.parse(recipes.dump(ours), overrides=[other]))
 
 
 def test_differences_from_the_paper() -> None:
-    assert cells.differences("lc_3", "cifar10", PAPER) == {}
-    assert cells.differences("lc_3", "cifar100", SMALL) == {
+    assert paper_runs.differences("lc_3", "cifar10", PAPER) == {}
+    assert paper_runs.differences("lc_3", "cifar100", SMALL) == {
         "model.width": (1.0, 0.25),
         "critics.channels": (128, 32),
         "train.iterations": (80_000, 2000),
     }
-    tiny = cells.differences("bp", "cifar10", TINY)
+    tiny = paper_runs.differences("bp", "cifar10", TINY)
     assert tiny["data.source"] == ("cifar10", "digits")
     assert tiny["data.batch_size"] == (128, 32)
-    stand_in = cells.differences("resnet50_bp", "imagenet", SMALL)
+    stand_in = paper_runs.differences("resnet50_bp", "imagenet", SMALL)
     assert (stand_in["data.source"], stand_in["model.stem"]) == (("imagenet", "cifar10"), ("imagenet", "auto"))
     assert (stand_in["train.iterations"], stand_in["model.width"]) == (("not said", 2000), (1.0, 0.25))
 
 
 def test_of_imagenet_what_the_paper_leaves_open_is_a_difference_at_every_scale() -> None:
-    found = cells.differences("resnet50_lc_3", "imagenet", PAPER)
+    found = paper_runs.differences("resnet50_lc_3", "imagenet", PAPER)
     assert {theirs for theirs, _ in found.values()} == {"not said"}
     assert (found["train.iterations"][1], found["critics.head"][1]) == (450_000, "pooled")
     assert not {"data.source", "model.stem", "model.trunk", "critics.after", "data.workers", "train.lr"} & set(found)
