@@ -26,7 +26,7 @@ class Scale:
         return self.stand_ins.get(dataset, dataset)
 
 
-_SMALLER_CRITICS = "critics.channels={}"  # a quarter of the trunk with whole critics would be critics for the most part
+_SMALLER_CRITICS = "critics.channels={}"  # whole critics would cost more than a quarter of the backbone
 
 SCALES: dict[str, Scale] = {
     "paper": Scale("paper", seeds=5),

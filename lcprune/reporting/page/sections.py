@@ -53,17 +53,18 @@ def frontier(subject: Subject, measured: Measured, unit: MacsUnit) -> Chart:
         if results
     ]
     marks = []
-    for index, (cost, accuracy) in enumerate(zip(subject.exits, measured.accuracies_pct, strict=True)):
-        place, colour = at(cost.macs, accuracy), exit_colour(index, len(subject.exits))
-        label = cost.name.removeprefix("sub-model ")
-        marks.append(Mark(f"{cost.name}: {percent(accuracy)}", colour, place, label=label))
-        if cost.name == subject.selected:
-            marks.append(Mark(f"selected: {cost.name}", "chosen", place, "ring"))
-    for name, (mean_macs, accuracy) in ensembles(subject, measured).items():
-        marks.append(Mark(f"{name}: {percent(accuracy)}", "ensemble", at(mean_macs, accuracy), "square"))
-    for simulation in measured.simulations:
-        place = at(simulation.result.mean_macs, simulation.result.accuracy_pct)
-        marks.append(Mark(f"{simulation.setting.title}: {percent(place[1])}", "chosen", place))
+    names = [cost.name for cost in subject.exits]
+    for kind, name, mean_macs, accuracy in frontier_figures(subject, measured):
+        title, place = f"{name}: {percent(accuracy)}", at(mean_macs, accuracy)
+        if kind == "exit":
+            colour = exit_colour(names.index(name), len(names))
+            marks.append(Mark(title, colour, place, label=name.removeprefix("sub-model ")))
+            if name == subject.selected:
+                marks.append(Mark(f"selected: {name}", "chosen", place, "ring"))
+        elif kind == "ensemble":
+            marks.append(Mark(title, "ensemble", place, "square"))
+        elif kind == "setting":
+            marks.append(Mark(title, "chosen", place))
     label = (
         "Accuracy in percent against MACs per image, on average: sub-models, ensembles, and early exits. "
         "The figures are in the tables below."
@@ -85,22 +86,20 @@ def frontier_legend(measured: Measured) -> list[tuple[str, str]]:
     return [(name, colour) for name, colour, is_shown in entries if is_shown]
 
 
-def ensembles(subject: Subject, measured: Measured) -> dict[str, tuple[float, float]]:
-    """MACs and accuracy by name; the members share the backbone, so they cost what an image pays that goes so far."""
-    paid = subject.cost.exit_macs()
-    return {name: (paid[-1 if name.endswith("main") else -2], value) for name, value in measured.ensembles.items()}
+def frontier_figures(subject: Subject, measured: Measured) -> Iterator[tuple[str, str, float, float]]:
+    """Kind, name, MACs and accuracy of exits, ensembles, common thresholds and settings.
 
-
-def frontier_figures(subject: Subject, measured: Measured) -> Iterator[tuple[str, float, float]]:
-    """Everything in the chart as name, MACs and accuracy."""
+    The members of an ensemble share the backbone, so it costs what an image costs that reaches its last member.
+    """
     for cost, accuracy in zip(subject.exits, measured.accuracies_pct, strict=True):
-        yield cost.name, cost.macs, accuracy
-    for name, (mean_macs, accuracy) in ensembles(subject, measured).items():
-        yield f"ensemble {name}", mean_macs, accuracy
-    results = [(f"threshold {value:g}", common_result(measured.rows, value)) for value in LISTED]
-    results += [(simulation.setting.title, simulation.result) for simulation in measured.simulations]
-    for name, result in results:
-        yield name, result.mean_macs, result.accuracy_pct
+        yield "exit", cost.name, cost.macs, accuracy
+    paid = subject.cost.exit_macs()
+    for name, accuracy in measured.ensembles.items():
+        yield "ensemble", f"ensemble {name}", paid[-1 if name.endswith("main") else -2], accuracy
+    results = [("threshold", f"threshold {value:g}", common_result(measured.rows, value)) for value in LISTED]
+    results += [("setting", one.setting.title, one.result) for one in measured.simulations]
+    for kind, name, result in results:
+        yield kind, name, result.mean_macs, result.accuracy_pct
 
 
 def learning(subject: Subject) -> Iterator[tuple[Chart, str]]:
