@@ -1,4 +1,4 @@
-"""Every run of the paper as a recipe: a shipped one with overrides."""
+"""The runs of the paper as recipes: shipped ones with overrides."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,15 +39,29 @@ SPECIFIED_ON_IMAGENET = ("data.source", "model.stem")
 """All that the paper says of its network on ImageNet, other than on CIFAR: it is the ResNet-50 of He et al. 2016."""
 
 
-@dataclass(frozen=True)
-class Variant:
-    """A run of the paper, of any dataset and seed."""
+CURVES = ("lc_3", "bp_sub_1", "bp_sub_2", "bp_sub_3")
+"""Runs whose accuracy during training is drawn (Figure 7)."""
 
-    trunk: str
-    """What its shipped recipe is called, without the dataset."""
-    overrides: tuple[str, ...] = ()
-    has_curves: bool = False
-    """Whether its accuracy on the way is drawn (Figure 7)."""
+_BACKPROP, _RESNETS = "train.method=backprop", ("resnet50", "resnet101")
+
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "bp": ("vgg", _BACKPROP),
+    "dni_3": ("vgg", "train.method=dni"),
+    "critic_3": ("vgg", "train.method=critic"),
+    "sob_critic_3": ("vgg", "train.method=sobolev_critic"),
+    "deep_supervision_3": ("vgg", "train.method=deep_supervision", "critics.weight_schedule=decay"),
+    **{f"lc_{count}": ("vgg", f"critics.after={after}") for count, after in AFTER.items()},
+    **{
+        f"sob_lc_{count}": ("vgg", "train.method=sobolev_local_critic", f"critics.after={after}")
+        for count, after in AFTER.items()
+    },
+    **{f"lc_3_depth_{depths}": ("vgg", f"critics.depth=[{depths.replace('-', ', ')}]") for depths in DEPTHS},
+    **{f"lc_3_every_{every}": ("vgg", f"critics.update_every={every}") for every in range(2, 6)},
+    **{f"bp_sub_{k}": ("vgg", _BACKPROP, f"model.submodel={k}") for k in range(1, 4)},
+    **{f"{resnet}_bp": (resnet, _BACKPROP) for resnet in _RESNETS},
+    **{f"{resnet}_lc_3": (resnet,) for resnet in _RESNETS},
+}
+"""The runs of the paper, of any dataset and seed: a shipped recipe, without the dataset in its name, and overrides."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +69,7 @@ class PaperRun:
     """One run: what is trained, and where it goes."""
 
     run: str
-    """Name of its variant, such as ``lc_3``."""
+    """Its name in `VARIANTS`, such as ``lc_3``."""
     source: str
     """What it is trained on."""
     seed: int
@@ -71,33 +85,6 @@ class PaperRun:
         return out / self.source / self.run / f"seed-{self.seed}"
 
 
-def _variants() -> dict[str, Variant]:
-    vgg, backprop = "vgg", "train.method=backprop"
-    found = {
-        "bp": Variant(vgg, (backprop,)),
-        "dni_3": Variant(vgg, ("train.method=dni",)),
-        "critic_3": Variant(vgg, ("train.method=critic",)),
-        "sob_critic_3": Variant(vgg, ("train.method=sobolev_critic",)),
-        "deep_supervision_3": Variant(vgg, ("train.method=deep_supervision", "critics.weight_schedule=decay")),
-    }
-    for count, after in AFTER.items():
-        found[f"lc_{count}"] = Variant(vgg, (f"critics.after={after}",), has_curves=count == 3)
-        found[f"sob_lc_{count}"] = Variant(vgg, ("train.method=sobolev_local_critic", f"critics.after={after}"))
-    for depths in DEPTHS:
-        found[f"lc_3_depth_{depths}"] = Variant(vgg, (f"critics.depth=[{depths.replace('-', ', ')}]",))
-    for every in range(2, 6):
-        found[f"lc_3_every_{every}"] = Variant(vgg, (f"critics.update_every={every}",))
-    for k in range(1, 4):
-        found[f"bp_sub_{k}"] = Variant(vgg, (backprop, f"model.submodel={k}"), has_curves=True)
-    for trunk in ("resnet50", "resnet101"):
-        found[f"{trunk}_bp"] = Variant(trunk, (backprop,))
-        found[f"{trunk}_lc_3"] = Variant(trunk)
-    return found
-
-
-VARIANTS = _variants()
-
-
 def paper_run(run: str, dataset: str, seed: int, scale: Scale) -> PaperRun:
     """The run of that name where the paper trains on `dataset`, at a scale."""
     source = scale.source(dataset)
@@ -106,14 +93,14 @@ def paper_run(run: str, dataset: str, seed: int, scale: Scale) -> PaperRun:
 
 def recipe_of(run: str, source: str, seed: int, scale: Scale) -> Recipe:
     """The recipe of a run: the paper holds out no validation images, and neither does this."""
-    variant = VARIANTS[run]
+    backbone, *changes = VARIANTS[run]
     overrides = [f"name={run}", f"data.source={source}", "data.val_size=0", *scale.overrides, f"train.seed={seed}"]
-    if variant.has_curves:
+    if run in CURVES:
         overrides.append(f"train.evaluate_every={scale.curve_every}")
     if run == RECORDED_RUN:
         overrides.append(f"logging.sample_losses={RECORDED_IMAGES}")
     shipped = "imagenet" if source == "imagenet" else "cifar10"  # which CIFAR-100 shares but for its images
-    return recipes.load(f"{variant.trunk}_{shipped}", [*overrides, *variant.overrides])
+    return recipes.load(f"{backbone}_{shipped}", [*overrides, *changes])
 
 
 def trains_the_same(recipe: Recipe, other: Recipe) -> bool:
@@ -138,12 +125,8 @@ def differences(run: str, dataset: str, scale: Scale) -> dict[str, tuple[Any, An
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
     """Every key that changes a result, with its section and value."""
+    content = recipe.model_dump(mode="json")
+    sections = {section: keys if isinstance(keys, dict) else {"": keys} for section, keys in content.items()}
+    names = {f"{section}.{key}".rstrip("."): value for section, keys in sections.items() for key, value in keys.items()}
     skipped = {*RECORDING, *SPEED}
-    found = {}
-    for section, content in recipe.model_dump(mode="json").items():
-        keys = content if isinstance(content, dict) else {"": content}
-        for key, value in keys.items():
-            name = f"{section}.{key}".rstrip(".")
-            if not {section, name} & skipped:
-                found[name] = value
-    return found
+    return {name: value for name, value in names.items() if not {name, name.partition(".")[0]} & skipped}
