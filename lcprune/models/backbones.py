@@ -1,4 +1,4 @@
-"""Trunks from elsewhere: torchvision's classifiers, and a user's own, cut into layer groups."""
+"""External backbones: torchvision's classifiers and the user's own modules, cut into layer groups."""
 
 import difflib
 import importlib
@@ -6,7 +6,6 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +13,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from lcprune.errors import ModelError, torchvision_needed
-from lcprune.models import tracing
-from lcprune.models.tracing import Cuts
+from lcprune.models import cutting, tracing
+from lcprune.models.cutting import Cuts
 from lcprune.models.trunk import Shape
 from lcprune.recipe.schema.model import TORCHVISION, ModelConfig
 
 ALIASES = {"shufflenet_v2": "shufflenet_v2_x1_0"}
-
-
-@dataclass(frozen=True)
-class Cutting:
-    """Where a trunk from elsewhere can be cut, and where ``cuts: auto`` does it."""
-
-    cuts: Cuts
-    chosen: tuple[str, ...]
-    """Names of places, shallow first."""
 
 
 def build_backbone(
@@ -36,30 +26,30 @@ def build_backbone(
 ) -> tuple[list[nn.Sequential], list[Shape]]:
     """The layer groups, and the shape ``(C, H, W)`` at each cut.
 
-    A group is an `nn.Sequential` of one `fx.GraphModule`, in which layers have the names that they have in the trunk.
+    A group is an `nn.Sequential` of one `fx.GraphModule`, in which layers keep their names of the backbone.
 
     Args:
-        config: Names the trunk and the places where it can be cut.
+        config: Names the backbone and the places where it can be cut.
         image_shape: ``(C, H, W)`` of an image.
         classes: Number of logits.
         cuts: Which of the places end a group, counted from 1.
-        seed: Of the initial weights, where the trunk draws some.
+        seed: Of the initial weights, where the backbone draws some.
 
     Raises:
-        ModelError: If there is no such trunk, it cannot be cut there, or its groups do not compute what it does.
+        ModelError: If there is no such backbone, it cannot be cut there, or its groups compute something else.
     """
     module = make(config.trunk, classes, image_shape, seed)
     image = _example(image_shape)
     graph, names = _graph_and_places(module, config, image)
     if outside := [place for place in cuts if place > len(names)]:
         raise ModelError(
-            f"critics.after: {outside} is not inside the trunk, which has {len(names)} cuts ({', '.join(names)})",
+            f"critics.after: {outside} is not inside the backbone, which has {len(names)} cuts ({', '.join(names)})",
             f"write places from 1 to {len(names)}, or leave critics.after out",
         )
     kept = [names[place - 1] for place in cuts]
     mode = module.training
-    groups = tracing.split(graph, kept)
-    shapes = tracing.check(module, groups, image, classes)
+    groups = cutting.split(graph, kept)
+    shapes = cutting.check(module, groups, image, classes)
     for group, name in zip(groups, [*kept, None], strict=True):
         group.train(mode)
         group.meta["ends_at"] = name
@@ -67,27 +57,28 @@ def build_backbone(
 
 
 def cut_names(groups: Iterable[nn.Module]) -> tuple[str, ...]:
-    """Where the groups of a trunk from elsewhere end, without the last; nothing for any other trunk."""
+    """Names of the places where the groups of an external backbone end, without the last; empty for other backbones."""
     graphs = [part for group in groups for part in group.modules() if isinstance(part, fx.GraphModule)]
     return tuple(graph.meta["ends_at"] for graph in graphs if graph.meta.get("ends_at"))
 
 
-def find_cutting(trunk: str, classes: int, image_shape: Shape, groups: int) -> Cutting:
-    """Where a trunk can be cut, and where ``cuts: auto`` would cut it into `groups`; fewer where that is too many.
+def find_cuts(trunk: str, classes: int, image_shape: Shape, groups: int) -> tuple[Cuts, tuple[str, ...]]:
+    """Where a backbone can be cut, and the names of the places where ``cuts: auto`` would cut it into `groups`.
+
+    Where there are too few places, it would cut at all of them.
 
     Raises:
-        ModelError: If there is no such trunk, or it cannot be recorded.
+        ModelError: If there is no such backbone, or it cannot be traced.
     """
     module = make(trunk, classes, image_shape, seed=0)
-    by_child = _is_of_groups(module)
-    cuts = tracing.find_cuts(tracing.record(module), _example(image_shape))
-    if by_child:
-        return Cutting(cuts, tuple(name for name, _ in module.named_children())[:-1])
-    return Cutting(cuts, tracing.balanced(cuts, min(groups, len(cuts.places) + 1)))
+    cuts = cutting.find_cuts(tracing.record(module), _example(image_shape))
+    if isinstance(module, nn.Sequential):
+        return cuts, tuple(name for name, _ in module.named_children())[:-1]
+    return cuts, cutting.balanced(cuts, min(groups, len(cuts.places) + 1))
 
 
 def make(trunk: str, classes: int, image_shape: Shape, seed: int) -> nn.Module:
-    """A trunk as a whole, with initial weights; torch's global generator is left alone.
+    """A backbone as a whole, with initial weights; the state of torch's global generator is kept.
 
     Args:
         trunk: ``torchvision/NAME`` or ``package.module:callable``.
@@ -96,7 +87,7 @@ def make(trunk: str, classes: int, image_shape: Shape, seed: int) -> nn.Module:
         seed: Of the initial weights.
 
     Raises:
-        ModelError: If there is no such trunk.
+        ModelError: If there is no such backbone.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -106,7 +97,7 @@ def make(trunk: str, classes: int, image_shape: Shape, seed: int) -> nn.Module:
 
 
 def _graph_and_places(module: nn.Module, config: ModelConfig, image: Tensor) -> tuple[tracing.Graph, tuple[str, ...]]:
-    if config.cuts == "auto" and _is_of_groups(module):
+    if config.cuts == "auto" and isinstance(module, nn.Sequential):
         names = tuple(name for name, _ in module.named_children())
         if len(names) != config.groups:
             raise ModelError(
@@ -118,13 +109,9 @@ def _graph_and_places(module: nn.Module, config: ModelConfig, image: Tensor) -> 
     if config.cuts != "auto":
         return graph, config.cuts
     mode = module.training
-    cuts = tracing.find_cuts(graph, image)
+    cuts = cutting.find_cuts(graph, image)
     module.train(mode)
-    return graph, tracing.balanced(cuts, config.groups)
-
-
-def _is_of_groups(module: nn.Module) -> bool:
-    return isinstance(module, nn.Sequential)
+    return graph, cutting.balanced(cuts, config.groups)
 
 
 def _example(image_shape: Shape) -> Tensor:
@@ -149,7 +136,7 @@ def torchvision_models() -> Any:
     """``torchvision.models``.
 
     Raises:
-        SetupError: If torchvision does not fit the installed torch.
+        SetupError: If torchvision is not installed, or does not fit the installed torch.
     """
     with torchvision_needed():
         from torchvision import models
@@ -157,7 +144,7 @@ def torchvision_models() -> Any:
 
 
 def first_convolution(module: nn.Module) -> tuple[str, nn.Conv2d]:
-    """Name and layer of what reads the image.
+    """Name and module of the first convolution.
 
     Raises:
         ModelError: If there is no convolution.
@@ -165,11 +152,11 @@ def first_convolution(module: nn.Module) -> tuple[str, nn.Conv2d]:
     for name, part in module.named_modules():
         if isinstance(part, nn.Conv2d):
             return name, part
-    raise ModelError(f"{type(module).__name__} has no convolution", "take a trunk that begins with one")
+    raise ModelError(f"{type(module).__name__} has no convolution", "use a backbone that begins with one")
 
 
 def _read_channels(module: nn.Module, trunk: str, channels: int) -> None:
-    """Gives a module that reads RGB another first convolution."""
+    """Replaces the first convolution of a module that reads RGB."""
     name, convolution = first_convolution(module)
     old: Any = convolution  # its sizes may be numbers or tuples
     if old.in_channels != 3 or old.groups != 1:
@@ -187,13 +174,13 @@ def _from_user(trunk: str, classes: int, image_shape: Shape) -> nn.Module:
         options["image_shape"] = image_shape
     try:
         module = build(**options)
-    except Exception as error:  # whatever the user's own code raises
+    except Exception as error:  # any error of the user's code
         raise ModelError(
             f"{trunk} failed: {type(error).__name__}: {error}",
             f"it is called with {', '.join(f'{key}={value}' for key, value in options.items())}",
         ) from error
     if not isinstance(module, nn.Module):
-        raise ModelError(f"{trunk} gives a {type(module).__name__}, not an nn.Module", "return the trunk")
+        raise ModelError(f"{trunk} gives a {type(module).__name__}, not an nn.Module", "return the backbone")
     return module
 
 
@@ -202,10 +189,10 @@ def _imported(trunk: str) -> Callable[..., Any]:
     try:
         with _current_folder_first():
             module = importlib.import_module(name)
-    except Exception as error:  # whatever the user's own code raises
+    except Exception as error:  # any error of the user's code
         raise ModelError(
             f"model.trunk: {name} cannot be imported: {type(error).__name__}: {error}",
-            f"fix it, or run lcprune in the folder that holds {name.partition('.')[0]}",
+            f"fix it, or run lcprune in the folder that contains {name.partition('.')[0]}",
         ) from error
     found: Any = module
     for part in attribute.split("."):
@@ -213,9 +200,10 @@ def _imported(trunk: str) -> Callable[..., Any]:
             raise ModelError(f"model.trunk: {name} has no {attribute}", f"write {name}:FUNCTION")
         found = getattr(found, part)
     if not callable(found):
-        raise ModelError(f"model.trunk: {trunk} cannot be called", "name a function or a class that gives the trunk")
-    build: Callable[..., Any] = found
-    return build
+        raise ModelError(
+            f"model.trunk: {trunk} cannot be called", "name a function or a class that returns the backbone"
+        )
+    return found  # type: ignore[no-any-return]
 
 
 @contextmanager

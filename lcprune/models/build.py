@@ -31,13 +31,13 @@ def build(
 ) -> Network:
     """The network of a recipe, with initial weights drawn from the recipe's seed.
 
-    ``method: backprop`` trains no critics, so its network has none and one exit: the trunk, or with ``model.submodel``
-    the layers of that sub-model, its critic's convolutions among them. That of ``method: dni`` has one exit too; its
+    ``method: backprop`` trains no critics, so its network has one exit: the backbone, or with ``model.submodel`` the
+    layers of that sub-model, including its critic's convolutions. That of ``method: dni`` has one exit too; its
     one group is made of the parts between the places of `critics.after`, and `Network.synthesizers` stand beside it.
 
     Args:
-        recipe: Says trunk, critics, initial weights and seed.
-        classes: What the data has.
+        recipe: Specifies backbone, critics, initial weights and seed.
+        classes: Number of classes of the data.
         image_shape: ``(C, H, W)``.
         mean: Per channel, of images in 0..1.
         std: Per channel, of images in 0..1.
@@ -144,9 +144,9 @@ def _build_plain_trunk(
 
 
 def initialize(network: nn.Module, scheme: Literal["xavier", "kaiming"], seed: int) -> None:
-    """Draws the weights of all convolutions and linear layers; biases become 0. The global generator is left alone.
+    """Draws the weights of all convolutions and linear layers; biases become 0. The global generator is not used.
 
-    The layers of a trunk from elsewhere keep what they have.
+    The layers of an external backbone keep their weights.
     """
     elsewhere = {
         id(part) for graph in network.modules() if isinstance(graph, fx.GraphModule) for part in graph.modules()

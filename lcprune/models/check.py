@@ -1,4 +1,4 @@
-"""A forward pass before a run begins: what would end it at the first step ends it here, with a fix."""
+"""A forward pass before a run begins: an error of the first step is found here, and has a fix."""
 
 import copy
 
@@ -32,5 +32,5 @@ def check_forward_pass(network: Network, image_shape: tuple[int, int, int], batc
             shape = "x".join(str(size) for size in image_shape)
             raise ModelError(
                 f"the network cannot take images of {shape}: {reason}",
-                "take larger images (data.image_size), or a trunk that makes them smaller less often",
+                "take larger images (data.image_size), or a backbone that reduces their size less often",
             ) from None

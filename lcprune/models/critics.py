@@ -17,7 +17,7 @@ from lcprune.specs import HEADS
 class CriticDesign:
     """A critic in three parts: what reduces the hidden layer, convolutions, and a linear layer.
 
-    A head of a module of its own may read fewer of these, as ``msdnet`` reads the channels alone.
+    A head may ignore some of these: ``msdnet`` uses the channels only.
     """
 
     head: str
@@ -65,7 +65,7 @@ def build_head(shape: Shape, classes: int, design: CriticDesign) -> list[nn.Modu
 
 
 def _reduction(shape: Shape, design: CriticDesign) -> tuple[list[nn.Module], Shape]:
-    """What makes the hidden layer `pool_to` wide and high, and the shape that it then has."""
+    """Layers that reduce the hidden layer to `pool_to` in width and height, and the shape after them."""
     reduction = HEADS[design.head].reduction
     if reduction is None:
         return [], shape
@@ -86,7 +86,7 @@ def _reduction(shape: Shape, design: CriticDesign) -> tuple[list[nn.Module], Sha
 
 
 def _halvings(height: int, width: int, size: int) -> int:
-    """How often both are halved until they are `size`."""
+    """How many times height and width are halved until they are `size`."""
     halvings = (height // size).bit_length() - 1
     if not height == width == size << halvings:
         raise ModelError(
@@ -98,7 +98,7 @@ def _halvings(height: int, width: int, size: int) -> int:
 
 
 def _average(window: tuple[int, int]) -> list[nn.Module]:
-    # Over the whole layer too, where a GlobalAveragePool would do: the int8 export makes a convolution of AveragePool.
+    # Also where it covers the whole layer: the int8 export turns an AveragePool into a convolution.
     return [AveragePool(window)] if math.prod(window) > 1 else []
 
 
@@ -111,7 +111,7 @@ def _convolution(in_channels: int, design: CriticDesign, *, kernel: int, stride:
 
 def _separable(in_channels: int, design: CriticDesign) -> list[nn.Module]:
     """A 3x3 convolution of each channel by itself, then a 1x1 convolution that mixes them."""
-    # No activation between the two, so that a bias in the first would do nothing that the second's does not.
+    # No activation between the two, so a bias in the first would be redundant.
     depthwise = nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False)
     pointwise = nn.Conv2d(in_channels, design.channels, 1, bias=not design.batch_norm)
     return [depthwise, pointwise, *_batch_norm(design), nn.ReLU(inplace=True)]

@@ -1,4 +1,4 @@
-"""Layers whose gradients suit the memory format of their input; in eval mode they are torch's own."""
+"""Layers whose gradients have the memory format of their input; in eval mode they are those of torch."""
 
 import math
 from typing import Any
@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 
 class Flatten(nn.Flatten):
-    """``(N, C, H, W)`` to ``(N, C * H * W)``; the gradient comes back in the memory format of the input.
+    """``(N, C, H, W)`` to ``(N, C * H * W)``; the gradient has the memory format of the input.
 
-    torch's comes back contiguous. Where the input is channels_last, the ReLU before it then takes a gradient and an
-    output of different formats, for which torch has no vectorised path: six times as slow as the copy made here.
+    The gradient of `nn.Flatten` is contiguous. If the input is channels_last, the ReLU before it gets a gradient and an
+    output of different formats, for which torch has no vectorised kernel: six times as slow as the copy made here.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -25,9 +25,9 @@ class Flatten(nn.Flatten):
 
 
 class AveragePool(nn.AvgPool2d):
-    """Average over windows that do not overlap; training keeps nothing of the input.
+    """Average over windows that do not overlap; training saves nothing of the input.
 
-    torch's keeps the whole input for the sake of its shape, and fills the gradient with zeros before it adds to it.
+    `nn.AvgPool2d` saves the whole input for its shape, and fills the gradient with zeros before it adds to it.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -61,16 +61,10 @@ class _AveragePool(torch.autograd.Function):
 
 
 def _spread(values: Tensor, window: tuple[int, int], channels_last: bool) -> Tensor:
-    """Repeats each value over its window: ``(N, C, H, W)`` to ``(N, C, H * h, W * w)``, in the format asked for.
-
-    First along a row and then row by row, so that nearly all of it is copies of long stretches of memory.
-    """
-    batch, channels, height, width = values.shape
+    """Repeats each value over its window: ``(N, C, H, W)`` to ``(N, C, H * h, W * w)``, in the format asked for."""
     down, across = window
-    length = width * across  # of a row of the result
-    # (images, H, W, values side by side): one image of C values, or C times as many of one value
-    images = values.permute(0, 2, 3, 1) if channels_last else values.reshape(batch * channels, height, width, 1)
-    count, side = len(images), images.shape[-1]
-    rows = images[:, :, :, None].expand(count, height, width, across, side).reshape(count, height, 1, length * side)
-    spread = rows.expand(count, height, down, length * side).reshape(count, height * down, length, side)
-    return spread.permute(0, 3, 1, 2) if channels_last else spread.reshape(batch, channels, height * down, length)
+    if not channels_last:
+        return values.repeat_interleave(across, 3).repeat_interleave(down, 2)
+    batch, channels, height, width = values.shape
+    windows = values.permute(0, 2, 3, 1)[:, :, None, :, None].expand(batch, height, down, width, across, channels)
+    return windows.reshape(batch, height * down, width * across, channels).contiguous().permute(0, 3, 1, 2)

@@ -1,8 +1,8 @@
-"""The paper's rival in anytime prediction: a multi-scale dense network, whose early layers have coarse features too.
+"""MSDNet, with which the paper compares in anytime prediction: a dense network with features of several scales.
 
 Source: Huang et al. 2018, arXiv:1703.09844, for CIFAR, with the sizes of its public PyTorch code: three scales, a layer
-adds 6, 12 and 24 channels to them (finest first), bottlenecks, the finest scale left behind after each third of the
-layers with half of the channels. Its "lazy evaluation" is not here: every layer computes all of its scales.
+adds 6, 12 and 24 channels to them (finest first), bottlenecks, and after each third of the layers the finest scale and
+half of the channels are dropped. Its "lazy evaluation" is not implemented: every layer computes all of its scales.
 
 The state between two layers is a list of tensors, one for each scale; between two groups it is one tensor, in which the
 scales lie one after the other.
@@ -24,13 +24,13 @@ BASE = 16
 GROWTH = 6
 """Channels that a layer adds to the finest scale."""
 LAYERS = 16
-"""Dense layers, where a recipe does not say."""
+"""Default number of dense layers."""
 CLASSIFIER = 128
 """Channels of main's classifier."""
 
 
 class Pack(nn.Module):
-    """The scales of a state as one tensor: what a group hands to its critic and to the next group."""
+    """Flattens the scales of a state into one tensor: the output of a group."""
 
     def __init__(self, shapes: Sequence[Shape]) -> None:
         """`shapes` ``(C, H, W)`` of the scales, finest first."""
@@ -43,7 +43,7 @@ class Pack(nn.Module):
 
 
 class Unpack(nn.Module):
-    """What `Pack` packed."""
+    """The inverse of `Pack`."""
 
     def __init__(self, shapes: Sequence[Shape]) -> None:
         """`shapes` ``(C, H, W)`` of the scales, finest first."""
@@ -99,10 +99,10 @@ class Layer(nn.Module):
         """What the layer reads and adds.
 
         Args:
-            channels: Of the finest of all scales, were it still there; those of a scale are `FACTORS` times as many.
-            growth: Channels that the finest of all scales would get.
-            finest: Scales that are gone already.
-            drop: Whether the finest scale that is left goes; the next one reads it for the last time.
+            channels: Of the finest of all scales, even if it was dropped; a scale has `FACTORS` times as many.
+            growth: Channels that this layer adds to the finest of all scales.
+            finest: Number of scales that were dropped before.
+            drop: Whether this layer drops the finest remaining scale; the next coarser one still reads it.
         """
         super().__init__()
         self.drop = drop
@@ -127,10 +127,10 @@ class Layer(nn.Module):
 
 
 class Transition(nn.Module):
-    """A 1x1 convolution of every scale, which takes channels away."""
+    """A 1x1 convolution of every scale, which reduces the channels."""
 
     def __init__(self, in_channels: int, channels: int, *, finest: int) -> None:
-        """`in_channels` and `channels` are those of the finest of all scales; `finest` counts the scales gone."""
+        """`in_channels` and `channels` are those of the finest of all scales; `finest` counts the dropped scales."""
         super().__init__()
         self.scales = nn.ModuleList(
             nn.Sequential(*_convolution(factor * in_channels, factor * channels, 1)) for factor in FACTORS[finest:]
@@ -149,7 +149,7 @@ def build_msdnet(
     Args:
         image_shape: ``(C, H, W)`` of an image.
         classes: Number of logits.
-        layers: Dense layers, the stem not counted. With 1, 2 or 4, the last one has finer scales that nothing reads.
+        layers: Dense layers, the stem not counted. With 1, 2 or 4, the last one has finer scales that are not used.
         width: Factor on the channels of every layer.
         cuts: Layers, counted from 1, after which a group ends.
 
@@ -194,21 +194,21 @@ def classifier(shape: Shape, classes: int, channels: int) -> list[nn.Module]:
 
 
 def build_head(shape: Shape, classes: int, design: CriticDesign) -> list[nn.Module]:
-    """The critic head of this name: what main ends in, with channels of its own."""
+    """The critic head ``msdnet``: the classifier of main, with `design.channels` channels."""
     return classifier(shape, classes, design.channels)
 
 
 def reader(group: nn.Sequential, shape: Shape) -> tuple[list[nn.Module], Shape]:
-    """What a critic begins with to read the end of a group, and the shape ``(C, H, W)`` that it then reads.
+    """The first layers of a critic for the output of a group, and the shape ``(C, H, W)`` after them.
 
-    It is nothing, and the `shape` of the hidden layer, unless the group packs several scales: then it is the coarsest.
+    None, unless the group packs several scales: then the critic reads the coarsest.
     """
     end = group[-1]
     return ([Unpack(end.shapes), Coarsest()], end.shapes[-1]) if isinstance(end, Pack) else ([], shape)
 
 
 def _shapes(image_shape: Shape, channels: int, finest: int) -> list[Shape]:
-    """``(C, H, W)`` of the scales that are left, finest first."""
+    """``(C, H, W)`` of the remaining scales, finest first."""
     _, height, width = image_shape
     return [
         (FACTORS[scale] * channels, -(-height // 2**scale), -(-width // 2**scale))
@@ -217,7 +217,7 @@ def _shapes(image_shape: Shape, channels: int, finest: int) -> list[Shape]:
 
 
 def _bottleneck(in_channels: int, channels: int, factor: int, *, stride: int) -> nn.Sequential:
-    """A 1x1 convolution to `factor` times `channels`, where that is fewer than there are, and a 3x3 convolution."""
+    """A 1x1 convolution to `factor` times `channels`, where that is fewer than `in_channels`, and a 3x3 convolution."""
     inner = min(in_channels, factor * channels)
     return nn.Sequential(*_convolution(in_channels, inner, 1), *_convolution(inner, channels, 3, stride=stride))
 

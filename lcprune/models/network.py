@@ -25,13 +25,13 @@ class Normalize(nn.Module):
 
 
 class Parts(nn.Sequential):
-    """Several layer groups as one, with one exit behind the last of them."""
+    """Several layer groups as one, with one exit at the end."""
 
 
 @contextmanager
 def eval_mode(module: nn.Module) -> Iterator[None]:
-    """Inside, `module` is in eval mode; afterwards every module inside it has its own mode again."""
-    modes = [(part, part.training) for part in module.modules()]  # frozen groups have another one than the rest
+    """Puts `module` into eval mode; afterwards each of its submodules is back in its own mode."""
+    modes = [(part, part.training) for part in module.modules()]  # frozen groups are in eval mode anyway
     module.eval()
     try:
         yield
@@ -58,7 +58,7 @@ class Network(nn.Module):
             normalize: What is done to an image first.
             groups: Layer groups, shallow first.
             critics: One at the end of every group but the last.
-            synthesizers: Modules that training alone needs: no exit and no sub-model holds them.
+            synthesizers: Modules that are used in training only: no exit and no sub-model contains them.
 
         Raises:
             ValueError: If there is not one critic for every group but the last.
@@ -78,7 +78,7 @@ class Network(nn.Module):
 
     @property
     def parts(self) -> tuple[nn.Module, ...]:
-        """The layer groups, shallow first; of a group that joins several, those."""
+        """The layer groups, shallow first; a group of several `Parts` is replaced by these."""
         return tuple(part for group in self.groups for part in (group if isinstance(group, Parts) else (group,)))
 
     def forward(self, image: Tensor) -> list[Tensor]:
@@ -92,7 +92,7 @@ class Network(nn.Module):
         return logits
 
     def truncated(self, k: int) -> "Network":
-        """The first `k` exits alone, sharing their weights: what was critic `k` now ends the last group.
+        """The first `k` exits alone, sharing their weights: critic `k` becomes the end of the last group.
 
         Raises:
             ValueError: If k is not in 1..K.
@@ -105,7 +105,7 @@ class Network(nn.Module):
     def submodel(self, k: int) -> nn.Sequential:
         """Groups 1..k and critic k as a plain module from image to logits; k = K is main without critics.
 
-        It shares its weights with this network and holds nothing else of it.
+        It shares its weights with this network and refers to nothing else of it.
 
         Raises:
             ValueError: If k is not in 1..K.

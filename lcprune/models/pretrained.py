@@ -1,4 +1,4 @@
-"""Pretrained weights for trunks from elsewhere: read without executing anything, and fitted to the data."""
+"""Pretrained weights for external backbones: loaded without executing code, and adapted to the data."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from lcprune.models.network import Network
 from lcprune.recipe.schema.model import TORCHVISION, ModelConfig
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "network")
-"""Keys below which a torch file may hold its weights."""
+"""Keys under which a torch file may store its weights."""
 SHOWN = 5
 """Names in an error, at most."""
 
@@ -24,13 +24,13 @@ Weights = dict[str, Tensor]
 
 
 def load_pretrained(network: Network, config: ModelConfig) -> list[str]:
-    """Puts the weights that a recipe names into the trunk; the critics keep theirs.
+    """Loads the weights that a recipe names into the backbone; the critics keep theirs.
 
-    A classifier of another number of classes stays as it is, and so begins anew. A first convolution of RGB becomes one
-    of grey by summing over its inputs.
+    A classifier for another number of classes keeps its initial weights. The weights of a first convolution for RGB are
+    summed over its inputs for grey images.
 
     Returns:
-        What a person should know, a line each; nothing where the recipe names no weights.
+        Notices for the user, one line each; empty where the recipe names no weights.
 
     Raises:
         ModelError: If they cannot be read or downloaded, or belong to another network.
@@ -60,8 +60,12 @@ def _read(path: Path) -> tuple[Weights, str]:
             f"model.weights: there is no file {path}", "name a safetensors or torch file, or none, or default"
         )
     try:
-        content: Any = load_file(path) if path.suffix == ".safetensors" else _torch_file(path)
-    except Exception as error:  # a damaged file makes torch raise nearly anything
+        content: Any = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except Exception as error:  # torch raises many kinds of errors for a damaged file
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         kind = "safetensors" if isinstance(error, SafetensorError) else "weights"
         raise ModelError(
@@ -73,18 +77,14 @@ def _read(path: Path) -> tuple[Weights, str]:
             content = content[key]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ModelError(
-            f"model.weights: {path} holds no weights by their names",
+            f"model.weights: {path} is no dictionary of weights by name",
             "save it with torch.save(module.state_dict(), ...)",
         )
     return _plain_names(content), str(path)
 
 
-def _torch_file(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
 def _plain_names(content: Mapping[str, Tensor]) -> Weights:
-    """Weights by their names in the trunk, also of a model that was trained in parallel, or of a run's file."""
+    """Weights by their names in the backbone, also from a DistributedDataParallel model or a run's weights file."""
     if any(name.startswith("groups.") for name in content):  # weights.safetensors
         matches = ((re.fullmatch(r"groups\.\d+\.0\.(.+)", name), tensor) for name, tensor in content.items())
         return {match[1]: tensor for match, tensor in matches if match}
@@ -92,7 +92,7 @@ def _plain_names(content: Mapping[str, Tensor]) -> Weights:
 
 
 def _fit(network: Network, found: Weights, origin: str) -> list[str]:
-    """Copies the weights; what was adapted, a line each."""
+    """Copies the weights; returns a line for each adaptation."""
     groups = [part for part in network.groups.modules() if isinstance(part, fx.GraphModule)]
     wanted = {name: tensor for group in groups for name, tensor in group.state_dict().items()}
     notices = _adapt_channels(groups[0], wanted, found)
@@ -101,11 +101,11 @@ def _fit(network: Network, found: Weights, origin: str) -> list[str]:
     new = [name for name in other if name.rpartition(".")[0] == classifier]
     if wrong := [name for name in other if name not in new]:
         shapes = [f"{name} {tuple(found[name].shape)} for {tuple(wanted[name].shape)}" for name in wrong]
-        raise _unfit(origin, "holds other shapes", shapes)
+        raise _unfit(origin, "has other shapes", shapes)
     if missing := [name for name in wanted if name not in found and not name.endswith("num_batches_tracked")]:
-        raise _unfit(origin, "does not hold", missing)
+        raise _unfit(origin, "does not have", missing)
     if unexpected := [name for name in found if name not in wanted]:
-        raise _unfit(origin, "holds what the trunk does not have", unexpected)
+        raise _unfit(origin, "has weights that the backbone does not have", unexpected)
     if new:
         classes = [weights[new[-1]].shape[0] for weights in (found, wanted)]
         notices.append(
@@ -119,7 +119,7 @@ def _fit(network: Network, found: Weights, origin: str) -> list[str]:
 
 
 def _adapt_channels(first: nn.Module, wanted: Weights, found: Weights) -> list[str]:
-    """Fits the first convolution of `found`, in place, to grey images."""
+    """Adapts the first convolution in `found` to grey images, in place."""
     name = f"{first_convolution(first)[0]}.weight"
     if name not in found or found[name].ndim != 4 or (wanted[name].shape[1], found[name].shape[1]) != (1, 3):
         return []
@@ -128,11 +128,11 @@ def _adapt_channels(first: nn.Module, wanted: Weights, found: Weights) -> list[s
 
 
 def _classifier(group: nn.Module) -> str:
-    """Name of the last layer, which gives the logits."""
+    """Name of the last linear layer or convolution, which computes the logits."""
     names = [name for name, part in group.named_modules() if isinstance(part, nn.Linear | nn.Conv2d)]
     return names[-1] if names else ""
 
 
 def _unfit(origin: str, what: str, names: Sequence[str]) -> ModelError:
     shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-    return ModelError(f"model.weights: {origin} {what}: {shown}", "name weights that were trained with this trunk")
+    return ModelError(f"model.weights: {origin} {what}: {shown}", "use weights that were trained with this backbone")

@@ -1,4 +1,4 @@
-"""The paper's deep trunks: ResNets of pre-activated bottlenecks, for small images (Table 8) and for ImageNet (Table 9).
+"""The paper's ResNets of pre-activated bottlenecks, for small images (Table 8) and for ImageNet (Table 9).
 
 Source: He et al. 2016, arXiv:1603.05027 (identity mappings), with the 3x3 stem of stride 1 that suits 32x32 pixels, or
 the 7x7 stem and the max pool of He et al. 2015, arXiv:1512.03385. The paper cites the latter for both tables, whose
@@ -25,8 +25,8 @@ IMAGENET_FROM = 128
 class Bottleneck(nn.Module):
     """A residual block: BatchNorm and ReLU stand before each of its convolutions 1x1, 3x3 and 1x1.
 
-    What passes the shortcut is never activated, so a block's output is a raw sum. Every ReLU works in place: it
-    overwrites the output of a BatchNorm, whose backward pass reads its input alone.
+    The shortcut is not activated, so a block's output is a raw sum. Every ReLU is in-place: it overwrites the output of
+    a BatchNorm, whose backward pass needs its input only.
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
@@ -47,7 +47,7 @@ class Bottleneck(nn.Module):
         self.project = nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False) if changes_shape else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(N, C, H, W)`` to ``(N, 4 * channels, ceil(H / stride), ceil(W / stride))``; `x` is left as it is."""
+        """``(N, C, H, W)`` to ``(N, 4 * channels, ceil(H / stride), ceil(W / stride))``; `x` is not modified."""
         activated = self.activate(x)
         residual: Tensor = self.residual(activated)
         return residual + (x if self.project is None else self.project(activated))

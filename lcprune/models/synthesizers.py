@@ -15,12 +15,12 @@ class Synthesizer(nn.Module):
     """
 
     def __init__(self, shape: Shape, design: CriticDesign, label_channels: int) -> None:
-        """What the module reads and how large it is.
+        """Builds the convolutions.
 
         Args:
             shape: Of the hidden layer, ``(C, H, W)``.
             design: `depth`, `channels`, `kernel` and `batch_norm` of the convolutions before the output layer.
-            label_channels: Number of classes if the module is told the label of an image, else 0.
+            label_channels: Number of classes if the module gets the label of an image, else 0.
         """
         super().__init__()
         self._label_channels = label_channels
@@ -38,14 +38,14 @@ class Synthesizer(nn.Module):
     def forward(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """A gradient for each sample: ``(N, C, H, W)`` and class indices ``(N,)`` to ``(N, C, H, W)``."""
         if self._label_channels:
-            told = F.one_hot(labels, self._label_channels).to(hidden.dtype)  # (N, classes)
-            maps = told[:, :, None, None].expand(-1, -1, *hidden.shape[2:])
+            one_hot = F.one_hot(labels, self._label_channels).to(hidden.dtype)  # (N, classes)
+            maps = one_hot[:, :, None, None].expand(-1, -1, *hidden.shape[2:])
             hidden = torch.cat([hidden, maps], dim=1)  # (N, C + classes, H, W)
         gradient: Tensor = self.output(self.hidden(hidden))
         return gradient
 
     def silence(self) -> None:
-        """Makes every prediction zero, as at the start of a run: a gradient that is not known moves nothing."""
+        """Makes every prediction zero, so that a run starts without wrong gradients."""
         nn.init.zeros_(self.output.weight)
         if self.output.bias is not None:
             nn.init.zeros_(self.output.bias)

@@ -1,4 +1,4 @@
-"""What all trunks share: how channels scale, how layers become groups, and which images are too small."""
+"""Shared by all built-in backbones: scaling of channels, layer groups, and the check of the image size."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -17,19 +17,19 @@ def scaled(channels: int, width: float) -> int:
 
 
 def cut(layers: Sequence[Sequence[nn.Module]], cuts: Sequence[int], unit: str) -> list[nn.Sequential]:
-    """The layer groups of a trunk.
+    """The layer groups of a backbone.
 
     Args:
-        layers: The modules of each place at which a trunk can be cut, shallow first.
+        layers: The modules of each place at which a backbone can be cut, shallow first.
         cuts: Places, counted from 1, after which a group ends.
         unit: What the places are called, for the error.
 
     Raises:
-        ModelError: If a cut is not inside the trunk.
+        ModelError: If a cut is not inside the backbone.
     """
     if outside := [place for place in cuts if not 0 < place < len(layers)]:
         raise ModelError(
-            f"critics.after: {outside} is not inside the trunk, which has {len(layers)} {unit}",
+            f"critics.after: {outside} is not inside the backbone, which has {len(layers)} {unit}",
             f"write places from 1 to {len(layers) - 1}",
         )
     edges = pairwise([0, *cuts, len(layers)])
@@ -37,7 +37,7 @@ def cut(layers: Sequence[Sequence[nn.Module]], cuts: Sequence[int], unit: str) -
 
 
 def check_size(image_shape: Shape, halvings: int, trunk: str) -> None:
-    """Refuses an image that would not leave a pixel.
+    """Refuses an image that would be reduced to nothing.
 
     Raises:
         ModelError: If the image is too small to be halved so often.
@@ -46,5 +46,5 @@ def check_size(image_shape: Shape, halvings: int, trunk: str) -> None:
     if min(height, width) >> halvings == 0:
         raise ModelError(
             f"an image of {height}x{width} cannot be halved {halvings} times",
-            f"the {trunk} trunk needs at least {1 << halvings}x{1 << halvings} pixels: raise data.image_size",
+            f"the {trunk} backbone needs at least {1 << halvings}x{1 << halvings} pixels: raise data.image_size",
         )

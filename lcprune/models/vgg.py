@@ -1,4 +1,4 @@
-"""The paper's trunk: a VGG-like network of eleven convolutions (Figure 2a, rebuilt from Table 5)."""
+"""The paper's backbone: a VGG-like network of eleven convolutions (Figure 2a, rebuilt from Table 5)."""
 
 from collections.abc import Sequence
 from typing import Literal

@@ -1,9 +1,9 @@
-"""A frozen first layer that makes what the trunk reads equally strong in every direction.
+"""A frozen first layer that whitens patches of the image: every principal direction gets unit variance.
 
 Source: Page 2018, "How to train your ResNet", with the patches of 2x2 pixels and the negatives of Jordan 2024,
 arXiv:2404.00498. Theirs is followed by GELU and has a bias that is trained for a while; here it is followed by ReLU, as
-every convolution of the trunk is, and nothing in it is trained. Beside a direction stands its negative, so that ReLU
-loses nothing.
+every convolution of the backbone is, and nothing in it is trained. Each direction is used with both signs, so that
+ReLU loses no information.
 """
 
 import numpy as np
@@ -15,17 +15,17 @@ from torch import Tensor, nn
 PATCH = 2
 """Height and width of the patches, in pixels."""
 EPSILON = 5e-4
-"""Added to the variance of a direction before it is scaled to 1, so that noise is not blown up; as in the source."""
+"""Added to the variance of a direction before it is scaled to 1, so that noise is not amplified; as in the source."""
 IMAGES = 5000
-"""Images that the directions are found in, at most; as in the source."""
+"""Largest number of images from which the directions are computed; as in the source."""
 CHUNK = 500
 
 
 class Whitening(nn.Module):
     """The principal directions of 2x2 patches and their negatives, each scaled to unit variance, then ReLU.
 
-    The directions stand in the lower right corner of 3x3 kernels that are zero elsewhere: so the size stays with the
-    even padding that every runtime has. Until `fit` is called, the weights mean nothing.
+    The directions are in the lower right corner of 3x3 kernels that are zero elsewhere: so symmetric padding, which
+    every runtime supports, keeps the size. Until `fit` is called, the weights are meaningless.
     """
 
     def __init__(self, in_channels: int) -> None:
@@ -40,13 +40,13 @@ class Whitening(nn.Module):
 
     @torch.no_grad()
     def fit(self, images: NDArray[np.uint8], normalize: nn.Module) -> None:
-        """Finds the directions in the first `IMAGES` of `images` and puts them into the weights.
+        """Computes the directions from the first `IMAGES` of `images` and sets the weights.
 
-        The sums are made on the CPU, so that every device gets the same weights.
+        The sums are computed on the CPU, so that the weights are the same on every device.
 
         Args:
             images: The training images ``(N, C, H, W)``, 0 to 255.
-            normalize: What the network does to an image in 0..1 before this layer: ``Network.normalize``.
+            normalize: Applied to an image in 0..1 before this layer: ``Network.normalize``.
         """
         values, vectors = torch.linalg.eigh(_second_moments(images[:IMAGES], normalize))
         scaled = (vectors / (values.clamp(min=0) + EPSILON).sqrt()).T.flip(0)  # (C * 4, C * 4), strongest first

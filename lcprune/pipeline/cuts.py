@@ -6,7 +6,7 @@ from typing import Any
 from lcprune.analysis.counting import count_cost
 from lcprune.errors import ModelError
 from lcprune.models import Network
-from lcprune.models.backbones import cut_names, find_cutting
+from lcprune.models.backbones import cut_names, find_cuts
 from lcprune.recipe.schema.model import PLACES
 
 
@@ -32,22 +32,21 @@ def list_cuts(
             f"leave model.cuts out{near}",
         )
     trunk = trunk if "/" in trunk or ":" in trunk else f"torchvision/{trunk}"
-    found = find_cutting(trunk, classes, (channels, image_size, image_size), groups)
-    total = found.cuts.macs
+    cuts, chosen = find_cuts(trunk, classes, (channels, image_size, image_size), groups)
     return {
         "trunk": trunk,
         "image_shape": [channels, image_size, image_size],
-        "macs": total,
+        "macs": cuts.macs,
         "places": [
             {
                 **asdict(place),
                 "shape": list(place.shape),
-                "share": place.macs / total,
-                "auto": place.name in found.chosen,
+                "share": place.macs / cuts.macs,
+                "auto": place.name in chosen,
             }
-            for place in found.cuts.places
+            for place in cuts.places
         ],
-        "auto": list(found.chosen),
+        "auto": list(chosen),
     }
 
 

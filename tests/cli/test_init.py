@@ -180,5 +180,5 @@ def test_weights_of_ones_own_model_are_in_the_recipe_if_they_are_its_weights(
     (here / "lcprune.yaml").unlink()
     assert "cannot be read as weights" in refused(*init, "init_own_model.py")["problem"]
     save_file({"0.0.weight": names["net"](2)[0][0].weight.detach()}, here / "part.safetensors")
-    assert "does not hold" in refused(*init, "part.safetensors")["problem"]
+    assert "does not have" in refused(*init, "part.safetensors")["problem"]
     assert not (here / "lcprune.yaml").exists()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lcprune import recipe
 from lcprune.errors import ModelError
 from lcprune.models import Network, backbones, build
-from lcprune.models.backbones import cut_names, find_cutting, make
+from lcprune.models.backbones import cut_names, find_cuts, make
 
 SHAPE = (3, 32, 32)
 OWN = """\
@@ -91,7 +91,7 @@ def test_critics_may_sit_at_some_of_the_cuts() -> None:
     network = network_of("torchvision/mobilenet_v3_small", cuts, "critics.after=[1, 3]")
     assert cut_names(network.groups) == ("features.1", "features.8")
     error = refused("torchvision/mobilenet_v3_small", cuts, "critics.after=[1, 4]")
-    assert error.problem.startswith("critics.after: [4] is not inside the trunk, which has 3 cuts (features.1, ")
+    assert error.problem.startswith("critics.after: [4] is not inside the backbone, which has 3 cuts (features.1, ")
     whole = network_of("torchvision/mobilenet_v3_small", cuts, "train.method=backprop")
     assert (len(whole.groups), cut_names(whole.groups)) == (1, ())
 
@@ -139,18 +139,18 @@ def test_what_does_not_fit_torchvision_is_refused() -> None:
     error = refused("torchvision/mobilenet_v3_small", "model.cuts=[features.5.block.0]")
     assert error.problem.startswith("model.cuts: after features.5.block.0, the output of ")
     assert refused("torchvision/shufflenet_v2", "model.groups=40").problem.startswith("40 groups need 39 cuts")
-    with pytest.raises(ModelError, match="the trunk cannot read an image of 8x8"):
+    with pytest.raises(ModelError, match="the backbone cannot read an image of 8x8"):
         network_of("torchvision/densenet121", shape=(3, 8, 8))
 
 
 def test_the_possible_cuts_are_found_without_a_recipe() -> None:
-    found = find_cutting("torchvision/shufflenet_v2", 5, SHAPE, 4)
-    assert len(found.chosen) == 3
-    assert set(found.chosen) <= {place.name for place in found.cuts.places}
-    macs = [place.macs for place in found.cuts.places]
+    cuts, chosen = find_cuts("torchvision/shufflenet_v2", 5, SHAPE, 4)
+    assert len(chosen) == 3
+    assert set(chosen) <= {place.name for place in cuts.places}
+    macs = [place.macs for place in cuts.places]
     assert macs == sorted(macs)
-    every = find_cutting("torchvision/shufflenet_v2", 5, SHAPE, 100)
-    assert every.chosen == tuple(place.name for place in found.cuts.places)
+    _, every = find_cuts("torchvision/shufflenet_v2", 5, SHAPE, 100)
+    assert every == tuple(place.name for place in cuts.places)
 
 
 # Of one's own
@@ -177,7 +177,7 @@ def test_any_module_is_cut_by_name_or_evenly(own: str) -> None:
     assert cut_names(network_of(f"{own}:Residual", "model.cuts=[pool]").groups) == ("pool",)
     error = refused(f"{own}:Residual", "model.cuts=[first]")
     assert error.problem == (
-        "model.cuts: after first, the output of x is needed too: a skip connection passes the cut by"
+        "model.cuts: after first, the output of x is needed too: a skip connection bypasses the cut"
     )
     assert refused(f"{own}:Residual", "model.groups=3").problem.startswith("3 groups need 2 cuts, but there ")
 

@@ -221,7 +221,7 @@ def test_a_sub_model_gives_the_logits_of_its_exit_and_can_stand_alone(k: int) ->
 def test_a_cut_outside_and_an_image_too_small_are_refused() -> None:
     with pytest.raises(ModelError) as caught:
         network_of("critics.after=[4,8]")
-    assert caught.value.problem == "critics.after: [8] is not inside the trunk, which has 8 layers"
+    assert caught.value.problem == "critics.after: [8] is not inside the backbone, which has 8 layers"
     with pytest.raises(ModelError, match="cannot be halved 2 times"):
         network_of(image_shape=(3, 3, 8))
 

@@ -91,12 +91,12 @@ def test_grey_images_are_read_with_the_sum_over_the_channels(tmp_path: Path, wei
 def test_what_is_missing_superfluous_or_of_another_shape_is_named(tmp_path: Path, weights: Weights) -> None:
     path = tmp_path / "w.safetensors"
     save_file({name: value for name, value in weights.items() if name != "conv5.0.weight"}, path)
-    assert refused(path).problem == f"model.weights: {path} does not hold: conv5.0.weight"
+    assert refused(path).problem == f"model.weights: {path} does not have: conv5.0.weight"
     save_file(weights | {"head.weight": torch.zeros(1)}, path)
-    assert refused(path).problem == f"model.weights: {path} holds what the trunk does not have: head.weight"
+    assert refused(path).problem == f"model.weights: {path} has weights that the backbone does not have: head.weight"
     save_file(weights | {"conv5.0.weight": torch.zeros(2, 3)}, path)
     assert refused(path).problem == (
-        f"model.weights: {path} holds other shapes: conv5.0.weight (2, 3) for (1024, 192, 1, 1)"
+        f"model.weights: {path} has other shapes: conv5.0.weight (2, 3) for (1024, 192, 1, 1)"
     )
     save_file({f"x.{name}": value for name, value in weights.items()}, path)
     assert refused(path).problem.endswith("more")
@@ -117,7 +117,7 @@ def test_a_file_that_holds_code_or_nothing_is_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": Surprise()}, path)
     assert refused(path).problem.startswith(f"model.weights: {path} cannot be read as weights: ")
     torch.save([1, 2], path)
-    assert refused(path).problem == f"model.weights: {path} holds no weights by their names"
+    assert refused(path).problem == f"model.weights: {path} is no dictionary of weights by name"
     for name in ("w.pth", "w.safetensors"):
         (tmp_path / name).write_bytes(b"not weights")
         assert "cannot be read as" in refused(tmp_path / name).problem

@@ -179,7 +179,9 @@ def test_a_sub_model_gives_the_logits_of_its_exit(k: int) -> None:
 def test_a_cut_outside_is_refused(cuts: tuple[int, ...], outside: int) -> None:
     with pytest.raises(ModelError) as caught:
         build_resnet(CIFAR, 10, trunk="resnet50", width=0.1, cuts=cuts)
-    assert caught.value.problem == (f"critics.after: [{outside}] is not inside the trunk, which has 16 residual blocks")
+    assert caught.value.problem == (
+        f"critics.after: [{outside}] is not inside the backbone, which has 16 residual blocks"
+    )
     assert caught.value.fix == "write places from 1 to 15"
 
 
@@ -236,7 +238,7 @@ def test_an_image_that_cannot_be_halved_five_times_is_refused_with_the_stem_of_i
     with pytest.raises(ModelError) as caught:
         build_resnet((3, *size), 10, trunk="resnet50", width=0.1, cuts=(), stem="imagenet")
     assert caught.value.problem == f"an image of {size[0]}x{size[1]} cannot be halved 5 times"
-    assert caught.value.fix == "the resnet50 trunk needs at least 32x32 pixels: raise data.image_size"
+    assert caught.value.fix == "the resnet50 backbone needs at least 32x32 pixels: raise data.image_size"
 
 
 @pytest.mark.parametrize("size", [(7, 8), (8, 7)])
@@ -244,7 +246,7 @@ def test_an_image_that_cannot_be_halved_three_times_is_refused(size: tuple[int, 
     with pytest.raises(ModelError) as caught:
         build_resnet((3, *size), 10, trunk="resnet101", width=0.1, cuts=())
     assert caught.value.problem == f"an image of {size[0]}x{size[1]} cannot be halved 3 times"
-    assert caught.value.fix == "the resnet101 trunk needs at least 8x8 pixels: raise data.image_size"
+    assert caught.value.fix == "the resnet101 backbone needs at least 8x8 pixels: raise data.image_size"
 
 
 # What a block computes

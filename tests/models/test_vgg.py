@@ -52,7 +52,7 @@ def test_width_scales_the_channels_and_leaves_at_least_one(width: float, channel
 def test_a_cut_outside_is_refused(cuts: tuple[int, ...]) -> None:
     with pytest.raises(ModelError) as caught:
         build_vgg((3, 32, 32), 10, width=0.1, downsample="max_pool", cuts=cuts)
-    assert f"[{cuts[-1]}] is not inside the trunk, which has 11 convolutions" in caught.value.problem
+    assert f"[{cuts[-1]}] is not inside the backbone, which has 11 convolutions" in caught.value.problem
     assert caught.value.fix == "write places from 1 to 10"
 
 

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lcprune.errors import ModelError
-from lcprune.models import tracing
-from lcprune.models.tracing import Cuts, Place
+from lcprune.models import cutting, tracing
+from lcprune.models.cutting import Cuts, Place
 
 IMAGE = torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(0))
 
@@ -43,12 +43,12 @@ class Net(nn.Module):
 
 def refused(module: nn.Module, *cuts: str) -> ModelError:
     with pytest.raises(ModelError) as caught:
-        tracing.split(tracing.record(module), cuts)
+        cutting.split(tracing.record(module), cuts)
     return caught.value
 
 
 def test_places_are_between_blocks_with_the_macs_before_them() -> None:
-    cuts = tracing.find_cuts(tracing.record(Net()), IMAGE)
+    cuts = cutting.find_cuts(tracing.record(Net()), IMAGE)
     # 16 pixels: 2 * 3 weights, then twice 3 * 3 * 9 a block, and a linear layer of 15
     assert cuts.macs == 16 * 6 + 2 * 2 * 16 * 81 + 15
     assert cuts.places == (
@@ -60,14 +60,14 @@ def test_places_are_between_blocks_with_the_macs_before_them() -> None:
 
 def test_there_is_no_place_before_anything_is_computed() -> None:
     net = nn.Sequential(nn.BatchNorm2d(2), nn.MaxPool2d(2), nn.Conv2d(2, 3, 1), nn.Conv2d(3, 4, 1), nn.Flatten())
-    cuts = tracing.find_cuts(tracing.record(net), IMAGE)
+    cuts = cutting.find_cuts(tracing.record(net), IMAGE)
     assert cuts.places == (Place("2", 4 * 6, (3, 2, 2)),)
 
 
 def test_groups_compute_what_the_module_does_with_its_own_weights_and_names() -> None:
     net = Net()
-    groups = tracing.split(tracing.record(net), ["relu", "blocks.0"])
-    assert tracing.check(net, groups, IMAGE, 5) == [(3, 4, 4), (3, 4, 4)]
+    groups = cutting.split(tracing.record(net), ["relu", "blocks.0"])
+    assert cutting.check(net, groups, IMAGE, 5) == [(3, 4, 4), (3, 4, 4)]
     named = [name for group in groups for name in group.state_dict()]
     assert named == list(net.state_dict())
     assert all(group.get_parameter(n) is net.get_parameter(n) for group in groups for n, _ in group.named_parameters())
@@ -85,18 +85,18 @@ def test_a_place_may_be_called_by_any_name_that_is_its_own() -> None:
 def test_a_cut_through_a_block_names_what_passes_by() -> None:
     error = refused(Net(), "blocks.0.first")
     assert error.problem == (
-        "model.cuts: after blocks.0.first, the output of relu is needed too: a skip connection passes the cut by"
+        "model.cuts: after blocks.0.first, the output of relu is needed too: a skip connection bypasses the cut"
     )
     error = refused(Net(), "blocks.0.relu")
     assert error.problem == "model.cuts: blocks.0.relu is called more than once"
     error = refused(Net(dropout=0.5), "blocks.0.first")
-    assert error.problem.startswith("model.cuts: blocks.0.first is inside blocks.0, which is kept whole")
+    assert error.problem.startswith("model.cuts: blocks.0.first is inside blocks.0, which cannot be cut")
 
 
 @pytest.mark.parametrize(
     ("cuts", "problem", "fix"),
     [
-        (["block.0"], "model.cuts: block.0 is no layer of the trunk", "did you mean blocks.0"),
+        (["block.0"], "model.cuts: block.0 is no layer of the backbone", "did you mean blocks.0"),
         (["blocks.0", "relu"], "model.cuts: blocks.0, relu are not in the order of the network", "write each once"),
         (["relu", "relu"], "model.cuts: relu, relu are not in the order of the network", "write each once"),
         (["head"], "model.cuts: nothing is left on one side of head", "lcprune cuts lists"),
@@ -111,7 +111,7 @@ def test_what_is_no_place_is_refused(cuts: list[str], problem: str, fix: str) ->
 def test_a_cut_behind_the_flattening_is_refused() -> None:
     net = nn.Sequential(nn.Conv2d(2, 3, 1), nn.Flatten(), nn.ReLU(), nn.Linear(48, 5))
     with pytest.raises(ModelError, match=r"group 1 ends in a tensor of \(48,\), but a critic reads \(C, H, W\)"):
-        tracing.check(net, tracing.split(tracing.record(net), ["1"]), IMAGE, 5)
+        cutting.check(net, cutting.split(tracing.record(net), ["1"]), IMAGE, 5)
 
 
 def test_layers_that_share_weights_are_not_parted() -> None:
@@ -125,7 +125,7 @@ def test_layers_that_share_weights_are_not_parted() -> None:
 
 def test_dropout_in_a_forward_pass_is_on_in_training_and_off_in_evaluation() -> None:
     net = Net(dropout=0.5).train()
-    groups = tracing.split(tracing.record(net), ["relu", "blocks.0"])
+    groups = cutting.split(tracing.record(net), ["relu", "blocks.0"])
     assert net.training
     hidden = torch.randn(2, 3, 4, 4)
     group = groups[1].train()
@@ -233,8 +233,8 @@ class Whole(nn.Module):
 @pytest.mark.parametrize("training", [True, False])
 def test_a_group_leaves_what_it_reads_as_it_is(following: nn.Module, training: bool) -> None:
     net = nn.Sequential(nn.Conv2d(2, 3, 1), following, nn.Flatten(), nn.Linear(48, 5)).train(training)
-    groups = tracing.split(tracing.record(net, children_whole=isinstance(following, Whole)), ["0"])
-    assert tracing.check(net, groups, IMAGE, 5) == [(3, 4, 4)]
+    groups = cutting.split(tracing.record(net, children_whole=isinstance(following, Whole)), ["0"])
+    assert cutting.check(net, groups, IMAGE, 5) == [(3, 4, 4)]
     hidden = torch.randn(2, 3, 4, 4)
     before = hidden.clone()
     groups[1].train(training)(hidden)
@@ -261,25 +261,25 @@ class Functional(nn.Module):
 )
 def test_a_copy_is_made_only_of_what_would_be_overwritten(following: nn.Module, copies: int) -> None:
     net = nn.Sequential(nn.Conv2d(2, 3, 1), following, nn.Flatten(), nn.Linear(48, 5))
-    groups = tracing.split(tracing.record(net, children_whole=isinstance(following, Whole)), ["0"])
-    tracing.check(net, groups, IMAGE, 5)
+    groups = cutting.split(tracing.record(net, children_whole=isinstance(following, Whole)), ["0"])
+    cutting.check(net, groups, IMAGE, 5)
     assert [node.target for node in groups[1].graph.nodes].count(torch.clone) == copies
 
 
 def test_groups_that_compute_something_else_are_refused() -> None:
     net = nn.Sequential(nn.Conv2d(2, 3, 1), nn.Flatten(), nn.Linear(48, 5))
-    groups = tracing.split(tracing.record(net), ["0"])
+    groups = cutting.split(tracing.record(net), ["0"])
     other = nn.Sequential(nn.Conv2d(2, 3, 1), nn.Flatten(), nn.Linear(48, 5))
-    with pytest.raises(ModelError, match="do not compute what the trunk does: logits differ by"):
-        tracing.check(other, groups, IMAGE, 5)
+    with pytest.raises(ModelError, match="do not compute what the backbone does: logits differ by"):
+        cutting.check(other, groups, IMAGE, 5)
     other.load_state_dict(net.state_dict())
-    assert tracing.check(other, groups, IMAGE, 5) == [(3, 4, 4)]
+    assert cutting.check(other, groups, IMAGE, 5) == [(3, 4, 4)]
     with torch.no_grad():
         other[2].bias[3] += 1e-3
     with pytest.raises(ModelError, match="logits differ by 1.0e-03"):
-        tracing.check(other, groups, IMAGE, 5)
+        cutting.check(other, groups, IMAGE, 5)
     with pytest.raises(ModelError, match=r"gives \(5,\) for an image, not 6 logits"):
-        tracing.check(net, groups, IMAGE, 6)
+        cutting.check(net, groups, IMAGE, 6)
 
 
 # The choice
@@ -300,7 +300,7 @@ def cuts_at(*macs: int, total: int) -> Cuts:
     ],
 )
 def test_groups_are_as_equal_as_can_be(macs: list[int], total: int, groups: int, chosen: list[str]) -> None:
-    found = tracing.balanced(cuts_at(*macs, total=total), groups)
+    found = cutting.balanced(cuts_at(*macs, total=total), groups)
     ends = [0, *map(int, found), total]
     squares = sum((end - start) ** 2 for start, end in zip(ends, ends[1:], strict=False))
     best = [0, *map(int, chosen), total]
@@ -310,4 +310,4 @@ def test_groups_are_as_equal_as_can_be(macs: list[int], total: int, groups: int,
 
 def test_too_many_groups_are_refused() -> None:
     with pytest.raises(ModelError, match="4 groups need 3 cuts, but there are 2 possible places"):
-        tracing.balanced(cuts_at(1, 2, total=3), 4)
+        cutting.balanced(cuts_at(1, 2, total=3), 4)
