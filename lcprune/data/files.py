@@ -37,6 +37,12 @@ class Files:
         encoded = np.array([os.fsencode(path) for path in paths], dtype=np.bytes_)
         return cls(encoded, np.array(list(labels), dtype=np.int64))
 
+    @classmethod
+    def joined(cls, parts: Iterable["Files"]) -> "Files":
+        """All files of `parts`, in that order."""
+        paths, labels = zip(*((part.paths, part.labels) for part in parts), strict=True)
+        return cls(np.concatenate(paths), np.concatenate(labels))
+
     def __len__(self) -> int:
         """Number of files."""
         return len(self.paths)
@@ -160,8 +166,7 @@ def list_classes(folder: Path, classes: Sequence[str] | None = None) -> tuple[Fi
             f"{folder / unknown[0]} is no class of the training images ({names})",
             "rename or remove that folder, or train with this class",
         )
-    paths: list[str] = []
-    labels: list[int] = []
+    parts: list[Files] = []
     for name in found:
         of_class = scan(folder / name)
         if not of_class:
@@ -169,9 +174,8 @@ def list_classes(folder: Path, classes: Sequence[str] | None = None) -> tuple[Fi
             others = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common())
             has = f"has no images (other files: {others})" if others else "has no images"
             raise DataError(f"the class folder {folder / name} {has}", _ADD_SOME)
-        paths += of_class
-        labels += [known.index(name)] * len(of_class)
-    return Files.of(paths, labels), known
+        parts.append(Files.of(of_class, [known.index(name)] * len(of_class)))
+    return Files.joined(parts), known
 
 
 def list_folder(root: Path, val_is_test: bool = False) -> Listing:

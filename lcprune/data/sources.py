@@ -240,8 +240,7 @@ def _list(config: DataConfig, root: Path) -> Listing:
 def _read_files(config: DataConfig, root: Path) -> tuple[dict[str, Split], tuple[str, ...], list[str]]:
     """Splits of image files, in memory if they fit; the classes; damaged files that were left out of memory."""
     listing = _list(config, root)
-    of_splits = listing.splits.values()
-    files = Files(np.concatenate([f.paths for f in of_splits]), np.concatenate([f.labels for f in of_splits]))
+    files = Files.joined(listing.splits.values())
     size = config.image_size or 0  # DataConfig refuses files without one
     prepared = preparation(config, (config.input_channels, size, size))
     streams = _streams(config, len(files), prepared)
@@ -250,7 +249,7 @@ def _read_files(config: DataConfig, root: Path) -> tuple[dict[str, Split], tuple
     images = FileImages(files, everything, prepared, cache, config.on_bad_image == "skip", config.workers)
     splits: dict[str, Split] = {}
     skipped: list[str] = []
-    ends = np.cumsum([len(f) for f in of_splits])
+    ends = np.cumsum([len(of_split) for of_split in listing.splits.values()])
     for name, indices in zip(listing.splits, np.split(everything, ends[:-1]), strict=True):
         of_split, labels = images.subset(indices), files.labels[indices]
         if streams:

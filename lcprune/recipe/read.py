@@ -108,10 +108,7 @@ def _read_yaml(text: str, origin: str) -> Any:
     try:
         limits.check(_yaml(), text, origin)
         with warnings.catch_warnings():
-            for category in (
-                YAMLWarning,
-                YAMLFutureWarning,
-            ):  # the reader only warns of some things that no recipe needs
+            for category in (YAMLWarning, YAMLFutureWarning):  # of things that no recipe needs
                 warnings.simplefilter("error", category)
             return _yaml().load(text)
     except RecipeError:
