@@ -1,4 +1,4 @@
-"""The price that keeps a budget on new images, chosen and forecast by cross-validation over the deciding images.
+"""The price of a lost image that keeps a budget on new images, chosen by cross-validation over the deciding images.
 
 The images of each of `FOLDS` parts are judged by the criterion, exits and thresholds that the other parts give at the
 same price; those of the file come from all. One image more than were lost is counted. Then a budget that is just kept

@@ -1,4 +1,4 @@
-"""What a network costs: every sub-model alone, and the parts that an image pays for one after another."""
+"""Cost of a network: of every sub-model alone, and of the groups and critics of the cascade."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ Paid = TypeVar("Paid", int, float)
 
 @dataclass(frozen=True)
 class ExitCost:
-    """What one sub-model that stands alone costs."""
+    """Cost of one sub-model alone."""
 
     name: str
     exit_index: int
@@ -32,7 +32,7 @@ class CascadeCost:
     """Of every critic, ``(K - 1,)``: main has none."""
 
     def __post_init__(self) -> None:
-        """Refuse counts that fit no network.
+        """Refuses counts that fit no network.
 
         Raises:
             ValueError: If the two do not belong to one cascade, or a count is negative.
@@ -48,7 +48,7 @@ class CascadeCost:
         return sum(self.group_macs)
 
     def truncated(self, k: int) -> "CascadeCost":
-        """The first `k` exits alone: what was critic `k` now ends the last group."""
+        """The first `k` exits alone: critic `k` becomes the end of the last group."""
         if k == len(self.group_macs):
             return self
         last = self.group_macs[k - 1] + self.critic_macs[k - 1]
@@ -61,7 +61,7 @@ class CascadeCost:
 
 @dataclass(frozen=True)
 class NetworkCost:
-    """What every sub-model of a network costs, and what its parts do."""
+    """Cost of every sub-model of a network, and of its parts."""
 
     exits: tuple[ExitCost, ...]
     """All K, shallow first; main is the last."""
@@ -75,7 +75,7 @@ class NetworkCost:
 def paid_at_exits(
     groups: Sequence[Paid], critics: Sequence[Paid], kept: Sequence[int] | None = None
 ) -> tuple[Paid, ...]:
-    """What an image pays that leaves at each kept early exit, and last one that goes on to main.
+    """Cost of an image that takes each kept early exit, and last of one that takes none.
 
     Args:
         groups: What each group costs, ``(K,)``, in any unit.

@@ -36,7 +36,7 @@ FREE_OPS = frozenset(
 def count_macs(module: nn.Module, image_shape: tuple[int, int, int]) -> int:
     """Multiply-adds for one image of ``(C, H, W)``: convolutions, linear layers and matrix products.
 
-    Half of the total of ``torch.utils.flop_counter``. The module's training mode is left as it was.
+    Half of the total of ``torch.utils.flop_counter``. The module's training mode is restored.
 
     Raises:
         ProfileError: If the module runs an operator whose cost is not known.

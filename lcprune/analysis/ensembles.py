@@ -1,7 +1,7 @@
-"""Three ways to make one answer of several exits, on stored logits.
+"""Three kinds of ensembles of exits, on stored logits.
 
 - ``logits``: the exits' outputs are summed (Lee and Lee 2018, arXiv:1805.01128, Figure 4b).
-- ``probabilities``: their softmax probabilities are summed, so that an exit that is not sure says less.
+- ``probabilities``: their softmax probabilities are summed, so that an exit that is not confident counts less.
 - ``weighted``: a weighted sum of the outputs, its weights found on the validation split. Log-probabilities instead of
   logits would give the same: they differ by one number per row and exit, which the softmax of the sum drops.
 """
@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
+from scipy.special import log_softmax, softmax
 
 from lcprune.criterion import FloatArray, IntArray, check_logits, chunks, row_classes
 
@@ -22,7 +23,7 @@ Doubles = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class EnsembleResult:
-    """One way to combine one set of exits, and what it is right about."""
+    """The accuracy of one kind of ensemble of one set of exits."""
 
     members: str
     """Such as ``1+2+3+main``."""
@@ -32,19 +33,22 @@ class EnsembleResult:
     """Of every member, shallow first; they add up to 1."""
 
 
-def ensemble_members(n_exits: int, names: Sequence[str] = ()) -> dict[str, int]:
-    """Names of the sets of exits that are combined, and how many of the first exits each has: "1+2", "1+2+main".
+def ensembles(logits: FloatArray, labels: IntArray, names: Sequence[str] = ()) -> dict[str, float]:
+    """Accuracy in percent of summed outputs, by the names of the members: "1+2", "1+2+main".
 
-    One exit alone is no ensemble. `names` are those of the exits, where they are not all that a network has.
+    Args:
+        logits: ``(K, N, C)``.
+        labels: ``(N,)``.
+        names: Of the exits, where they are not all that a network has.
     """
+    members = _members(len(logits), names)
+    return {name: ensemble_pct(logits[:size], labels, (1.0,) * size) for name, size in members.items()}
+
+
+def _members(n_exits: int, names: Sequence[str] = ()) -> dict[str, int]:
+    """Names of the sets of exits that are combined, and how many of the first exits each has; one alone is none."""
     names = names or [*(str(k) for k in range(1, n_exits)), "main"]
     return {"+".join(names[:size]): size for size in (n_exits - 1, n_exits) if size > 1}
-
-
-def ensembles(logits: FloatArray, labels: IntArray, names: Sequence[str] = ()) -> dict[str, float]:
-    """Accuracy in percent of summed outputs, by `ensemble_members`."""
-    members = ensemble_members(len(logits), names)
-    return {name: ensemble_pct(logits[:size], labels, (1.0,) * size) for name, size in members.items()}
 
 
 def ensemble_table(
@@ -64,7 +68,7 @@ def ensemble_table(
     """
     check_logits(logits, labels)
     results = []
-    for members, size in ensemble_members(len(logits)).items():
+    for members, size in _members(len(logits)).items():
         kinds: dict[Kind, tuple[float, ...]] = dict.fromkeys(("logits", "probabilities"), (1 / size,) * size)
         if val_logits is not None and val_labels is not None and len(val_labels):
             kinds["weighted"] = fit_weights(val_logits[:size], val_labels)
@@ -91,7 +95,9 @@ def ensemble_pct(
         with np.errstate(over="ignore", invalid="ignore"):
             for weight, of_exit in zip(weights, logits[:, rows], strict=True):
                 values = of_exit.astype(np.float32, copy=False)
-                summed += np.float32(weight) * (_softmax(values) if probabilities else values)
+                if probabilities:
+                    values = softmax(np.where(np.isfinite(values), values, np.float32(np.nan)), axis=1)
+                summed += np.float32(weight) * values
         right += int(np.count_nonzero(row_classes(summed)[0] == labels[rows]))
     return 100 * right / len(labels)
 
@@ -119,14 +125,6 @@ def fit_weights(logits: FloatArray, labels: IntArray) -> tuple[float, ...]:
     return tuple((found / total if total > 0 else equal).tolist())
 
 
-def _softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Of ``(n, C)``; NaN where a logit of the row is not finite."""
-    finite = np.isfinite(logits).all(axis=1, keepdims=True)
-    exponentials = np.where(finite, np.exp(logits - logits.max(axis=1, keepdims=True)), np.float32(np.nan))
-    probabilities: npt.NDArray[np.float32] = exponentials / exponentials.sum(axis=1, keepdims=True)
-    return probabilities
-
-
 def _cross_entropy(weights: Doubles, logits: FloatArray, labels: IntArray) -> tuple[float, Doubles]:
     """Mean cross-entropy of the weighted sum in nats, and its gradient by the weights, ``(K,)``."""
     total, gradient, used = 0.0, np.zeros(len(weights)), 0
@@ -134,13 +132,9 @@ def _cross_entropy(weights: Doubles, logits: FloatArray, labels: IntArray) -> tu
         finite = np.isfinite(logits[:, rows]).all(axis=(0, 2))
         values = logits[:, rows][:, finite].astype(np.float64)  # (K, n, C)
         own = values[:, np.arange(values.shape[1]), labels[rows][finite]]  # (K, n)
-        summed = np.tensordot(weights, values, 1)
-        summed -= summed.max(axis=1, keepdims=True)
-        own_summed = summed[np.arange(len(summed)), labels[rows][finite]]
-        probabilities = np.exp(summed)
-        sums = probabilities.sum(axis=1, keepdims=True)
-        probabilities /= sums
-        total += float(np.sum(np.log(sums[:, 0]) - own_summed))
-        gradient += np.einsum("nc,knc->k", probabilities, values) - own.sum(axis=1)
+        summed = np.tensordot(weights, values, 1)  # (n, C)
+        logarithms = log_softmax(summed, axis=1)
+        total -= float(logarithms[np.arange(len(summed)), labels[rows][finite]].sum())
+        gradient += np.einsum("nc,knc->k", np.exp(logarithms), values) - own.sum(axis=1)
         used += len(summed)
     return total / max(used, 1), gradient / max(used, 1)

@@ -5,20 +5,20 @@ Logits are ``(K, N, C)`` float32, shallow exits first and ``main`` last; labels 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lcprune.criterion import BoolArray, FloatArray, IntArray, exit_scores, predicted_classes
-from lcprune.specs import Criterion
+from lcprune.criterion import BoolArray, FloatArray, IntArray, predicted_classes, scores
 
 SWEEP_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
-"""The common thresholds that `sweep` tries, unless told otherwise."""
+"""Default thresholds of `sweep`, each for all early exits."""
 
 
 @dataclass(frozen=True)
 class ProgressiveResult:
-    """What progressive inference does to a data set at fixed thresholds."""
+    """Progressive inference on a data set at fixed thresholds."""
 
     thresholds: tuple[float, ...]
     """One per early exit."""
@@ -28,7 +28,27 @@ class ProgressiveResult:
     macs_ratio: float
     """``mean_macs`` to those of main without critics."""
     exit_fractions: tuple[float, ...]
-    """Share of the rows that leave at each early exit, and last at main."""
+    """Share of the rows that take each early exit, and last of those that reach main."""
+
+    def as_json(self) -> dict[str, Any]:
+        """As ``lcprune evaluate --json`` prints it, where one threshold is that of all early exits."""
+        fields = {**vars(self), "exit_fractions": list(self.exit_fractions)}
+        return {"threshold": fields.pop("thresholds")[0], **fields}
+
+
+def exit_rows(exits: Sequence[tuple[str, int]], logits: FloatArray, labels: IntArray) -> list[dict[str, Any]]:
+    """Accuracies of every exit, as ``lcprune evaluate --json`` prints them.
+
+    Args:
+        exits: Name and ``exit_index`` of every exit, ``(K,)``.
+        logits: ``(K, N, C)``.
+        labels: ``(N,)``.
+    """
+    found = zip(exits, accuracies_pct(logits, labels), balanced_accuracies_pct(logits, labels), strict=True)
+    return [
+        {"name": name, "exit_index": index, "accuracy_pct": accuracy, "balanced_accuracy_pct": balanced}
+        for (name, index), accuracy, balanced in found
+    ]
 
 
 def accuracies_pct(logits: FloatArray, labels: IntArray) -> tuple[float, ...]:
@@ -42,7 +62,7 @@ def accuracies_pct(logits: FloatArray, labels: IntArray) -> tuple[float, ...]:
 
 
 def balanced_accuracies_pct(logits: FloatArray, labels: IntArray) -> tuple[float, ...]:
-    """Accuracy of every exit if all classes had as many images, shallow first; those without any do not count.
+    """Balanced accuracy of every exit, shallow first: the mean over the classes that have images.
 
     Raises:
         ValueError: If there are no labels, or the shapes do not fit each other.
@@ -85,13 +105,13 @@ def accuracy_pct(correct: BoolArray) -> float:
 
 
 def drop_pct(reference_correct: BoolArray, candidate_correct: BoolArray) -> float:
-    """Points that the candidate ``(N,)`` is below the reference ``(N,)``, to 6 digits; from counts, so exactly."""
+    """Points that the candidate ``(N,)`` is below the reference ``(N,)``; from counts, rounded to 6 digits."""
     lost = int(np.count_nonzero(reference_correct)) - int(np.count_nonzero(candidate_correct))
     return round(100 * lost / reference_correct.size, 6)
 
 
 def drop_se_pct(reference_correct: BoolArray, candidate_correct: BoolArray) -> float:
-    """Standard error of `drop_pct`, of images that both have seen."""
+    """Standard error of `drop_pct`, over the same images."""
     lost = reference_correct.astype(np.float64) - candidate_correct
     return 100 * float(np.std(lost)) / float(np.sqrt(lost.size))
 
@@ -102,10 +122,10 @@ def within(value: float, limit: float) -> bool:
 
 
 def leave_at(confidences: FloatArray, thresholds: Sequence[float]) -> npt.NDArray[np.int64]:
-    """Where each row leaves, ``(N,)``: the first early exit that is confident enough, else the last exit.
+    """Exit of each row, ``(N,)``: the first early exit whose score meets its threshold, else the last exit.
 
     Args:
-        confidences: ``(K, N)`` or ``(K - 1, N)``, in [0, 1]. NaN is never confident enough.
+        confidences: ``(K, N)`` or ``(K - 1, N)``, in [0, 1]. NaN meets no threshold.
         thresholds: One per early exit, ``(K - 1,)``. Compared in float32, as in the exported graph.
 
     Raises:
@@ -126,21 +146,17 @@ def sweep(
     exit_macs: Sequence[int],
     main_macs: int,
     thresholds: Sequence[float | Sequence[float]] = SWEEP_THRESHOLDS,
-    criterion: Criterion = "softmax",
-    temperatures: Sequence[float] | None = None,
 ) -> tuple[ProgressiveResult, ...]:
-    """Accuracy and mean MACs when every row leaves at the first exit that is confident enough, for each of thresholds.
+    """Progressive inference by the largest softmax probability, at each of the thresholds.
 
     Args:
         logits: Of the exits in the cascade, main last, ``(K, N, C)``.
         labels: ``(N,)``.
-        exit_macs: Paid by a row that leaves at each exit, ``(K,)``: `CascadeCost.exit_macs`.
+        exit_macs: Of a row that takes each exit, ``(K,)``: `CascadeCost.exit_macs`.
         main_macs: Of main without critics, which ``macs_ratio`` is measured by.
         thresholds: Each is one for all early exits, or one per early exit, ``(K - 1,)``.
-        criterion: Of leaving.
-        temperatures: One per exit, ``(K,)``; None leaves the logits as they are.
     """
-    confidences, classes = exit_scores(logits, criterion, temperatures)
+    confidences, classes = scores(logits)
     correct, early = correct_rows(classes, labels), len(logits) - 1
     each = ([limits] * early if isinstance(limits, int | float) else limits for limits in thresholds)
     return tuple(cascade(confidences, correct, limits, exit_macs, main_macs) for limits in each)
@@ -153,7 +169,7 @@ def cascade(
     exit_macs: Sequence[int],
     main_macs: int,
 ) -> ProgressiveResult:
-    """One of `sweep`, on what the logits say: confidences and correctness of every exit, ``(K, N)`` each.
+    """Progressive inference, from scores and correctness of every exit, ``(K, N)`` each.
 
     Raises:
         ValueError: If the exits of the arguments do not agree in number.

@@ -1,4 +1,4 @@
-"""How far an accuracy may really have dropped, given that both networks saw the same images."""
+"""Confidence intervals of a drop in accuracy, for two networks on the same images."""
 
 import math
 from statistics import NormalDist

@@ -1,4 +1,4 @@
-"""Whether confidences mean what they say."""
+"""Calibration of confidences: the reliability diagram and the expected calibration error."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ BINS = 15
 
 @dataclass(frozen=True)
 class Reliability:
-    """How often an exit is right among the rows of which it is about equally sure."""
+    """Accuracy of an exit by confidence."""
 
     counts: tuple[int, ...]
     """Rows in every bin; the bins divide 0..1 evenly, and 1 lies in the last."""
@@ -24,7 +24,7 @@ class Reliability:
 
 
 def reliability(confidences: FloatArray, correct: BoolArray, bins: int = BINS) -> Reliability:
-    """The reliability diagram of one exit. Rows whose confidence is not finite have no say.
+    """The reliability diagram of one exit. Rows whose confidence is not finite are left out.
 
     Source: Guo et al. 2017, arXiv:1706.04599, Eq. (1) to (3).
 

@@ -1,4 +1,4 @@
-"""How alike a layer finds the samples: representational dissimilarity matrices.
+"""Representational dissimilarity matrices (RDM) of layers.
 
 Source: Kriegeskorte et al. 2008, as in Lee and Lee 2018, arXiv:1805.01128, Figure 5.
 """
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from lcprune.criterion import FloatArray, IntArray
 
 CHUNK_COLUMNS = 4096
-"""Activations of each sample that are looked at together: 13 MB of float64 for 400 samples."""
+"""Activations of each sample in one block: 13 MB of float64 for 400 samples."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The smallest sub-model within a budget, and why the smaller ones are not."""
+"""The smallest sub-model within a budget, and why others are refused."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from lcprune.analysis.cost import ExitCost
 from lcprune.analysis.evaluate import accuracy_pct, correct_rows, drop_pct, drop_se_pct, within
 from lcprune.analysis.intervals import paired_drop_upper_pct
-from lcprune.criterion import BoolArray, FloatArray, IntArray, predicted_classes
+from lcprune.criterion import FloatArray, IntArray, predicted_classes
 from lcprune.errors import BudgetError, LcpruneError
 from lcprune.specs import Minimize
 
@@ -51,7 +51,7 @@ class Budget:
     """With it, ``drop_upper_pct`` is to be within ``max_drop_pct``."""
 
     def __post_init__(self) -> None:
-        """Refuse what nothing can be held against.
+        """Refuses limits that nothing can meet or miss.
 
         Raises:
             ValueError: If a value is out of its range.
@@ -82,18 +82,19 @@ class _Limit:
 
     @property
     def refusal(self) -> str:
-        value, most = _texts(self.value, self.most)
+        """Both figures, with two decimals or as many as it takes to tell them apart."""
+        value, most = f"{self.value:,}", f"{self.most:,}"
+        if not isinstance(self.value, int):
+            digits = next((d for d in range(2, 6) if f"{self.value:.{d}f}" != f"{self.most:.{d}f}"), 6)
+            value, most = f"{self.value:.{digits}f}", f"{self.most:.{digits}f}"
         return f"{self.what.format(value)} over {most}"
 
     @property
     def admits(self) -> str:
-        """The option, with a value that would have been met."""
-        return f"{self.option} {self.value if isinstance(self.value, int) else f'{_rounded_up(self.value):.2f}'}"
-
-    @property
-    def times(self) -> float:
-        """By what factor the limit is exceeded."""
-        return self.value / self.most if self.most else math.inf
+        """The option, with a value that would have been met: rounded up to two decimals."""
+        if isinstance(self.value, int):
+            return f"{self.option} {self.value}"
+        return f"{self.option} {math.ceil(100 * round(self.value, 6) - 1e-9) / 100:.2f}"  # 100 * 3.1 is over 310
 
 
 def candidates_from(
@@ -123,6 +124,9 @@ def candidates_from(
     main = deciding[-1]
     accuracies = {name: [accuracy_pct(of_exit) for of_exit in of_split] for name, of_split in correct.items()}
     unknown = [None] * len(costs)
+    upper: list[float | None] = [None] * len(costs)
+    if confidence is not None:
+        upper = [*(paired_drop_upper_pct(main, of_exit, confidence) for of_exit in deciding[:-1]), 0.0]
     return tuple(
         Candidate(
             **asdict(cost),
@@ -131,7 +135,7 @@ def candidates_from(
             drop_pct=drop_pct(main, deciding[k]),
             expected_drop_pct=drop_pct(main, deciding[k]),
             expected_drop_se_pct=drop_se_pct(main, deciding[k]),
-            drop_upper_pct=None if confidence is None else _drop_upper_pct(deciding, k, confidence),
+            drop_upper_pct=upper[k],
             macs_ratio=cost.macs / costs[-1].macs,
         )
         for k, cost in enumerate(costs)
@@ -171,12 +175,6 @@ def choose(candidates: Sequence[Candidate], budget: Budget) -> Candidate:
     return min(fitting, key=lambda c: (_known(c, FIELDS[budget.minimize]), c.macs, c.params, c.exit_index))
 
 
-def _drop_upper_pct(correct: BoolArray, exit_index: int, confidence: float) -> float:
-    if exit_index == len(correct) - 1:
-        return 0.0
-    return paired_drop_upper_pct(correct[-1], correct[exit_index], confidence)
-
-
 def _is_considered(candidate: Candidate, budget: Budget) -> bool:
     return budget.exits is None or candidate.name == "main" or candidate.exit_index + 1 in budget.exits
 
@@ -209,7 +207,8 @@ def _nothing_fits(considered: Sequence[Candidate], budget: Budget) -> BudgetErro
 
     def distance(candidate: Candidate) -> tuple[float, float]:
         drop, *costs = _limits(candidate, budget)
-        return max([1.0, *(limit.times for limit in costs)]), drop.value
+        times = [limit.value / limit.most if limit.most else math.inf for limit in costs]
+        return max([1.0, *times]), drop.value
 
     nearest = min(considered, key=distance)
     missed = [limit for limit in _limits(nearest, budget) if not limit.is_met]
@@ -218,16 +217,3 @@ def _nothing_fits(considered: Sequence[Candidate], budget: Budget) -> BudgetErro
         f"nothing is within the budget. The nearest is {nearest.name} ({figures}): {refusal(nearest, budget)}",
         f"{' '.join(limit.admits for limit in missed)} admits {nearest.name}",
     )
-
-
-def _texts(value: float, most: float) -> tuple[str, str]:
-    """Two different figures as texts that differ, with two decimals or as many as that takes."""
-    if isinstance(value, int):
-        return f"{value:,}", f"{most:,}"
-    digits = next((d for d in range(2, 6) if f"{value:.{d}f}" != f"{most:.{d}f}"), 6)
-    return f"{value:.{digits}f}", f"{most:.{digits}f}"
-
-
-def _rounded_up(value: float) -> float:
-    """To two decimals; what has no more than two stays (floats: 100 * 3.1 is over 310)."""
-    return math.ceil(100 * round(value, 6) - 1e-9) / 100

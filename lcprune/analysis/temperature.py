@@ -1,4 +1,4 @@
-"""Temperatures that make the probabilities of an exit mean what they say.
+"""Temperature scaling: the temperatures that calibrate the probabilities of every exit.
 
 Source: Guo et al. 2017, "On Calibration of Modern Neural Networks", arXiv:1706.04599, section 4.2: the logits of an
 exit are divided by the T with the smallest mean negative log-likelihood on images that the network was not trained on.
@@ -51,7 +51,7 @@ def _temperature(logits: FloatArray, labels: IntArray) -> float:
 
 
 def _slope(logits: FloatArray, labels: IntArray, inverse: float) -> float:
-    """L' at 1 / T, up to a factor; rows whose logits are not finite have no say."""
+    """L' at 1 / T, up to a factor; rows whose logits are not finite are left out."""
     slope = 0.0
     for rows in chunks(*logits.shape):
         values = logits[rows].astype(np.float32, copy=False)

@@ -1,11 +1,11 @@
-"""Thresholds from one price: what losing an image may cost, in the unit of what the exits cost.
+"""Thresholds from one price of a lost image, in the unit of the cost of the exits.
 
-Leaving at exit k costs what was paid up to there, and the price if the image is lost there: only main is right. Where
-only exit k is right, that gain pays the price back, but no more than `GAIN` times what main costs: gains hardly come
-again on other images, and at a high price the thresholds would be made for them. Going on costs what the exits behind
-it, settled before, make of it. So with the images in the order of their score at exit k, the highest first, the best
-threshold is where the running sum of (going on - leaving) is largest. One number gives all thresholds: the higher the
-price, the fewer images are lost and the more is computed.
+An image that takes exit k costs what was computed up to there, and the price if it is lost there: only main is right.
+Where only exit k is right, the price is subtracted, but at most `GAIN` times the cost of main: such gains seldom recur
+on other images, and at a high price the thresholds would be fitted to them. An image that continues costs what the
+exits behind, whose thresholds are chosen first, make of it. So with the images in the order of their score at exit k,
+the highest first, the best threshold is where the running sum of (continuing - exiting) is largest. One number gives
+all thresholds: the higher the price, the fewer images are lost and the more is computed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ from lcprune.specs import Criterion
 NEVER = 1.01
 """A threshold that no score reaches."""
 GAIN = 15
-"""The most that an image which only an early exit has right pays back, in the cost of main."""
+"""Largest gain of an image that only an early exit classifies correctly, in units of the cost of main."""
 MIN_GAP = 2e-6
 """Neighbouring scores closer than this are not separated: another runtime may round them across a threshold."""
 
@@ -31,7 +31,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Losses = npt.NDArray[np.int8]
 Pay = Callable[[Sequence[int] | None], Sequence[float]]
-"""What an image pays that leaves at each kept early exit, and last at the end: `CascadeCost.exit_macs`, or a time."""
+"""Cost of an image that takes each kept early exit, and last of one that takes none: MACs, or a time."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Rows:
     """Whether float32's main is right, ``(N,)``, where the last of these exits is another one."""
 
     def __post_init__(self) -> None:
-        """Refuse exits that do not belong to one cascade.
+        """Refuses exits that do not belong to one cascade.
 
         Raises:
             ValueError: If cost, scores and correctness are of different numbers of exits.
@@ -67,7 +67,7 @@ class Rows:
         return len(self.correct[0])
 
     def truncated(self, k: int) -> "Rows":
-        """The first `k` exits alone, where the last of them takes every image that comes to it."""
+        """The first `k` exits alone, where every image that reaches the last one takes it."""
         classes = None if self.classes is None else self.classes[:k]
         return Rows(self.confidences[:k], self.correct[:k], self.cost.truncated(k), classes, self.main_correct)
 
@@ -83,7 +83,7 @@ class Rows:
         return found if self.classes is None else agreeing(found, self.classes[list(exits)])
 
     def losses(self) -> Losses:
-        """What leaving at each exit loses against main, ``(K, N)``: 1, 0, or -1 for a gain."""
+        """Images lost at each exit against main, ``(K, N)``: 1, 0, or -1 for a gain."""
         losses: Losses = np.subtract(self.main_correct, self.correct, dtype=np.int8)
         return losses
 
@@ -100,10 +100,10 @@ class Setting:
     exits: tuple[int, ...]
     """``exit_index``, ascending."""
     thresholds: tuple[float, ...]
-    """Midway between neighbouring scores; 0 lets all images leave, `NEVER` none."""
+    """Midway between neighbouring scores; all images meet 0, none meets `NEVER`."""
 
     def outcome(self, rows: Alternatives) -> tuple[Ints, Losses]:
-        """At which of its exits each image leaves, and what that loses against main: 1, 0 or -1; ``(N,)`` each."""
+        """The exit that each image takes, and what that loses against main: 1, 0 or -1; ``(N,)`` each."""
         of_rows, kept = rows[self.criterion], [*self.exits, len(rows[self.criterion].correct) - 1]
         left_at = leave_at(of_rows.scores(kept), self.thresholds)
         lost: Losses = np.take_along_axis(of_rows.losses()[kept], left_at[None], axis=0)[0]
@@ -160,7 +160,7 @@ def settings_at(
     Args:
         prices: Of a lost image, in the unit of ``pay``; in blocks, at whose middle criterion and exits are settled.
         rows: That decide.
-        pay: Cost of leaving.
+        pay: Cost of the exits.
         exits: To keep, whether they pay or not. None: those whose loss would make the whole dearer, dropped one by one.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What went wrong, as one message and an exit code."""
+"""Errors as one message and an exit code."""
 
 import json
 import os
@@ -11,12 +11,12 @@ import typer
 from lcprune.errors import INSTALL_TORCH, Interrupted, LcpruneError, SetupError, printable
 
 PATIENCE_S = 10.0
-"""Of a process that leaves it to another one to tell the user; if it still lives then, the error is its alone."""
+"""How long a rank waits for torchrun to end it after an error of rank 0; then the error is its own."""
 
 
 @contextmanager
 def user_errors(as_json: bool) -> Iterator[None]:
-    """Turns what a user can fix into one message and an exit code."""
+    """Turns an error that the user can fix into one message and an exit code."""
     try:
         yield
     except LcpruneError as error:
@@ -26,7 +26,7 @@ def user_errors(as_json: bool) -> Iterator[None]:
 
 
 def _reported(error: LcpruneError, as_json: bool) -> typer.Exit:
-    """Says what went wrong; raise what comes back."""
+    """Prints the error; the caller raises the result."""
     if not _tells(error):
         return typer.Exit(error.exit_code)
     if as_json:
@@ -38,22 +38,19 @@ def _reported(error: LcpruneError, as_json: bool) -> typer.Exit:
 
 
 def _tells(error: LcpruneError) -> bool:
-    """Whether this process tells the user. Of several that torchrun started, one on each machine does.
-
-    Where they have met already, they agree on one.
-    """
+    """Whether this rank prints the error: one on each machine, or the one on which connected ranks have agreed."""
     if error.reports is not None:
         return error.reports
     if isinstance(error, Interrupted):
         return os.environ.get("RANK", "0") == "0"
     if os.environ.get("LOCAL_RANK", "0") != "0":
-        time.sleep(PATIENCE_S)  # torchrun ends this process when the one that tells has told
+        time.sleep(PATIENCE_S)  # torchrun ends this rank once another one has failed
     return True
 
 
 @contextmanager
 def torch_needed() -> Iterator[None]:
-    """Says how to fix an installation in which torch cannot be imported."""
+    """Names the fix of an installation in which torch cannot be imported."""
     try:
         yield
     except (ImportError, OSError, RuntimeError) as error:

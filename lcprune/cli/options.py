@@ -1,4 +1,4 @@
-"""Options that several commands have, and what their text means."""
+"""Options that several commands have, and how their values are read."""
 
 import math
 import os

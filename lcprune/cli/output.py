@@ -14,7 +14,7 @@ from lcprune.cli.failing import user_errors
 from lcprune.cli.options import Json, Quiet
 
 Result = tuple[Any, Any]
-"""What a command found: the data that ``--json`` prints, and the table or text for a person."""
+"""Result of a command: the data that ``--json`` prints, and the table or text that is printed without."""
 
 _COMMON = [
     inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Json),
@@ -46,7 +46,7 @@ def command(work: Callable[..., Result | None]) -> Callable[..., None]:
 
 
 def is_other_rank() -> bool:
-    """Whether this is a process of torchrun that leaves it to rank 0 to print."""
+    """Whether this is a rank of torchrun other than 0, which alone prints."""
     return os.environ.get("RANK", "0") != "0"
 
 
@@ -63,7 +63,7 @@ def show(content: Any, table: Any, as_json: bool, quiet: bool) -> None:
 
 
 def notice(quiet: bool) -> Callable[[str], None]:
-    """Takes what is worth a line on stderr."""
+    """Prints messages on stderr."""
     silent = quiet or is_other_rank()
     return (lambda message: None) if silent else (lambda message: typer.echo(message, err=True))
 

@@ -38,7 +38,7 @@ def init(
 def dry_run(recipe: Any, data_root: Path = Path("data")) -> dict[str, Any]:
     """What a recipe would train; or the error of a recipe whose network cannot be built."""
     with torch_needed():
-        from lcprune.pipeline import dry_run as pipeline
+        from lcprune.pipeline import train as pipeline
     return pipeline.dry_run(recipe, data_root)
 
 

@@ -1,4 +1,4 @@
-"""The training batches of a recipe, the rows that this process trains on."""
+"""The training batches of a recipe."""
 
 import torch
 

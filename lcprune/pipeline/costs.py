@@ -1,4 +1,4 @@
-"""What the sub-models of a run and its cascade cost: ``profile.json``."""
+"""Cost of the sub-models of a run and of its cascade: ``profile.json``."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,7 +15,7 @@ from lcprune.recipe import Recipe
 
 
 def write_counted(folder: Path, network: Network, image_shape: tuple[int, int, int]) -> None:
-    """Counts what a run's network costs, unless ``profile.json`` is of these weights; nothing is exported or timed.
+    """Counts the cost of a run's network, unless ``profile.json`` is of these weights; nothing is exported or timed.
 
     Raises:
         ProfileError: If the network's cost cannot be counted.
@@ -27,7 +27,7 @@ def write_counted(folder: Path, network: Network, image_shape: tuple[int, int, i
 
 
 def costs_of(folder: Path, recipe: Recipe) -> NetworkCost:
-    """The costs of a run; counted now where they were not, or were for other weights.
+    """The costs of a run; counted now if they were not, or if they are of other weights.
 
     Raises:
         RunError: If the run is not finished, or ``profile.json`` is damaged.
@@ -45,8 +45,8 @@ def costs_of(folder: Path, recipe: Recipe) -> NetworkCost:
 
 
 def cost_rows(network: Network, cost: NetworkCost) -> list[ExitCost]:
-    """All sub-models, and last the cascade that no image leaves early."""
-    params = count_params(network.groups) + count_params(network.critics)  # what trains alone needs is no part of it
+    """All sub-models, and last the cascade with no early exit taken."""
+    params = count_params(network.groups) + count_params(network.critics)  # without what only training needs
     return [*cost.exits, ExitCost("cascade", len(network.critics), cost.cascade.exit_macs()[-1], params)]
 
 

@@ -1,4 +1,4 @@
-"""Where a trunk can be cut, and how equal its layer groups are."""
+"""Where a backbone can be cut, and the MACs of its layer groups."""
 
 from dataclasses import asdict
 from typing import Any
@@ -7,13 +7,14 @@ from lcprune.analysis.counting import count_cost
 from lcprune.errors import ModelError
 from lcprune.models import Network
 from lcprune.models.backbones import cut_names, find_cuts
+from lcprune.pipeline.suggest_recipe import trunk_of
 from lcprune.recipe.schema.model import PLACES
 
 
 def list_cuts(
     trunk: str, *, image_size: int = 224, channels: int = 3, classes: int = 1000, groups: int = 4
 ) -> dict[str, Any]:
-    """The places where a trunk from torchvision, or one's own, can be cut.
+    """The places where a backbone of torchvision, or the user's own, can be cut.
 
     Args:
         trunk: ``torchvision/NAME`` (or NAME alone), or ``package.module:callable``.
@@ -23,15 +24,15 @@ def list_cuts(
         groups: Layer groups that ``cuts: auto`` is asked for.
 
     Raises:
-        ModelError: If there is no such trunk.
+        ModelError: If there is no such backbone.
     """
     if trunk in PLACES:
         near = f", or name torchvision/{trunk}" if trunk.startswith("resnet") else ""
         raise ModelError(
-            f"{trunk} is this package's own trunk: it can be cut after any of its layers, as critics.after says",
+            f"{trunk} is this package's own backbone: it can be cut after any of its layers, as critics.after says",
             f"leave model.cuts out{near}",
         )
-    trunk = trunk if "/" in trunk or ":" in trunk else f"torchvision/{trunk}"
+    trunk = trunk_of(trunk)
     cuts, chosen = find_cuts(trunk, classes, (channels, image_size, image_size), groups)
     return {
         "trunk": trunk,
@@ -51,7 +52,7 @@ def list_cuts(
 
 
 def balance(network: Network, image_shape: tuple[int, int, int]) -> list[dict[str, Any]]:
-    """Where each layer group of a trunk from elsewhere ends, and its multiply-adds; nothing for any other trunk.
+    """The end and the MACs of each layer group of an imported backbone; empty for this package's own.
 
     Raises:
         ProfileError: If the network's cost cannot be counted.

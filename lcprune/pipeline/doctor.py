@@ -1,4 +1,4 @@
-"""What this machine has, what is wrong with the installation, and in what it differs from where a run was trained."""
+"""What is installed on this machine, its problems, and how it differs from the machine of a run."""
 
 import importlib
 import os
@@ -13,24 +13,16 @@ from lcprune import __version__, runs
 from lcprune.errors import INSTALL_TORCH, RunError
 
 PACKAGES = (
-    "torch",
-    "torchvision",
-    "onnx",
-    "onnxscript",
-    "onnxruntime",
-    "fvcore",
-    "numpy",
-    "scipy",
-    "pydantic",
-    "safetensors",
+    *("torch", "torchvision", "onnx", "onnxscript", "onnxruntime"),
+    *("fvcore", "numpy", "scipy", "pydantic", "safetensors"),
 )
 
 
 def examine(run: Path | None = None) -> dict[str, Any]:
-    """What was ``found``, by name, and the ``problems``, each with its fix.
+    """``found``: versions by name; ``problems``, each with its fix.
 
     Args:
-        run: A run folder; then ``differs`` says in what this machine is not the one of its last ``train``.
+        run: A run folder; then ``differs`` lists how this machine differs from that of its ``train``.
 
     Raises:
         RunError: If there is no such run, or nothing is recorded of its machine.
@@ -52,9 +44,9 @@ def examine(run: Path | None = None) -> dict[str, Any]:
 
 
 def _differences(run: Path, found: dict[str, str]) -> list[str]:
-    """What the run's ``environment.json`` says and this machine does not, a line for each; what it lacks is left out.
+    """Differences from the run's ``environment.json``, a line for each; what it lacks is left out.
 
-    The same seed gives the same weights to the bit only where there is no such line.
+    The same seed gives bit-identical weights only if there is none.
     """
     folder, _ = runs.open_run(run)
     content = runs.read_json(runs.require(folder, runs.ENVIRONMENT, f"lcprune train {folder / runs.RECIPE}"))

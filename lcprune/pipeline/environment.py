@@ -1,4 +1,4 @@
-"""What a run's results depend on besides the recipe: versions, threads, the device, how many processes."""
+"""Reproducibility info of a run besides its recipe: versions, threads, device, number of ranks."""
 
 import os
 import platform
@@ -16,12 +16,12 @@ Precision = Literal["fp32", "bf16", "auto"]
 
 
 def environment(wanted: Precision, channels_last: bool, coordinator: Coordinator) -> dict[str, Any]:
-    """``environment.json``: what a run's results depend on besides the recipe.
+    """The content of ``environment.json``.
 
     Args:
         wanted: The recipe's `train.precision`.
         channels_last: The recipe's `train.channels_last`.
-        coordinator: The processes that train.
+        coordinator: Of the ranks that train.
     """
     packages = ("torch", "torchvision", "numpy", "onnx", "onnxruntime", "fvcore")
     return {
@@ -36,7 +36,7 @@ def environment(wanted: Precision, channels_last: bool, coordinator: Coordinator
 
 
 def reproducibility(wanted: Precision, channels_last: bool, coordinator: Coordinator) -> dict[str, str | int]:
-    """What bit-identity depends on; see `environment`."""
+    """What bit-identical results depend on; see `environment`."""
     device = coordinator.device
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {

@@ -8,13 +8,12 @@ import numpy as np
 from lcprune import recipe as recipes
 from lcprune import runs
 from lcprune.analysis.ensembles import ensembles
-from lcprune.analysis.evaluate import ProgressiveResult, accuracies_pct, balanced_accuracies_pct, sweep
+from lcprune.analysis.evaluate import ProgressiveResult, exit_rows, sweep
 from lcprune.data import sources
 from lcprune.data.images import read_folder, refuse_too_many
 from lcprune.errors import DataError
 from lcprune.exporters.segment_session import SegmentedSession, open_model
 from lcprune.exporters.session import ProgressiveSession
-from lcprune.pipeline.rows import progressive_rows
 
 Images = np.ndarray[Any, np.dtype[np.uint8]]
 Labels = np.ndarray[Any, np.dtype[np.int64]]
@@ -40,22 +39,12 @@ def evaluate(model: Path, data: str, data_root: Path) -> dict[str, Any]:
     result: dict[str, Any] = {"split": split, "samples": len(labels), "exits": [], "ensembles": {}, "progressive": []}
     if info.kind == "submodel" or session.takes_thresholds:
         logits = session.exit_logits(images)  # (exits, N, classes)
-        accuracies = accuracies_pct(logits, labels)
-        result["exits"] = [
-            {
-                "name": known.name,
-                "exit_index": known.exit_index,
-                "accuracy_pct": accuracy,
-                "balanced_accuracy_pct": balanced,
-            }
-            for known, accuracy, balanced in zip(
-                info.exits, accuracies, balanced_accuracies_pct(logits, labels), strict=True
-            )
-        ]
+        exits = [(known.name, known.exit_index) for known in info.exits]
+        result["exits"] = exit_rows(exits, logits, labels)
         names = ["main" if known.name == "main" else str(known.exit_index + 1) for known in info.exits]
         result["ensembles"] = ensembles(logits, labels, names)  # a file need not hold all exits
         if info.kind == "progressive":
-            result["progressive"] = progressive_rows(sweep(logits, labels, info.exit_macs, info.main_macs))
+            result["progressive"] = [row.as_json() for row in sweep(logits, labels, info.exit_macs, info.main_macs)]
     if info.kind == "progressive":
         result["progressive"].insert(0, _at_own_thresholds(session, images, labels))
     return result
@@ -74,7 +63,7 @@ def _at_own_thresholds(session: Session, images: Images, labels: Labels) -> dict
         macs_ratio=mean_macs / info.main_macs,
         exit_fractions=tuple((counts / len(labels)).tolist()),
     )
-    return {**progressive_rows([own])[0], "threshold": list(info.thresholds)}
+    return {**own.as_json(), "threshold": list(info.thresholds)}
 
 
 def _images(session: Session, data: str, data_root: Path) -> tuple[Images, Labels, str]:

@@ -8,23 +8,22 @@ import numpy as np
 
 from lcprune import runs
 from lcprune.analysis.ensembles import ensemble_table, ensembles
-from lcprune.analysis.evaluate import accuracies_pct, balanced_accuracies_pct, sweep
+from lcprune.analysis.evaluate import exit_rows, sweep
 from lcprune.errors import RunError
 from lcprune.pipeline import stored
 from lcprune.pipeline.costs import costs_of
-from lcprune.pipeline.rows import progressive_rows
 from lcprune.pipeline.train import choose_device
 from lcprune.recipe import Recipe
 from lcprune.training.predicting import predict_logits
 
 
 def evaluate(folder: Path, *, flip: bool = False) -> dict[str, Any]:
-    """What the stored logits say about the test split, or about validation where there are no test images.
+    """Accuracies on the test split, or on validation where there are no test images, from the stored logits.
 
     Args:
         folder: A finished run.
         flip: Whether to take the mean of the logits of each image and of its mirror image instead. Both are computed
-            now, from the weights and the run's images; the stored logits stay plain. Every MAC is paid twice.
+            now, from the weights and the run's images; the stored logits are unchanged. MACs count twice.
 
     Raises:
         RunError: If the run is not finished, or has neither test nor validation images.
@@ -43,27 +42,18 @@ def evaluate(folder: Path, *, flip: bool = False) -> dict[str, Any]:
     # Weights that were found on the rows that they are judged by would look better than they are.
     val_logits, val_labels = (arrays["val_logits"], arrays["val_labels"]) if split == "test" else (None, None)
     costs = costs_of(folder, recipe)
-    names = [cost.name for cost in costs.exits]
-    swept = sweep(logits, labels, costs.cascade.exit_macs(), costs.cascade.main_macs) if len(names) > 1 else ()
+    swept = sweep(logits, labels, costs.cascade.exit_macs(), costs.cascade.main_macs) if len(costs.exits) > 1 else ()
     kinds = ensemble_table(val_logits, val_labels, logits, labels)
-    result = {
+    result: dict[str, Any] = {
         "split": split,
         "samples": len(labels),
-        "exits": [
-            {"name": name, "exit_index": index, "accuracy_pct": accuracy, "balanced_accuracy_pct": balanced}
-            for index, (name, accuracy, balanced) in enumerate(
-                zip(names, accuracies_pct(logits, labels), balanced_accuracies_pct(logits, labels), strict=True)
-            )
-        ],
+        "exits": exit_rows([(cost.name, cost.exit_index) for cost in costs.exits], logits, labels),
         "ensembles": ensembles(logits, labels),
         "ensemble_kinds": [asdict(row) for row in kinds],
-        "progressive": progressive_rows(swept),
+        "progressive": [row.as_json() for row in swept],
     }
-    return _paid_twice(result) if flip else result
-
-
-def _paid_twice(result: dict[str, Any]) -> dict[str, Any]:
-    """The same where each image passes with its mirror image."""
+    if not flip:
+        return result
     twice = [row | {key: 2 * row[key] for key in ("mean_macs", "macs_ratio")} for row in result["progressive"]]
     return result | {"progressive": twice, "flip": True}
 
@@ -72,9 +62,8 @@ def _flipped(folder: Path, recipe: Recipe, name: str) -> tuple[np.ndarray[Any, A
     """Logits ``(K, N, C)``, means over each image and its mirror image, and labels ``(N,)``."""
     dataset, _ = stored.load_dataset(folder, recipe)
     split = dataset.test if name == "test" else dataset.val
-    mirrored = split.mirrored()
     device, channels_last = choose_device("auto"), recipe.train.channels_last
     network = stored.load_network(folder, recipe)[0].to(device)
     logits = predict_logits(network, split, device, channels_last)
-    logits += predict_logits(network, mirrored, device, channels_last)
+    logits += predict_logits(network, split.mirrored(), device, channels_last)
     return (logits / 2).numpy(), split.labels

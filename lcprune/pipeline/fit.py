@@ -36,7 +36,7 @@ from lcprune.training.parallel import Coordinator
 from lcprune.training.step import compile_parts
 
 MAX_RETRIES = 3
-"""How often a run goes back because a number is no longer finite, where the recipe lets it."""
+"""How often a run goes back to a checkpoint after a number that is not finite, if the recipe allows it."""
 
 Notice = Callable[[str], None]
 Display = Callable[[int, int, tuple[str, ...]], AbstractContextManager[Listener]]
@@ -52,9 +52,9 @@ class Trained:
     iterations: int
     seconds: float
     """Time spent in training, over all sessions."""
-    val_accuracy_pct: tuple[float, ...]
+    val_accuracy_pct: tuple[float, ...] = ()
     """Of every exit; empty without validation images."""
-    test_accuracy_pct: tuple[float, ...]
+    test_accuracy_pct: tuple[float, ...] = ()
     """Of every exit; empty without test images."""
     val_balanced_accuracy_pct: tuple[float, ...] = ()
     """Likewise, the mean over the classes: what accuracy would be if all had as many images."""
@@ -64,16 +64,9 @@ class Trained:
 
     def as_json(self) -> dict[str, Any]:
         """As ``lcprune train --json`` prints it."""
-        return {
-            "run": str(self.run),
-            "iterations": self.iterations,
-            "seconds": round(self.seconds, 3),
-            "val_accuracy_pct": list(self.val_accuracy_pct),
-            "test_accuracy_pct": list(self.test_accuracy_pct),
-            "val_balanced_accuracy_pct": list(self.val_balanced_accuracy_pct),
-            "test_balanced_accuracy_pct": list(self.test_balanced_accuracy_pct),
-            "bad_images": len(self.bad_images),
-        }
+        accuracies = {name: list(value) for name, value in vars(self).items() if name.endswith("_pct")}
+        counts = {"iterations": self.iterations, "seconds": round(self.seconds, 3)}
+        return {"run": str(self.run), **counts, **accuracies, "bad_images": len(self.bad_images)}
 
 
 def fit(
@@ -86,17 +79,17 @@ def fit(
     display: Display,
     notice: Notice,
 ) -> Trained:
-    """Trains to the end and writes what is left.
+    """Trains to the end, from the newest checkpoint, and writes the results.
 
     Args:
-        folder: Of the run; no other training may go on in it.
+        folder: Of the run; no other process may train in it.
         recipe: What to train.
         dataset: The images.
         network: With initial weights; it is trained.
-        loader: What this process learns from.
-        coordinator: The processes that do it together.
+        loader: The training batches of this rank.
+        coordinator: Of the ranks that train together.
         display: Shows the progress.
-        notice: Is told what a person should know.
+        notice: Receives messages for the user.
 
     Raises:
         LcpruneError: For what the user can fix.
@@ -106,7 +99,9 @@ def fit(
     torch.manual_seed(recipe.train.seed)
     _restore(trainer, state, notice)
     if state.step == 0:
-        _whiten(network, dataset)
+        for layer in network.modules():
+            if isinstance(layer, Whitening):  # the frozen first layer; from then on it is in the checkpoints
+                layer.fit(dataset.train.images, network.normalize)
     if state.step > trainer.iterations:
         raise RunError(
             f"{folder} has done {state.step} steps already, which is more than {trainer.iterations}",
@@ -181,15 +176,8 @@ def _restore(trainer: Trainer, state: TrainingState, notice: Notice) -> None:
             )
 
 
-def _whiten(network: Network, dataset: Dataset) -> None:
-    """Finds the weights of the frozen first layer, where there is one. From then on they are in the checkpoints."""
-    for layer in network.modules():
-        if isinstance(layer, Whitening):
-            layer.fit(dataset.train.images, network.normalize)
-
-
 def _fit(trainer: Trainer, method: Method, state: TrainingState, display: Display, notice: Notice) -> None:
-    """Trains to the end; where the recipe lets it, it goes back when a number is no longer finite."""
+    """Trains to the end; after a number that is not finite it goes back, if the recipe allows it."""
     data, retries = trainer.recipe.data, trainer.recipe.train.on_nonfinite == "retry"
     if retries and not checkpoint.exists(trainer.checkpoints):
         trainer.save(state)
@@ -211,7 +199,7 @@ def _fit(trainer: Trainer, method: Method, state: TrainingState, display: Displa
 
 
 def _go_back(trainer: Trainer, state: TrainingState, error: NotFiniteError, notice: Notice) -> None:
-    """Puts the newest checkpoint back, for another try with lower learning rates.
+    """Restores the newest checkpoint, to retry with lower learning rates.
 
     Raises:
         NotFiniteError: If there were `MAX_RETRIES` already.
@@ -237,7 +225,7 @@ def _go_back(trainer: Trainer, state: TrainingState, error: NotFiniteError, noti
 
 
 def _settle(average: AveragedModel, trainer: Trainer, state: TrainingState) -> None:
-    """Gives the network its averaged weights; that is training time too."""
+    """Replaces the weights by their average; counted as training time."""
     started = time.perf_counter()
     averaging.settle(average, state.network, trainer.loader, trainer.iterations)
     if trainer.coordinator.device.type == "cuda":
@@ -246,41 +234,27 @@ def _settle(average: AveragedModel, trainer: Trainer, state: TrainingState) -> N
 
 
 def _write(trainer: Trainer, state: TrainingState, dataset: Dataset, notice: Notice) -> Trained:
-    """Writes the names of bad images, weights and predictions; of several processes, the writer does."""
+    """Writes weights, logits, costs and the names of bad images; of several ranks, the writer does."""
     folder, coordinator = trainer.checkpoints.parent, trainer.coordinator
-    everyone = coordinator.all_gather((*dataset.skipped, *trainer.loader.skipped))
-    bad_images = tuple(dict.fromkeys(chain(*everyone)))
-    if coordinator.is_writer:
-        _write_bad_images(folder, bad_images, notice)
+    bad_images = tuple(dict.fromkeys(chain(*coordinator.all_gather((*dataset.skipped, *trainer.loader.skipped)))))
     whole = coordinator.gather_state(state)
     if whole is not None:
         stored.write_weights(folder, whole.network)
     arrays: dict[str, np.ndarray[Any, Any]] = {}
+    accuracies: dict[str, tuple[float, ...]] = {}
     for name, split in (("val", dataset.val), ("test", dataset.test)):
-        arrays[f"{name}_labels"] = split.labels
-        arrays[f"{name}_logits"] = np.zeros((len(state.network.groups), 0, len(dataset.classes)), np.float32)
-        if len(split.labels):
-            arrays[f"{name}_logits"] = trainer.predict(state, split).numpy()
+        labels, logits = split.labels, np.zeros((len(state.network.groups), 0, len(dataset.classes)), np.float32)
+        if len(labels):
+            logits = trainer.predict(state, split).numpy()
+            accuracies[f"{name}_accuracy_pct"] = accuracies_pct(logits, labels)
+            accuracies[f"{name}_balanced_accuracy_pct"] = balanced_accuracies_pct(logits, labels)
+        arrays |= {f"{name}_labels": labels, f"{name}_logits": logits}
     if coordinator.is_writer:
+        _write_bad_images(folder, bad_images, notice)
         _write_predictions(folder, arrays, notice)
         _write_costs(trainer, dataset, notice)
     coordinator.close()
-
-    def measured(measure: Callable[..., tuple[float, ...]], name: str) -> tuple[float, ...]:
-        labels = arrays[f"{name}_labels"]
-        return measure(arrays[f"{name}_logits"], labels) if len(labels) else ()
-
-    return Trained(
-        run=folder,
-        exit_names=state.network.exit_names,
-        iterations=state.step,
-        seconds=state.seconds,
-        val_accuracy_pct=measured(accuracies_pct, "val"),
-        test_accuracy_pct=measured(accuracies_pct, "test"),
-        val_balanced_accuracy_pct=measured(balanced_accuracies_pct, "val"),
-        test_balanced_accuracy_pct=measured(balanced_accuracies_pct, "test"),
-        bad_images=bad_images,
-    )
+    return Trained(folder, state.network.exit_names, state.step, state.seconds, bad_images=bad_images, **accuracies)
 
 
 def _write_bad_images(folder: Path, paths: Sequence[str], notice: Notice) -> None:
@@ -292,7 +266,7 @@ def _write_bad_images(folder: Path, paths: Sequence[str], notice: Notice) -> Non
 
 
 def _write_costs(trainer: Trainer, dataset: Dataset, notice: Notice) -> None:
-    """Counts the costs, on a network that is not compiled; what cannot be counted does not spoil what was trained."""
+    """Counts the costs of an uncompiled network; if they cannot be counted, the trained run is still valid."""
     try:
         network = stored.build_network(trainer.recipe, dataset)
         write_counted(trainer.checkpoints.parent, network, dataset.image_shape)
@@ -301,7 +275,7 @@ def _write_costs(trainer: Trainer, dataset: Dataset, notice: Notice) -> None:
 
 
 def _write_predictions(folder: Path, arrays: dict[str, np.ndarray[Any, Any]], notice: Notice) -> None:
-    """Writes the logits; what was made of others, before a run was made longer, holds no more and is removed."""
+    """Writes the logits; results of older logits, of a shorter run, are removed."""
     path = folder / runs.PREDICTIONS
     before = runs.sha256(path) if path.exists() else None
     runs.write_predictions(folder, arrays)

@@ -1,4 +1,4 @@
-"""What an exported file shall say about itself."""
+"""Metadata of an exported file."""
 
 import hashlib
 from collections.abc import Sequence

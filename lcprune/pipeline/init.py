@@ -1,4 +1,4 @@
-"""Looking at a folder of images and writing a recipe that fits it."""
+"""`lcprune init`: surveys a folder of images and writes a recipe that fits it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,15 +15,15 @@ __all__ = ["Wanted", "as_json", "init"]
 
 
 def init(folder: Path, output: Path, wanted: Wanted, force: bool, check: Callable[[Recipe], object]) -> dict[str, Any]:
-    """What the folder holds; writes the recipe to `output`.
+    """Surveys the folder and writes the recipe to `output`; returns what was found.
 
     Args:
         folder: ``CLASS/image``, or ``train/CLASS/image`` with ``val/`` and ``test/`` beside it.
         output: The YAML file to write.
         wanted: What is not to be chosen.
         force: Whether a file that is there may be replaced.
-        check: Is given a recipe with what the user named, and raises an error if the network cannot be built, or the
-            weights are not its own.
+        check: Called with a recipe that has the user's choices; raises an error if the network cannot be built, or
+            the weights do not fit it.
 
     Raises:
         RecipeError: If `output` is there and `force` is not given, or `wanted` makes no right recipe.

@@ -1,4 +1,4 @@
-"""How several processes go on with a run: by ``parallel.json``, and after torchrun started them again."""
+"""How several ranks continue a run: by ``parallel.json``, and after torchrun has restarted them."""
 
 import os
 import platform
@@ -8,12 +8,13 @@ from pathlib import Path
 
 from lcprune import runs
 from lcprune.errors import RunError
+from lcprune.specs import Parallel
 from lcprune.training.parallel import Coordinator, ParallelOptions
 from lcprune.training.parallel.mesh import is_launched
 
 
 def begun_before_a_restart(out: Path | None, launches: Sequence[str]) -> Path | None:
-    """The run that was begun before torchrun started these processes again; None if it had not come to that.
+    """The run that these ranks had begun before torchrun restarted them; None if there is none.
 
     Args:
         out: Where it would be; None: where ``runs/latest`` is.
@@ -27,10 +28,7 @@ def begun_before_a_restart(out: Path | None, launches: Sequence[str]) -> Path | 
 
 
 def launches_of(coordinator: Coordinator) -> list[str]:
-    """Identifies the torchruns of these processes, before and after they start processes again.
-
-    Empty for one process alone.
-    """
+    """Identifies the torchruns that started these ranks, across restarts; empty for a single process."""
     if coordinator.world_size == 1:
         return []
     own = "/".join((os.environ.get("TORCHELASTIC_RUN_ID", ""), platform.node(), str(os.getppid()), _parent_start()))
@@ -38,7 +36,7 @@ def launches_of(coordinator: Coordinator) -> list[str]:
 
 
 def _parent_start() -> str:
-    """When the parent was started, because numbers of processes come again; empty where the system does not tell."""
+    """Start time of the parent, because process ids are reused; empty where the system does not tell."""
     stat = Path(f"/proc/{os.getppid()}/stat")
     return stat.read_text().rpartition(")")[2].split()[19] if stat.exists() else ""
 
@@ -46,35 +44,25 @@ def _parent_start() -> str:
 def groups_before(folder: Path, stages: int) -> tuple[int, ...]:
     """How many layer groups each stage had when the run was begun, with as many stages; else empty.
 
-    Late critics are where stages end: a run that goes on must divide the layers as before, and not by the clock again.
+    Critics between stages may lag behind: a resumed run must divide the layers as before, and not by new timings.
 
     Raises:
         RunError: If ``parallel.json`` is damaged.
     """
-    path = folder / runs.PARALLEL
-    if stages == 1 or not path.exists():
-        return ()
-    try:
-        held = sorted({tuple(rank["groups"]) for rank in runs.read_json(path)["ranks"]})
-    except (KeyError, TypeError) as error:
-        raise _damaged(path, error) from None
-    return tuple(map(len, held)) if len(held) == stages else ()
+    before = _division_before(folder) if stages > 1 else None
+    return tuple(map(len, before[2])) if before and len(before[2]) == stages else ()
 
 
 def options_before(folder: Path, options: ParallelOptions) -> ParallelOptions:
-    """`options`, and what they leave out as it was when the run was begun.
+    """`options`; what they leave out is as it was when the run was begun.
 
     Raises:
         RunError: If ``parallel.json`` is damaged.
     """
-    path = folder / runs.PARALLEL
-    if not is_launched() or not path.exists():
+    before = _division_before(folder) if is_launched() else None
+    if before is None:
         return options
-    content = runs.read_json(path)
-    try:
-        parallel, staleness = content["parallel"], int(content["staleness"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(path, error) from None
+    parallel, staleness, _ = before
     return replace(
         options,
         parallel=options.parallel or parallel,
@@ -82,5 +70,15 @@ def options_before(folder: Path, options: ParallelOptions) -> ParallelOptions:
     )
 
 
-def _damaged(path: Path, error: Exception) -> RunError:
-    return RunError(f"{path} is damaged ({error})", f"remove it, and give --parallel and --staleness: {path}")
+def _division_before(folder: Path) -> tuple[Parallel, int, list[tuple[int, ...]]] | None:
+    """``--parallel``, ``--staleness`` and the groups of every stage of a begun run; None if one process began it."""
+    path = folder / runs.PARALLEL
+    if not path.exists():
+        return None
+    content = runs.read_json(path)
+    try:
+        groups = sorted({tuple(rank["groups"]) for rank in content["ranks"]})
+        return content["parallel"], int(content["staleness"]), groups
+    except (KeyError, TypeError, ValueError) as error:
+        problem = f"{path} is damaged ({error})"
+        raise RunError(problem, f"remove it, and give --parallel and --staleness: {path}") from None

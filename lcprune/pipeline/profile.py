@@ -58,7 +58,7 @@ def measured_costs(folder: Path, recipe: Recipe) -> NetworkCost:
 
 
 def _export_all(network: Network, recipe: Recipe, facts: DataFacts, cost: NetworkCost, folder: Path) -> list[Path]:
-    """Every sub-model, and the cascade that no image leaves early, as ONNX files."""
+    """Every sub-model, and the cascade with no early exit taken, as ONNX files."""
     images = np.random.default_rng(0).integers(0, 256, (8, *facts.image_shape), dtype=np.uint8)
     paths = []
     for k in range(1, len(network.groups) + 1):

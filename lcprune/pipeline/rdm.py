@@ -21,23 +21,8 @@ ACTIVATION_BYTES = 1 << 29
 """Limit of the activations in memory at one time; a single layer may be larger."""
 
 ACTIVATIONS = (
-    nn.ReLU,
-    nn.ReLU6,
-    nn.LeakyReLU,
-    nn.PReLU,
-    nn.RReLU,
-    nn.ELU,
-    nn.SELU,
-    nn.CELU,
-    nn.GELU,
-    nn.SiLU,
-    nn.Mish,
-    nn.Hardswish,
-    nn.Hardtanh,
-    nn.Softplus,
-    nn.Softsign,
-    nn.Tanh,
-    nn.Threshold,
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish),
+    *(nn.Hardswish, nn.Hardtanh, nn.Softplus, nn.Softsign, nn.Tanh, nn.Threshold),
 )
 """Modules that end a layer. Sigmoids are left out: in today's backbones they are gates, whose outputs are factors."""
 
@@ -77,7 +62,7 @@ def of_network(network: Network, images: Split, split: str) -> Dissimilarities:
     """
     network.eval()
     sizes: list[int] = []
-    ends = _run_trunk(network, images.subset(np.arange(1)), lambda _, output: sizes.append(output.numel()))
+    ends = _run_backbone(network, images.subset(np.arange(1)), lambda _, output: sizes.append(output.numel()))
     matrices = np.empty((len(sizes), len(images), len(images)), dtype=np.float32)
     for places in _passes([4 * size * len(images) for size in sizes]):
         kept: dict[int, list[NDArray[np.float32]]] = {place: [] for place in places}
@@ -86,7 +71,7 @@ def of_network(network: Network, images: Split, split: str) -> Dissimilarities:
             if place in kept:
                 kept[place].append(output.flatten(1).float().cpu().numpy().copy())  # the next layer may overwrite it
 
-        _run_trunk(network, images, keep)
+        _run_backbone(network, images, keep)
         for place in places:
             matrices[place] = dissimilarity(np.concatenate(kept.pop(place)))  # (N, D)
     return Dissimilarities(
@@ -111,7 +96,7 @@ def _passes(layer_bytes: Sequence[int]) -> list[list[int]]:
     return passes
 
 
-def _run_trunk(network: Network, images: Split, see: See) -> list[int]:
+def _run_backbone(network: Network, images: Split, see: See) -> list[int]:
     """Shows `see` the place and the output of every layer, batch after batch.
 
     Returns:

@@ -14,7 +14,6 @@ from lcprune.analysis.budget import Family
 from lcprune.analysis.cost import CascadeCost
 from lcprune.analysis.representation import Dissimilarities
 from lcprune.analysis.thresholds import rows_of
-from lcprune.data import sources
 from lcprune.data.sources import Split
 from lcprune.errors import LcpruneError, OnnxModelError, RunError
 from lcprune.exporters.metadata import ModelInfo, read_info
@@ -35,7 +34,7 @@ def report(folder: Path, *, output: Path | None = None, with_rdm: bool = True) -
     Args:
         folder: Of the run.
         output: The file; None writes ``report.html`` into the run folder.
-        with_rdm: Whether to compute what the layers make of images, which takes the time of a few hundred images.
+        with_rdm: Whether to compute dissimilarity matrices, which runs the network on a few hundred images.
 
     Returns:
         ``path``, ``size_bytes``, ``split`` (``val`` where there are no test images) and its number of ``samples``.
@@ -55,7 +54,7 @@ def report(folder: Path, *, output: Path | None = None, with_rdm: bool = True) -
 
 
 def collect(folder: Path, recipe: Recipe, *, with_rdm: bool) -> Subject:
-    """What the page says of a run.
+    """The content of the page.
 
     Raises:
         RunError: If the run is not finished, its files are damaged, or it has neither test nor validation images.
@@ -68,10 +67,9 @@ def collect(folder: Path, recipe: Recipe, *, with_rdm: bool) -> Subject:
         )
     shown, held_out = (Labelled(arrays[f"{name}_logits"], arrays[f"{name}_labels"]) for name in (split, "val"))
     costs = costs_of(folder, recipe)
-    facts = stored.read_facts(folder)
     selection = _json_of(folder, runs.SELECTION, f"lcprune select {folder}")
     files = _exported(folder)
-    images, images_absent = _images(folder, recipe, facts, split, len(shown.labels))
+    images, images_absent = _images(folder, recipe, split, len(shown.labels))
     found, inside_absent = _inside(folder, with_rdm, images_absent)
     has_rows = len(held_out.labels) > 0
     return Subject(
@@ -82,7 +80,7 @@ def collect(folder: Path, recipe: Recipe, *, with_rdm: bool) -> Subject:
         seconds=metrics.seconds_trained(folder),
         exits=costs.exits,
         cost=costs.cascade,
-        classes=facts.classes,
+        classes=stored.read_facts(folder).classes,
         split=split,
         shown=shown,
         held_out=held_out if has_rows else None,
@@ -122,22 +120,21 @@ def _json_of(folder: Path, name: str, command: str) -> dict[str, Any]:
     return content
 
 
-def _images(
-    folder: Path, recipe: Recipe, facts: stored.DataFacts, split: str, n: int
-) -> tuple[np.ndarray[Any, Any] | None, str]:
-    """Images of a split, or why they are not there. Nothing is downloaded."""
+def _images(folder: Path, recipe: Recipe, split: str, n: int) -> tuple[np.ndarray[Any, Any] | None, str]:
+    """The `n` images of a split, or why they are not there. Nothing is downloaded."""
     try:
-        dataset = sources.load(recipe.data, Path(facts.data_root), recipe.train.seed, download=False)
+        dataset, facts = stored.load_dataset(folder, recipe, download=False)
     except LcpruneError as error:
-        return None, f"{error.problem}. Put the images back and run lcprune report {folder} again."
+        problem = error.problem[:1].upper() + error.problem[1:]
+        return None, f"{problem}. Put the images back and run lcprune report {folder} again."
     found: Split = dataset.test if split == "test" else dataset.val
-    if stored.facts_of(dataset, Path(facts.data_root)) != facts or len(found) != n:
+    if len(found) != n:
         return None, f"The images in {facts.data_root} are not those that the run was trained on."
     return found.images, ""
 
 
 def _inside(folder: Path, wanted: bool, images_absent: str) -> tuple[Dissimilarities | None, str]:
-    """What the layers make of images, or what to run for it."""
+    """Dissimilarity matrices of the layers, or how to get them."""
     again = f"Run lcprune report {folder} without --no-rdm."
     if not wanted:
         return None, f"Dissimilarity matrices were left out. {again}"
@@ -211,7 +208,7 @@ def _calibrated(held_out: Labelled, cost: CascadeCost, max_drop_pct: float) -> S
 
 
 def _commands(folder: Path, selection: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """What the folder records: the training as it was typed, the others by what they decided."""
+    """The commands of the run: the training as it was typed, the others from what they recorded."""
     environment = _json_of(folder, runs.ENVIRONMENT, f"lcprune train {folder / runs.RECIPE}")
     thresholds = _json_of(folder, runs.THRESHOLDS, f"lcprune export {folder} --format onnx --progressive")
     found = []

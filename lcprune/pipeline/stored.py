@@ -1,8 +1,9 @@
-"""The network of a run folder, and the description of its data."""
+"""The network of a run folder, and the facts about its data."""
 
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -17,7 +18,7 @@ from lcprune.recipe import Recipe
 
 @dataclass(frozen=True)
 class DataFacts:
-    """Description of the data that a network was trained on."""
+    """Facts about the data that a network was trained on."""
 
     classes: tuple[str, ...]
     image_shape: tuple[int, int, int]
@@ -56,22 +57,19 @@ def read_facts(folder: Path) -> DataFacts:
         RunError: If it is missing or damaged.
     """
     path = runs.require(folder, runs.DATASET, f"lcprune train {folder / runs.RECIPE}")
-    content = runs.read_json(path)
+    content: dict[str, Any] = runs.read_json(path)
     try:
-        channels, height, width = content["image_shape"]
-        return DataFacts(
-            classes=tuple(content["classes"]),
-            image_shape=(channels, height, width),
-            mean=tuple(content["mean"]),
-            std=tuple(content["std"]),
-            val_indices=tuple(content["val_indices"]),
-            data_root=content["data_root"],
-        )
-    except (KeyError, TypeError, ValueError) as error:
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in content.items()
+        }
+        facts = DataFacts(**values)
+        _, _, _ = facts.image_shape
+    except (AttributeError, TypeError, ValueError) as error:
         raise RunError(f"{path} is damaged ({error})", "train again") from None
+    return facts
 
 
-def load_dataset(folder: Path, recipe: Recipe) -> tuple[Dataset, DataFacts]:
+def load_dataset(folder: Path, recipe: Recipe, *, download: bool = True) -> tuple[Dataset, DataFacts]:
     """The images that a run was trained on, from where they were found then.
 
     Raises:
@@ -79,7 +77,7 @@ def load_dataset(folder: Path, recipe: Recipe) -> tuple[Dataset, DataFacts]:
         RunError: If they are other ones.
     """
     facts = read_facts(folder)
-    dataset = sources.load(recipe.data, Path(facts.data_root), recipe.train.seed)
+    dataset = sources.load(recipe.data, Path(facts.data_root), recipe.train.seed, download=download)
     if facts_of(dataset, Path(facts.data_root)) != facts:
         raise RunError(
             f"the images in {facts.data_root} are not those that {folder} was trained on",

@@ -1,13 +1,15 @@
-"""`lcprune train` and `lcprune resume`: load, build, connect, make the run folder; then `lcprune.pipeline.fit`."""
+"""`lcprune train`, its dry run and `lcprune resume`: load, build, connect, make the run folder; then `fit`."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from lcprune import models, runs
 from lcprune import recipe as recipes
-from lcprune import runs
+from lcprune.analysis.counting import count_cost
 from lcprune.data import sources
 from lcprune.errors import RunError, SetupError
 from lcprune.models.check import check_forward_pass
@@ -23,7 +25,7 @@ from lcprune.reporting.tables import balance_line
 from lcprune.training import checkpoint
 from lcprune.training.parallel import Coordinator, ParallelOptions, connect
 
-__all__ = ["Display", "Notice", "Trained", "choose_device", "resume", "train"]
+__all__ = ["Display", "Notice", "Trained", "choose_device", "dry_run", "resume", "train"]
 
 RESUMABLE_KEYS = (
     "train.iterations",
@@ -33,7 +35,7 @@ RESUMABLE_KEYS = (
     "train.on_nonfinite",
     "logging.every",
 )
-"""What `resume` may change: the length, the intervals, and what happens where numbers are no longer finite."""
+"""What `resume` may change: the length, the intervals, and what happens after numbers that are not finite."""
 
 
 def train(
@@ -49,7 +51,7 @@ def train(
 ) -> Trained:
     """Trains a recipe into a new run folder.
 
-    Started again by torchrun after one of its processes was lost, it goes on with the run that it had begun.
+    Restarted by torchrun after the loss of a rank, it continues the run that it had begun.
 
     Args:
         recipe: What to train.
@@ -57,12 +59,12 @@ def train(
         data_root: Where the images are, unless the recipe says.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         display: Shows the progress.
-        notice: Is told what a person should know.
+        notice: Receives messages for the user.
         is_latest: Whether ``runs/latest`` names the run from now on.
-        parallel: How processes that torchrun started share the work; None: each is alone.
+        parallel: How the ranks of torchrun divide the work; None: each process is alone.
 
     Raises:
-        LcpruneError: For what the user can fix. Nothing is written before data and network are known to fit.
+        LcpruneError: For what the user can fix. Nothing is written before data and network have been checked.
     """
     on = choose_device(device)
     data_root = data_root.resolve()
@@ -103,18 +105,18 @@ def resume(
     notice: Notice,
     parallel: ParallelOptions | None = None,
 ) -> Trained:
-    """Goes on with a run from its newest checkpoint, or from the start where none was written yet.
+    """Continues a run from its newest checkpoint, or from the start if none was written yet.
 
-    No other training may go on in the folder meanwhile. Another number of processes may go on than began.
+    No other process may train in the folder meanwhile. The number of ranks may differ from before.
 
     Args:
         folder: Of the run.
         overrides: ``KEY=VALUE`` of the keys that may change.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         display: Shows the progress.
-        notice: Is told what a person should know.
-        parallel: How processes that torchrun started share the work; what it leaves out is as the run was begun. None:
-            each process is alone.
+        notice: Receives messages for the user.
+        parallel: How the ranks of torchrun divide the work; what it leaves out is as the run was begun. None: each
+            process is alone.
 
     Raises:
         LcpruneError: If there is no such run, its checkpoints are damaged, or `overrides` change more than the length
@@ -134,6 +136,27 @@ def resume(
         return fit(folder, recipe, dataset, network, loader, coordinator, display, notice)
 
 
+def dry_run(recipe: Recipe, data_root: Path) -> dict[str, Any]:
+    """The resolved recipe, and the cost of every sub-model of the untrained network."""
+    classes, image_shape = sources.describe(recipe.data, data_root)
+    ones = (1.0,) * image_shape[0]
+    network = models.build(recipe, classes, image_shape, ones, ones)
+    if recipe.model.weights not in ("none", "default"):  # these are downloaded
+        load_pretrained(network, recipe.model)
+    cost = count_cost(network, image_shape)
+    keys = ("name", "exit_index", "macs", "params")
+    candidates = [
+        {**{key: getattr(row, key) for key in keys}, "macs_ratio": row.macs / cost.exits[-1].macs} for row in cost.exits
+    ]
+    groups = balance(network, image_shape)
+    return {
+        "recipe": recipe.model_dump(mode="json", exclude_none=True),
+        "candidates": candidates,
+        "cascade_macs": cost.cascade.exit_macs()[-1],
+        **({"groups": groups} if groups else {}),
+    }
+
+
 def choose_device(name: str) -> torch.device:
     """The device that a user named; ``auto`` is the fastest that is here.
 
@@ -149,7 +172,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def _locked(folder: Path, coordinator: Coordinator) -> AbstractContextManager[None]:
-    """Keeps other trainings out of the folder; of several processes, the writer does."""
+    """Locks the folder against other trainings; of several ranks, the writer does."""
     return runs.lock(folder) if coordinator.is_writer else nullcontext()
 
 

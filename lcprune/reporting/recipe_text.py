@@ -4,7 +4,6 @@ import json
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 Value = str | int | float | bool | Sequence[int]
 
@@ -13,33 +12,29 @@ _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_./-]*")
 _NO_TEXT = ("true", "false", "null")  # what YAML 1.2 reads as something else
 
 
-@dataclass(frozen=True)
-class Choice:
-    """One key of a section."""
-
-    key: str
-    value: Value
-    why: str = ""
-    """Written above it; empty for what speaks for itself."""
-
-
-def recipe_text(heading: Sequence[str], name: str, sections: Mapping[str, Sequence[Choice]]) -> str:
+def recipe_text(
+    heading: Sequence[str],
+    name: str,
+    sections: Mapping[str, Mapping[str, Value | None]],
+    reasons: Mapping[str, str],
+) -> str:
     """The YAML of a recipe.
 
     Args:
         heading: Paragraphs of the comment above everything; the first is what `description` gives back.
         name: Of the recipe.
-        sections: Choices of every section, in the order in which they are written.
+        sections: Keys of every section, in the order in which they are written; None: left out.
+        reasons: By ``section.key``: the comment above it.
     """
     lines = [*_comment(heading[0], "")]
     for paragraph in heading[1:]:
         lines += ["#", *_comment(paragraph, "")]
     lines.append(f"name: {scalar(name)}")
-    for section, choices in sections.items():
+    for section, values in sections.items():
         lines.append(f"{section}:")
-        for choice in choices:
-            lines += _comment(choice.why, "  ")
-            lines.append(f"  {choice.key}: {scalar(choice.value)}")
+        for key, value in values.items():
+            if value is not None:
+                lines += [*_comment(reasons.get(f"{section}.{key}", ""), "  "), f"  {key}: {scalar(value)}"]
     return "\n".join(lines) + "\n"
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from lcprune.analysis import thresholds as module
 from lcprune.analysis.cost import CascadeCost
-from lcprune.analysis.evaluate import sweep
+from lcprune.analysis.evaluate import cascade
 from lcprune.analysis.thresholds import GAIN, MIN_GAP, NEVER, Rows, Setting, rows_of, settings_at, simulate
-from lcprune.criterion import scores
+from lcprune.criterion import exit_scores, scores
 from lcprune.specs import CRITERIA, Criterion
 
 CHEAP = CascadeCost(group_macs=(10, 20, 30, 40), critic_macs=(1, 2, 3))
@@ -230,7 +230,8 @@ def test_rows_of_logits_give_what_logits_give(criterion: Criterion) -> None:
     assert setting.exits
     kept, macs = [*setting.exits, 3], CHEAP.exit_macs(setting.exits)
     fitted = [TEMPERATURES[k] for k in kept]
-    again = sweep(logits[kept], labels, macs, CHEAP.main_macs, [setting.thresholds], criterion, fitted)[0]
+    confidences, classes = exit_scores(logits[kept], criterion, fitted)
+    again = cascade(confidences, classes == labels, setting.thresholds, macs, CHEAP.main_macs)
     assert again == simulate(rows, setting.exits, setting.thresholds)
     left_at, lost = setting.outcome({criterion: rows})
     assert again.exit_fractions == tuple(np.bincount(left_at, minlength=len(kept)) / 300)

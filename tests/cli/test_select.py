@@ -92,7 +92,7 @@ def test_the_validation_split_decides_and_the_test_split_only_if_asked(shaped_ru
     assert json.loads(cli("select", "--max-drop", "0", "--json").stdout)["selected"]["name"] == "main"
     content = json.loads(cli("select", "--max-drop", "0", "--use-test-split", "--json").stdout)
     assert (content["selected"]["name"], content["decided_on"]) == ("sub-model 1", "test")
-    assert "the test set decided" in cli("select", "--use-test-split").stdout
+    assert "the test split decided" in cli("select", "--use-test-split").stdout
 
 
 def test_without_validation_images_the_test_split_must_be_asked_for(

@@ -37,7 +37,7 @@ def test_places_are_listed_with_their_macs_and_what_auto_takes(cli: Callable[...
 
 def test_a_trunk_of_this_package_is_not_listed(refused: Callable[..., dict[str, str]]) -> None:
     error = refused("cuts", "resnet50")
-    assert error["problem"].startswith("resnet50 is this package's own trunk")
+    assert error["problem"].startswith("resnet50 is this package's own backbone")
     assert error["fix"] == "leave model.cuts out, or name torchvision/resnet50"
 
 

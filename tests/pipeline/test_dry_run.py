@@ -6,7 +6,7 @@ import pytest
 
 from lcprune import recipe as recipes
 from lcprune.errors import DataError, ModelError
-from lcprune.pipeline.dry_run import dry_run
+from lcprune.pipeline.train import dry_run
 
 
 def test_costs_of_the_untrained_network_of_the_paper(here: Path) -> None:

@@ -381,7 +381,7 @@ def test_layers_are_divided_as_before(tmp_path: Path) -> None:
 
     assert before(2) == ()
     ranks = [{"rank": rank, "groups": groups} for rank, groups in enumerate(([1], [1], [2, 3, 4], [2, 3, 4]))]
-    runs.write_json(tmp_path / runs.PARALLEL, {"ranks": ranks})
+    runs.write_json(tmp_path / runs.PARALLEL, {"parallel": "both", "staleness": 0, "ranks": ranks})
     assert before(2) == (1, 3)
     assert before(3) == ()
     runs.write_json(tmp_path / runs.PARALLEL, {"ranks": [{"rank": 0}]})

@@ -60,8 +60,8 @@ def test_batches_and_passes_change_nothing(trunk: str, monkeypatch: pytest.Monke
     built, split = network(*(downsample if trunk == "resnet50" else [])), images()
     whole = rdm.of_network(built, split, "test")
     passes: list[int] = []
-    run_trunk = rdm._run_trunk
-    monkeypatch.setattr(rdm, "_run_trunk", lambda *args: passes.append(1) or run_trunk(*args))
+    run_backbone = rdm._run_backbone
+    monkeypatch.setattr(rdm, "_run_backbone", lambda *args: passes.append(1) or run_backbone(*args))
     monkeypatch.setattr(rdm, "BATCH", 5)
     monkeypatch.setattr(rdm, "ACTIVATION_BYTES", 4 * 12 * 4 * 1024)  # the first layer, and no more than it
     pieces = rdm.of_network(built, split, "test")

@@ -153,7 +153,7 @@ def test_images_that_are_other_ones_are_not_shown(run: Path) -> None:
     runs.record(run, runs.DATASET)
     found = collect(run, recipes.load(run / runs.RECIPE), with_rdm=True)
     assert (found.images, found.inside) == (None, None)
-    assert "are not those that the run was trained on" in found.images_absent
+    assert f"are not those that {run} was trained on" in found.images_absent
     assert found.inside_absent.startswith("Dissimilarity matrices need the images. The images in")
 
 

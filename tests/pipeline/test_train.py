@@ -78,6 +78,25 @@ def resume(run: Path, *overrides: str, notices: list[str] | None = None) -> pipe
     )
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``whole("train.seed=1")``: a run that was not interrupted, trained once per module; to be read only."""
+    made: dict[tuple[str, ...], Path] = {}
+
+    def run(*overrides: str) -> Path:
+        if overrides not in made:
+            made[overrides] = train(tmp_path_factory.mktemp("whole") / "run", *overrides).run
+        return made[overrides]
+
+    return run
+
+
+@pytest.fixture
+def finished(whole: Callable[..., Path], tmp_path: Path) -> Path:
+    """A finished run of its own, to be changed."""
+    return Path(shutil.copytree(whole(), tmp_path / "run"))
+
+
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -115,9 +134,8 @@ def test_a_run_folder_holds_what_the_contract_says(tmp_path: Path) -> None:
     assert (tmp_path / "runs/latest").resolve() == tmp_path / "run"
 
 
-def test_metrics_have_a_line_for_every_interval_and_evaluation(tmp_path: Path) -> None:
-    train(tmp_path / "run")
-    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+def test_metrics_have_a_line_for_every_interval_and_evaluation(whole: Callable[..., Path]) -> None:
+    lines = [json.loads(line) for line in (whole() / "metrics.jsonl").read_text().splitlines()]
     logged = [line for line in lines if "loss" in line]
     assert [line["step"] for line in logged] == [5, 10, 15, 20, 25, 30]
     assert set(logged[0]) == {"step", "epoch", "lr", "loss", "critic_loss", "images_per_s"}
@@ -130,29 +148,28 @@ def test_metrics_have_a_line_for_every_interval_and_evaluation(tmp_path: Path) -
 LOOKS = ("logging.sample_losses=20", "logging.test_curve=true")
 
 
-def test_looking_on_changes_nothing_of_the_training(tmp_path: Path) -> None:
-    train(tmp_path / "plain")
-    train(tmp_path / "looked_at", *LOOKS)
-    assert equal_weights(tmp_path / "plain", tmp_path / "looked_at")
-    lines = [json.loads(line) for line in (tmp_path / "looked_at/metrics.jsonl").read_text().splitlines()]
+def test_looking_on_changes_nothing_of_the_training(whole: Callable[..., Path]) -> None:
+    plain_run, looked_at = whole(), whole(*LOOKS)
+    assert equal_weights(plain_run, looked_at)
+    lines = [json.loads(line) for line in (looked_at / "metrics.jsonl").read_text().splitlines()]
     evaluated = [line for line in lines if "accuracy_pct" in line]
     assert [set(line) for line in evaluated] == [{"step", "split", "accuracy_pct", "test_accuracy_pct"}] * 2
-    with np.load(tmp_path / "looked_at/predictions.npz") as arrays:
+    with np.load(looked_at / "predictions.npz") as arrays:
         at_the_end = (arrays["test_logits"].argmax(2) == arrays["test_labels"]).mean(1) * 100
     assert evaluated[-1]["test_accuracy_pct"] == pytest.approx(at_the_end)
-    plain = (tmp_path / "plain/metrics.jsonl").read_text()
+    plain = (plain_run / "metrics.jsonl").read_text()
     assert "test_accuracy_pct" not in plain
-    assert not (tmp_path / "plain/sample_losses.npz").exists()
+    assert not (plain_run / "sample_losses.npz").exists()
 
 
-def test_sample_losses_of_the_first_images_of_each_class(tmp_path: Path) -> None:
-    train(tmp_path / "run", *LOOKS)
-    recipe = recipes.load(tmp_path / "run/recipe.yaml")
+def test_sample_losses_of_the_first_images_of_each_class(tmp_path: Path, whole: Callable[..., Path]) -> None:
+    run = whole(*LOOKS)
+    recipe = recipes.load(run / "recipe.yaml")
     images = sources.load(recipe.data, tmp_path, recipe.train.seed).train
     places = [place for label in range(10) for place in np.flatnonzero(images.labels == label)[:2]]
-    network, _ = load_network(tmp_path / "run", recipe)
+    network, _ = load_network(run, recipe)
     logits = predict_logits(network, images.subset(np.array(places)), torch.device("cpu"), channels_last=False)
-    with np.load(tmp_path / "run/sample_losses.npz") as arrays:
+    with np.load(run / "sample_losses.npz") as arrays:
         assert arrays["steps"].tolist()[:4] == [0, 1, 2, 3]
         assert arrays["steps"][-1] == 30
         assert arrays["labels"].tolist() == [label for label in range(10) for _ in range(2)]
@@ -161,36 +178,40 @@ def test_sample_losses_of_the_first_images_of_each_class(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("stop_at", [3, 13])
-def test_a_resumed_run_records_the_same_losses(tmp_path: Path, stop_at: int) -> None:
-    train(tmp_path / "whole", *LOOKS)
+def test_a_resumed_run_records_the_same_losses(tmp_path: Path, whole: Callable[..., Path], stop_at: int) -> None:
+    run = whole(*LOOKS)
     with pytest.raises(Interrupted):
         train(tmp_path / "stopped", *LOOKS, listener=Recording(stop_at, interrupt))
-    shutil.copy(tmp_path / "whole/sample_losses.npz", tmp_path / "stopped")  # as if it had gone on without a checkpoint
+    shutil.copy(run / "sample_losses.npz", tmp_path / "stopped")  # as if it had gone on without a checkpoint
     resume(tmp_path / "stopped")
-    assert equal_weights(tmp_path / "whole", tmp_path / "stopped")
-    with np.load(tmp_path / "whole/sample_losses.npz") as one, np.load(tmp_path / "stopped/sample_losses.npz") as other:
+    assert equal_weights(run, tmp_path / "stopped")
+    with np.load(run / "sample_losses.npz") as one, np.load(tmp_path / "stopped/sample_losses.npz") as other:
         assert all(np.array_equal(one[name], other[name]) for name in ("steps", "losses", "labels"))
     assert runs.changed_files(tmp_path / "stopped") == []
 
 
-def test_a_run_made_longer_keeps_what_it_recorded(tmp_path: Path) -> None:
-    train(tmp_path / "run", *LOOKS)
+def test_a_run_made_longer_keeps_what_it_recorded(tmp_path: Path, whole: Callable[..., Path]) -> None:
+    shutil.copytree(whole(*LOOKS), tmp_path / "run")
     resume(tmp_path / "run", "train.iterations=40")
     with np.load(tmp_path / "run/sample_losses.npz") as arrays:
         assert arrays["steps"].tolist()[-3:] == [30, 33, 40]
 
 
-@pytest.mark.parametrize("mode", ["train.channels_last=true", "train.channels_last=false", "train.memory=lean"])
-@pytest.mark.parametrize("stop_at", [3, 13, 20])
-def test_resume_is_bit_equal_to_a_run_never_stopped(tmp_path: Path, mode: str, stop_at: int) -> None:
-    train(tmp_path / "whole", mode)
+@pytest.mark.parametrize(
+    ("mode", "stop_at"),
+    [*(("train.channels_last=true", step) for step in (3, 13, 20)), ("train.channels_last=false", 13)]
+    + [("train.memory=lean", step) for step in (3, 13)],
+)
+def test_resume_is_bit_identical_to_an_uninterrupted_run(
+    tmp_path: Path, whole: Callable[..., Path], mode: str, stop_at: int
+) -> None:
     with pytest.raises(Interrupted):  # 13 and 20 are no ends of an epoch, which has 17 steps
         train(tmp_path / "stopped", mode, listener=Recording(stop_at, interrupt))
     stopped = checkpoint.load(tmp_path / "stopped/checkpoints/last.pt")
     assert stopped["step"] == stop_at + 1
     resume(tmp_path / "stopped")
-    assert equal_weights(tmp_path / "whole", tmp_path / "stopped")
-    with np.load(tmp_path / "whole/predictions.npz") as one, np.load(tmp_path / "stopped/predictions.npz") as other:
+    assert equal_weights(whole(mode), tmp_path / "stopped")
+    with np.load(whole(mode) / "predictions.npz") as one, np.load(tmp_path / "stopped/predictions.npz") as other:
         assert all(np.array_equal(one[name], other[name]) for name in one)
 
 
@@ -204,20 +225,22 @@ FAST = (
 )
 
 
-@pytest.mark.parametrize("method", ["local_critic", "backprop", "deep_supervision"])
-@pytest.mark.parametrize("stop_at", [8, 20])
-def test_resume_is_bit_equal_with_everything_of_the_fast_recipe(tmp_path: Path, method: str, stop_at: int) -> None:
+@pytest.mark.parametrize(
+    ("method", "stop_at"), [("local_critic", 8), ("local_critic", 20), ("backprop", 20), ("deep_supervision", 20)]
+)
+def test_resume_is_bit_identical_with_everything_of_the_fast_recipe(
+    tmp_path: Path, whole: Callable[..., Path], method: str, stop_at: int
+) -> None:
     settings = (*FAST, f"train.method={method}")
-    train(tmp_path / "whole", *settings)
     with pytest.raises(Interrupted):  # the average begins at step 18 and has two members at step 22
         train(tmp_path / "stopped", *settings, listener=Recording(stop_at, interrupt))
     average = checkpoint.load(tmp_path / "stopped/checkpoints/last.pt")["average"]
     assert (0 if average is None else int(average["n_averaged"])) == {8: 0, 20: 1}[stop_at]
     resume(tmp_path / "stopped")
-    assert equal_weights(tmp_path / "whole", tmp_path / "stopped")
-    before = (tmp_path / "whole/weights.safetensors").read_bytes()
-    resume(tmp_path / "whole")  # nothing to do
-    assert (tmp_path / "whole/weights.safetensors").read_bytes() == before
+    assert equal_weights(whole(*settings), tmp_path / "stopped")
+    before = (tmp_path / "stopped/weights.safetensors").read_bytes()
+    resume(tmp_path / "stopped")  # nothing to do
+    assert (tmp_path / "stopped/weights.safetensors").read_bytes() == before
 
 
 def test_weights_and_predictions_are_the_averaged_ones_and_evaluations_the_plain_ones(tmp_path: Path) -> None:
@@ -242,10 +265,9 @@ def test_weights_and_predictions_are_the_averaged_ones_and_evaluations_the_plain
     assert result.test_accuracy_pct[-1] == pytest.approx(100 * (logits[-1].argmax(1).numpy() == test.labels).mean())
 
 
-def test_whitening_is_found_in_the_training_images_and_stays(tmp_path: Path) -> None:
+def test_whitening_is_found_in_the_training_images_and_stays(tmp_path: Path, whole: Callable[..., Path]) -> None:
     recipe = recipes.load("digits", [*TINY, *FAST])
-    train(tmp_path / "run", *FAST)
-    network, facts = load_network(tmp_path / "run", recipe)
+    network, facts = load_network(whole(*FAST), recipe)
     fresh = build_network(recipe, facts)
     initial = fresh.groups[0][0].convolution.weight.clone()
     fresh.groups[0][0].fit(sources.load(recipe.data, tmp_path, 0).train.images, fresh.normalize)
@@ -295,63 +317,56 @@ def test_the_environment_names_the_memory_format(tmp_path: Path) -> None:
     assert runs.read_json(tmp_path / "run" / runs.ENVIRONMENT)["memory_format"] == "channels_last"
 
 
-def test_a_run_that_died_before_its_first_checkpoint_starts_again(tmp_path: Path) -> None:
+def test_a_run_that_died_before_its_first_checkpoint_starts_again(tmp_path: Path, whole: Callable[..., Path]) -> None:
     def die() -> None:
         raise MemoryError
 
-    train(tmp_path / "whole")
     with pytest.raises(MemoryError):
         train(tmp_path / "died", listener=Recording(7, die))
     assert not list((tmp_path / "died/checkpoints").iterdir())
     resume(tmp_path / "died")
-    assert equal_weights(tmp_path / "whole", tmp_path / "died")
+    assert equal_weights(whole(), tmp_path / "died")
     steps = [json.loads(line)["step"] for line in (tmp_path / "died/metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(steps)
     assert steps.count(5) == 1
 
 
-def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
-    train(tmp_path / "one")
+def test_another_seed_gives_other_weights(tmp_path: Path, whole: Callable[..., Path]) -> None:
     train(tmp_path / "other", "train.seed=1")
-    assert not equal_weights(tmp_path / "one", tmp_path / "other")
+    assert not equal_weights(whole(), tmp_path / "other")
 
 
-def test_resume_takes_the_checkpoint_before_a_damaged_one(tmp_path: Path) -> None:
-    train(tmp_path / "whole")
-    train(tmp_path / "run")
-    last = tmp_path / "run/checkpoints/last.pt"
+def test_resume_takes_the_checkpoint_before_a_damaged_one(finished: Path, whole: Callable[..., Path]) -> None:
+    last = finished / "checkpoints/last.pt"
     last.write_bytes(last.read_bytes()[:1000])
     notices: list[str] = []
-    resume(tmp_path / "run", notices=notices)
+    resume(finished, notices=notices)
     assert "last.pt is damaged" in notices[0]
     assert notices[1] == "going on from step 20"
-    assert equal_weights(tmp_path / "whole", tmp_path / "run")
+    assert equal_weights(whole(), finished)
 
 
-def test_only_damaged_checkpoints_are_an_error(tmp_path: Path) -> None:
-    train(tmp_path / "run")
-    for path in (tmp_path / "run/checkpoints").iterdir():
+def test_only_damaged_checkpoints_are_an_error(finished: Path) -> None:
+    for path in (finished / "checkpoints").iterdir():
         path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(RunError, match=r"last\.pt is damaged"):
-        resume(tmp_path / "run")
+        resume(finished)
 
 
-def test_resume_announces_another_number_of_threads(tmp_path: Path) -> None:
-    train(tmp_path / "run")
-    content = checkpoint.load(tmp_path / "run/checkpoints/last.pt")
+def test_resume_announces_another_number_of_threads(finished: Path) -> None:
+    content = checkpoint.load(finished / "checkpoints/last.pt")
     content["surroundings"]["threads"] = 64
-    torch.save(content, tmp_path / "run/checkpoints/last.pt")
+    torch.save(content, finished / "checkpoints/last.pt")
     notices: list[str] = []
-    resume(tmp_path / "run", notices=notices)
+    resume(finished, notices=notices)
     threads = torch.get_num_threads()
     assert f"threads was 64 and is {threads}: the result will not be bit-identical to an uninterrupted run" in notices
 
 
-def test_resume_may_change_the_length_and_refuses_the_rest(tmp_path: Path) -> None:
-    train(tmp_path / "run")
-    assert resume(tmp_path / "run", "train.iterations=40").iterations == 40
+def test_resume_may_change_the_length_and_refuses_the_rest(finished: Path) -> None:
+    assert resume(finished, "train.iterations=40").iterations == 40
     with pytest.raises(RunError, match="resume cannot change train.lr"):
-        resume(tmp_path / "run", "train.lr=0.5")
+        resume(finished, "train.lr=0.5")
 
 
 def test_a_loss_that_is_not_finite_names_the_group_and_keeps_the_checkpoint(tmp_path: Path) -> None:
@@ -399,14 +414,13 @@ def test_runs_are_numbered(tmp_path: Path) -> None:
     assert runs.LATEST.resolve() == tmp_path / "runs/digits-2"
 
 
-def test_a_changed_file_is_found(tmp_path: Path) -> None:
-    train(tmp_path / "run")
-    path = tmp_path / "run/predictions.npz"
+def test_a_changed_file_is_found(finished: Path) -> None:
+    path = finished / "predictions.npz"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     with pytest.raises(RunError, match="SHA-256 has changed"):
-        runs.read_predictions(tmp_path / "run")
+        runs.read_predictions(finished)
 
 
 @pytest.mark.slow
