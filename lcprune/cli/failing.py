@@ -19,22 +19,15 @@ def user_errors(as_json: bool) -> Iterator[None]:
     """Turns an error that the user can fix into one message and an exit code."""
     try:
         yield
-    except LcpruneError as error:
-        raise _reported(error, as_json) from None
-    except KeyboardInterrupt:
-        raise _reported(Interrupted("interrupted", "run the command again"), as_json) from None
-
-
-def _reported(error: LcpruneError, as_json: bool) -> typer.Exit:
-    """Prints the error; the caller raises the result."""
-    if not _tells(error):
-        return typer.Exit(error.exit_code)
-    if as_json:
-        content = {"kind": error.kind, "problem": error.problem, "fix": error.fix}
-        typer.echo(json.dumps({"error": content}))
-    else:
-        typer.echo(printable(str(error) if isinstance(error, Interrupted) else f"error: {error}"), err=True)
-    return typer.Exit(error.exit_code)
+    except (LcpruneError, KeyboardInterrupt) as caught:
+        error = caught if isinstance(caught, LcpruneError) else Interrupted("interrupted", "run the command again")
+        if _tells(error):
+            if as_json:
+                content = {"kind": error.kind, "problem": error.problem, "fix": error.fix}
+                typer.echo(json.dumps({"error": content}))
+            else:
+                typer.echo(printable(str(error) if isinstance(error, Interrupted) else f"error: {error}"), err=True)
+        raise typer.Exit(error.exit_code) from None
 
 
 def _tells(error: LcpruneError) -> bool:

@@ -48,7 +48,7 @@ class Recorder:
     def stepped(self, step: int, logged: LoggedStep | None) -> None:
         """See `Listener`."""
         if logged is not None:
-            self._append({key: value for key, value in asdict(logged).items() if value is not None})
+            self._append(asdict(logged))
         self._shown.stepped(step, logged)
         if logged is not None and self._hint and (logged.wait_share or 0) > MUCH_WAITING:
             self._notice(
@@ -59,16 +59,14 @@ class Recorder:
 
     def evaluated(self, evaluation: Evaluation) -> None:
         """See `Listener`."""
-        line = asdict(evaluation)
-        if evaluation.test_accuracy_pct is None:
-            del line["test_accuracy_pct"]
-        self._append(line)
+        self._append(asdict(evaluation))
         self._shown.evaluated(evaluation)
 
-    def _append(self, line: dict[str, Any]) -> None:
+    def _append(self, values: dict[str, Any]) -> None:
+        line = json.dumps({key: value for key, value in values.items() if value is not None})
         try:
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+                file.write(line + "\n")
         except OSError as error:
             raise LcpruneError(
                 f"{self._path} cannot be written: {error.strerror}", "free the disk, then resume"
