@@ -91,7 +91,7 @@ class FormatSpec:
 _METHODS, _PAPER = "lcprune.training.methods", "lcprune.paper.methods"
 
 METHODS: dict[str, MethodSpec] = {
-    "backprop": MethodSpec("main alone, no critics", f"{_METHODS}.backprop", side=None, needs_cuts=False),
+    "backprop": MethodSpec("main alone, no critics", f"{_METHODS}.deep_supervision", side=None, needs_cuts=False),
     "local_critic": MethodSpec("Eq. (1) to (7)", f"{_METHODS}.local_critic", layer_parallel=True),
     "deep_supervision": MethodSpec(
         "all jointly", f"{_METHODS}.deep_supervision", needs_cuts=False, target="main", decays_weights=True

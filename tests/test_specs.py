@@ -34,7 +34,7 @@ class FirstExit:
         losses[0].backward()
         return Losses(losses.detach(), torch.zeros(0))
 
-def build(recipe, network, iterations, wrap):
+def build(recipe, network, iterations):
     return FirstExit(network)
 """
 HEAD = """

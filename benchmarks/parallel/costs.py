@@ -15,7 +15,7 @@ from benchmarks.parallel.ranks import CPU
 from benchmarks.timing import repeated
 from lcprune.recipe import Recipe
 from lcprune.training.parallel.mesh import ProcessMesh
-from lcprune.training.parallel.messages import Neighbour, Receiver, Sender, TensorSpec
+from lcprune.training.parallel.messages import Receiver, Sender, TensorSpec
 
 _REPEATS = 3
 _MESSAGES = 20
@@ -66,8 +66,8 @@ def link(mesh: ProcessMesh, _: object = None) -> list[Row]:
     for size in SIZES:
         spec = TensorSpec((size // 4,))
         sends, receives = (both[0], both[1]) if mesh.rank == 0 else (both[1], both[0])
-        sender = Sender(mesh, Neighbour(1 - mesh.rank, "the other", sends), spec, 1)
-        receiver = Receiver(mesh, Neighbour(1 - mesh.rank, "the other", receives), spec, 1)
+        sender = Sender(mesh, 1 - mesh.rank, sends, spec, 1)
+        receiver = Receiver(mesh, 1 - mesh.rank, receives, spec, 1)
         tensor = torch.zeros(size // 4)
         taken = [_there_and_back(mesh.rank, step, tensor, sender, receiver) for step in range(_MESSAGES)]
         rows.append({"bytes": size, "one_way_s": sorted(taken)[len(taken) // 2] / 2})

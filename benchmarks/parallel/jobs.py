@@ -76,9 +76,9 @@ def _turns(
     """All trainings of a case, and the bytes that divided trainings send in a step."""
     recipe, backprop = (networks.load(case.recipe, how) for how in (case.local_critic, case.backprop))
     split = networks.noise(recipe, SAMPLES)
-    layers, division = trainings.shared(recipe, split, mesh, cut)
+    layers, layers_bytes = trainings.shared(recipe, split, mesh, cut)
     stale, _ = trainings.shared(recipe, split, mesh, cut, staleness=1)
-    data, data_division = trainings.shared(recipe, split, replicas_of(mesh))
+    data, data_bytes = trainings.shared(recipe, split, replicas_of(mesh))
     turns = {
         ALONE: trainings.alone(recipe, split, mesh),
         APART: trainings.alone(recipe, split, mesh, everywhere=True),
@@ -92,7 +92,7 @@ def _turns(
             for name, schedule in SCHEDULES.items()
         },
     }
-    sent = {"layers": list(division.bytes_sent_per_step), "data": list(data_division.bytes_sent_per_step)}
+    sent = {"layers": list(layers_bytes), "data": list(data_bytes)}
     return turns, sent
 
 
@@ -116,13 +116,12 @@ def delayed(mesh: ProcessMesh, about: Distance) -> Row:
     split = networks.noise(recipe, SAMPLES)
     group_costs = _agreed_costs(recipe)
     cut = _cut(group_costs, mesh.stages)
-    turns = {}
+    turns: dict[str, trainings.Turns] = {}
     sent_bytes: tuple[int, ...] = ()
     for staleness in about.staleness:
         for delay_s in (0.0, about.delay_s):
             links = far(about.folder, f"{case.recipe}-{staleness}-{recipe.data.batch_size}", delay_s)
-            turns[f"{staleness} {delay_s}"], division = trainings.shared(recipe, split, mesh, cut, staleness, links)
-            sent_bytes = division.bytes_sent_per_step
+            turns[f"{staleness} {delay_s}"], sent_bytes = trainings.shared(recipe, split, mesh, cut, staleness, links)
     seconds = in_turn(turns, case.rounds, case.burst)
     rows = [
         {

@@ -16,10 +16,11 @@ from unittest import mock
 import numpy as np
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from lcprune.training.parallel import placement
 from lcprune.training.parallel.mesh import ProcessMesh
-from lcprune.training.parallel.messages import Neighbour, Receiver, Sender, TensorSpec
+from lcprune.training.parallel.messages import Receiver, Sender, TensorSpec
 
 _SLOTS = 64
 """Steps that the board remembers; more than ever are under way."""
@@ -53,8 +54,10 @@ class Board:
 class FarSender:
     """A `Sender` that notes when it sends."""
 
-    def __init__(self, board: Board, mesh: ProcessMesh, to: Neighbour, spec: TensorSpec, depth: int) -> None:
-        self._inner = Sender(mesh, to, spec, depth)
+    def __init__(
+        self, board: Board, mesh: ProcessMesh, to: int, group: ProcessGroup, spec: TensorSpec, depth: int
+    ) -> None:
+        self._inner = Sender(mesh, to, group, spec, depth)
         self._board = board
         self._row = _row(spec)
 
@@ -72,9 +75,16 @@ class FarReceiver:
     """A `Receiver` that hands a message over late."""
 
     def __init__(
-        self, board: Board, delay_s: float, mesh: ProcessMesh, origin: Neighbour, spec: TensorSpec, depth: int
+        self,
+        board: Board,
+        delay_s: float,
+        mesh: ProcessMesh,
+        origin: int,
+        group: ProcessGroup,
+        spec: TensorSpec,
+        depth: int,
     ) -> None:
-        self._inner = Receiver(mesh, origin, spec, depth)
+        self._inner = Receiver(mesh, origin, group, spec, depth)
         self._board = board
         self._delay_s = delay_s
         self._row = _row(spec)

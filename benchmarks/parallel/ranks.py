@@ -12,9 +12,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
 
-from lcprune.training.parallel.mesh import LAYERS, REPLICAS, ProcessMesh, connected
+from lcprune.training.parallel.mesh import ProcessMesh, connected
 
 Job = Callable[[ProcessMesh, Any], Any]
 """What every process does; what the first one returns, as JSON has it, is the result."""
@@ -59,8 +58,8 @@ def together(job: Job, about: Any, ranks: int, cores: Sequence[int], folder: Pat
 
 def replicas_of(mesh: ProcessMesh) -> ProcessMesh:
     """The same processes, with batches divided instead of layers."""
-    of_torch = init_device_mesh(mesh.device.type, (1, mesh.world_size), mesh_dim_names=(LAYERS, REPLICAS))
-    return replace(mesh, stages=1, replicas=mesh.world_size, mesh=of_torch)
+    everyone, alone = dist.new_group(), [dist.new_group([rank]) for rank in range(mesh.world_size)][mesh.rank]
+    return replace(mesh, stages=1, replicas=mesh.world_size, replica_group=everyone, layer_group=alone)
 
 
 def _rank(job: Job, about: Any, settings: dict[str, str], core: int, answer: Path) -> None:

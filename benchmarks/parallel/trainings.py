@@ -25,7 +25,6 @@ from lcprune.training.checkpoint import TrainingState
 from lcprune.training.optim import build_optimizers
 from lcprune.training.parallel import Coordinator, ParallelOptions
 from lcprune.training.parallel.mesh import ProcessMesh
-from lcprune.training.parallel.placement import Placement
 
 FIRST_STEPS = 2
 """Of a turn, that do not count."""
@@ -67,8 +66,8 @@ def shared(
     groups_per_rank: Sequence[int] = (),
     staleness: int = 0,
     links: AbstractContextManager[None] | None = None,
-) -> tuple[Turns, Placement]:
-    """A training in all processes, as the mesh says, and how it is divided.
+) -> tuple[Turns, tuple[int, ...]]:
+    """A training in all processes, as the mesh says, and the bytes that each stage sends in a step.
 
     Args:
         recipe: What to train.
@@ -90,10 +89,7 @@ def shared(
             iterations=recipe.train.iterations or 0,
         )
     trainer = steps.trainer_of(recipe, loader, coordinator)
-    placement = coordinator.placement
-    if placement is None:
-        raise ValueError("a mesh divides the work")
-    return Turns(steps.Loop(trainer, method, state).laps), placement
+    return Turns(steps.Loop(trainer, method, state).laps), coordinator.bytes_sent_per_step
 
 
 def pipeline(recipe: Recipe, split: Split, mesh: ProcessMesh, groups_per_rank: Sequence[int], schedule: type) -> Turns:

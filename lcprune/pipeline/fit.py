@@ -128,8 +128,7 @@ def fit(
                 _settle(state.average, trainer, state)
     finally:
         loader.close()
-    with coordinator.watched():
-        return _write(trainer, state, dataset, notice)
+    return _write(trainer, state, dataset, notice)
 
 
 def _trainer(folder: Path, recipe: Recipe, dataset: Dataset, loader: TrainLoader, coordinator: Coordinator) -> Trainer:

@@ -24,7 +24,7 @@ def verify(target: Path) -> dict[str, Any]:
     if not recorded and (is_finished or not saved):
         raise RunError(f"nothing is recorded about {target}", "verify a finished run, or a file that it exported")
     changed = [name for name in runs.changed_files(folder) if name in recorded]
-    changed += [name for name in saved if not _is_intact(folder / name)]
+    changed += [name for name in saved if not is_intact(folder / name)]
     if changed:
         raise RunError(
             f"{folder}: {', '.join(changed)} is missing or is not what was written",
@@ -44,11 +44,6 @@ def _refuse_what_does_not_belong_together(folder: Path, names: list[str]) -> Non
         f"{folder}: {', '.join(stale)} does not belong to the {' and '.join(sources)} that is there now",
         f"make it again: {_command(folder, first)}",
     )
-
-
-def _is_intact(path: Path) -> bool:
-    with path.open("rb") as file:
-        return is_intact(file)
 
 
 def _command(folder: Path, name: str) -> str:

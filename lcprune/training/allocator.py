@@ -1,4 +1,4 @@
-"""How the C library's allocator treats memory that a training step frees and the next one asks for again."""
+"""Settings of glibc's allocator for memory that a training step frees and the next one allocates again."""
 
 import ctypes
 import os
@@ -9,11 +9,11 @@ _NAMES = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_"
 
 
 def keep_freed_memory() -> bool:
-    """Makes glibc keep freed memory for the next allocation, whatever its size; returns whether it does so now.
+    """Makes glibc keep freed memory for the next allocation, of any size; returns whether that is set now.
 
-    By default every tensor of 32 MiB or more goes back to the kernel when it is freed. The next step gets it anew, page
-    by page, each filled with zeros at its first touch: with wide critics that is a quarter of the step's time. Without
-    glibc, or where the environment sets one of its thresholds, nothing is changed.
+    By default a tensor of 32 MiB or more is returned to the kernel when it is freed. The next step allocates it again,
+    and the kernel zeroes every page at its first use: with wide critics that is a quarter of the step's time. Nothing
+    is changed without glibc, or where the environment sets one of its thresholds.
     """
     if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in _NAMES):
         return False
@@ -22,6 +22,6 @@ def keep_freed_memory() -> bool:
 
 
 def release_freed_memory() -> None:
-    """Gives the kernel what is free now. Done now and then, so that what no step can use again does not pile up."""
+    """Returns free memory to the kernel. Called at times, so that fragments that no step can use do not accumulate."""
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,6 +1,6 @@
 """Averaging the weights over the last part of a run.
 
-Source: Izmailov et al. 2018, arXiv:1803.05407 (stochastic weight averaging), with a learning rate that goes on falling.
+Source: Izmailov et al. 2018, arXiv:1803.05407 (stochastic weight averaging), with a learning rate that keeps falling.
 """
 
 from collections.abc import Iterator
@@ -15,30 +15,30 @@ from lcprune.models import Network
 from lcprune.recipe import Recipe
 
 BATCHES = 100
-"""Training batches that BatchNorm's statistics are recomputed on, at most; never more than one epoch."""
+"""Largest number of training batches for BatchNorm's new statistics; never more than one epoch."""
 
 
 def first_step(recipe: Recipe, iterations: int) -> int:
-    """After how many steps the first weights go into the average; they are followed by others until the last step."""
+    """The step after which the first weights go into the average; the last ones are those of the last step."""
     train = recipe.train
     begin = min(round((1 - train.average) * iterations), iterations - 1)
     return iterations - (iterations - begin - 1) // train.average_every * train.average_every
 
 
 def collect(average: AveragedModel, network: Network, recipe: Recipe, step: int, iterations: int) -> None:
-    """Adds the weights after `step` steps of `iterations`, if it is their turn."""
+    """Adds the weights after `step` steps of `iterations`, if that is due."""
     first = first_step(recipe, iterations)
     if step < first or (step - first) % recipe.train.average_every:
         return
     if step == first:
-        average.n_averaged.zero_()  # a finished run that was made longer begins its average anew
+        average.n_averaged.zero_()  # a finished run that is extended starts a new average
     average.update_parameters(network)
 
 
 def settle(average: AveragedModel, network: Network, loader: TrainLoader, iterations: int) -> None:
-    """Gives `network` the averaged weights, and BatchNorm statistics that fit them.
+    """Sets the averaged weights in `network`, and computes BatchNorm's statistics for them.
 
-    The statistics are plain means over the batches that would have followed the last step.
+    The statistics are plain means over the batches that would follow the last step.
     """
     with torch.no_grad():
         for mean, weight in zip(average.module.parameters(), network.parameters(), strict=True):

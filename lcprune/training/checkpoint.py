@@ -1,9 +1,9 @@
-"""Checkpoints: everything that a resumed run needs to go on as if it had never stopped.
+"""Checkpoints: with one, a resumed run is bit-identical to an uninterrupted one.
 
-The order of the images, their augmentation and the learning rate are functions of the step, so that weights, optimizer
-states, the step and torch's random state (for layers that draw from it) are all there is.
+The order of the images, their augmentation and the learning rate are functions of the step. So a checkpoint has the
+weights, the states of the optimizers, the step and torch's random state (for layers such as dropout).
 
-A checkpoint is what `torch.save` writes, with its SHA-256 in it (`lcprune.training.checksum`).
+A checkpoint is a file of `torch.save` with its SHA-256 inside (`lcprune.training.checksum`).
 """
 
 import io
@@ -23,11 +23,13 @@ from lcprune.training.checksum import is_intact, with_checksum
 
 FORMAT = 1
 LAST, LAST_GOOD, BEST = "last.pt", "last_good.pt", "best.pt"
+_PROGRESS = ("step", "seconds", "best_accuracy_pct", "retries")
+"""Fields of a state that are numbers."""
 
 
 @dataclass
 class TrainingState:
-    """What training changes, in place."""
+    """Everything that training changes, in place."""
 
     network: Network
     optimizers: tuple[Optimizer, ...]
@@ -40,14 +42,14 @@ class TrainingState:
     average: AveragedModel | None = None
     """Mean of the weights over the last part of the run, where the recipe asks for it."""
     retries: int = 0
-    """How often the run went back to an older checkpoint because a number was no longer finite."""
+    """How many times the run went back to a checkpoint because of a number that was not finite."""
 
 
 def save(state: TrainingState, path: Path, reproducibility: dict[str, str | int]) -> None:
-    """Writes a checkpoint, whole or not at all. `reproducibility` is what bit-identity depends on.
+    """Writes a checkpoint, whole or not at all. `reproducibility` has what bit-identity depends on.
 
     Raises:
-        RunError: If it cannot be written; what is at `path` stays.
+        RunError: If it cannot be written; a file at `path` is kept.
     """
     content = _packed(state, reproducibility)
     with atomic_write(path) as part:
@@ -55,13 +57,10 @@ def save(state: TrainingState, path: Path, reproducibility: dict[str, str | int]
 
 
 def _packed(state: TrainingState, reproducibility: dict[str, str | int]) -> memoryview:
-    """The bytes of a checkpoint, made in memory: a full disk reaches us as OSError only if Python writes the file."""
+    """The bytes of a checkpoint, in memory: a full disk is an OSError only if Python writes the file."""
     content = {
         "format": FORMAT,
-        "step": state.step,
-        "seconds": state.seconds,
-        "best_accuracy_pct": state.best_accuracy_pct,
-        "retries": state.retries,
+        **{name: getattr(state, name) for name in _PROGRESS},
         "network": state.network.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in state.optimizers],
         "average": None if state.average is None or not state.average.n_averaged else state.average.state_dict(),
@@ -75,36 +74,31 @@ def _packed(state: TrainingState, reproducibility: dict[str, str | int]) -> memo
 
 
 def rotate(folder: Path, state: TrainingState, reproducibility: dict[str, str | int]) -> None:
-    """Writes ``last.pt``; what was the last one becomes ``last_good.pt``, so that one good file is always there.
+    """Writes ``last.pt``; the previous one becomes ``last_good.pt``, so that there is always a good file.
 
     Raises:
-        RunError: If it cannot be written; the older ones stay.
+        RunError: If it cannot be written; the older ones are kept.
     """
     last = folder / LAST
     content = _packed(state, reproducibility)
     with atomic_write(last) as part:
         part.write_bytes(content)
         with part.open("rb") as written:
-            os.fsync(written.fileno())  # before the last one gives up its name
-        if last.exists() and _is_intact(last):  # a damaged one must not take the place of the one before it
+            os.fsync(written.fileno())  # before the previous one is renamed
+        if last.exists() and is_intact(last):  # a damaged one must not replace the good one
             last.replace(folder / LAST_GOOD)
 
 
-def _is_intact(path: Path) -> bool:
-    with path.open("rb") as file:
-        return is_intact(file)
-
-
 def exists(folder: Path) -> bool:
-    """Whether a checkpoint was written from which a run can go on, good or damaged."""
+    """Whether there is a checkpoint to resume from, good or damaged."""
     return any((folder / name).exists() for name in (LAST, LAST_GOOD))
 
 
 def load_newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
-    """The newest checkpoint that can be read, if there is any, and a line for each that could not.
+    """The newest readable checkpoint, None if there is none, and a line for each damaged one.
 
     Raises:
-        RunError: If checkpoints are there but none can be read.
+        RunError: If there are checkpoints but none can be read.
     """
     complaints: list[str] = []
     for name in (LAST, LAST_GOOD):
@@ -121,18 +115,16 @@ def load_newest(folder: Path) -> tuple[dict[str, Any] | None, list[str]]:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """A checkpoint's content; nothing in it is executed.
+    """A checkpoint's content; no code in it is executed.
 
     Raises:
         RunError: If the file is damaged, truncated or of another format.
     """
     try:
-        with path.open("rb") as file:
-            if not is_intact(file):
-                raise ValueError("its SHA-256 is not what was written")
-            file.seek(0)
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file makes torch raise nearly anything
+        if not is_intact(path):
+            raise ValueError("its SHA-256 is not what was written")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds of errors for a damaged file
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise RunError(
             f"{path} is damaged ({reason[:120]})", "resume from another checkpoint, or train again"
@@ -157,10 +149,13 @@ def restore(state: TrainingState, content: dict[str, Any]) -> None:
     except (RuntimeError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise RunError(f"the checkpoint belongs to another network ({reason})", "resume with its own recipe") from None
-    state.step = content["step"]
-    state.seconds = content["seconds"]
-    state.best_accuracy_pct = content["best_accuracy_pct"]
-    state.retries = content.get("retries", 0)  # an older version knew none
+    restore_progress(state, content)
     torch.set_rng_state(content["rng"])
     if content["cuda_rng"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(content["cuda_rng"])
+
+
+def restore_progress(state: TrainingState, content: dict[str, Any]) -> None:
+    """Puts a checkpoint's numbers, such as the step, into `state`."""
+    for name in _PROGRESS:
+        setattr(state, name, content.get(name, 0))  # older versions have no retries

@@ -1,18 +1,17 @@
-"""The SHA-256 of a checkpoint, in the checkpoint: torch reads flipped bits without a word. No torch is needed here.
+"""The SHA-256 of a checkpoint, inside the checkpoint, because torch does not detect flipped bits. Needs no torch.
 
-What `torch.save` writes is a ZIP archive; the digest of all that stands before it becomes the archive's comment. So it
-is written in one piece with what it is about, and whatever reads such archives still does.
+A file of `torch.save` is a ZIP archive; the digest of everything before the comment is the archive's comment. So file
+and checksum are one, and any reader of such archives can still read it.
 """
 
 import hashlib
 import io
-from typing import IO
+from pathlib import Path
 
 MARK = b"lcprune sha256 "
 _DIGEST_BYTES = len(MARK) + 64
 _ZIP_END = b"PK\x05\x06"
-_ZIP_END_BYTES = 22  # with an empty comment, whose length are the last two
-_CHUNK_BYTES = 1 << 20
+_ZIP_END_BYTES = 22  # with an empty comment; the last two are its length
 
 
 def with_checksum(archive: io.BytesIO) -> memoryview:
@@ -23,21 +22,16 @@ def with_checksum(archive: io.BytesIO) -> memoryview:
     return archive.getbuffer()
 
 
-def is_intact(file: IO[bytes]) -> bool:
-    """Whether an archive still has its checksum; one without a comment, of an older version, is taken as it is.
+def is_intact(path: Path) -> bool:
+    """Whether an archive matches its checksum; one without a comment, of an older version, is accepted.
 
     Raises:
         OSError: If it cannot be read.
     """
-    size = file.seek(0, io.SEEK_END)
-    if size < _ZIP_END_BYTES + _DIGEST_BYTES:
+    content = memoryview(path.read_bytes())
+    if len(content) < _ZIP_END_BYTES + _DIGEST_BYTES:
         return False
-    file.seek(-_ZIP_END_BYTES, io.SEEK_END)
-    if file.read(_ZIP_END_BYTES).startswith(_ZIP_END):
+    if content[-_ZIP_END_BYTES:].tobytes().startswith(_ZIP_END):
         return True
-    digest, left = hashlib.sha256(), size - _DIGEST_BYTES
-    file.seek(0)
-    while left and (chunk := file.read(min(left, _CHUNK_BYTES))):
-        digest.update(chunk)
-        left -= len(chunk)
-    return file.read() == MARK + digest.hexdigest().encode()
+    digest = hashlib.sha256(content[:-_DIGEST_BYTES]).hexdigest().encode()
+    return content[-_DIGEST_BYTES:].tobytes() == MARK + digest

@@ -1,4 +1,4 @@
-"""Deterministic mode: only algorithms that give the same bits every time."""
+"""Deterministic mode: only algorithms whose results are bit-identical every time."""
 
 import os
 from collections.abc import Iterator
@@ -11,15 +11,15 @@ from lcprune.errors import TrainingError
 
 @contextmanager
 def deterministic(enabled: bool) -> Iterator[None]:
-    """Inside, torch uses such algorithms alone, if that is asked for; outside everything is as before.
+    """Makes torch use deterministic algorithms only, if `enabled`; restores its settings afterwards.
 
     Raises:
-        TrainingError: If an operation has none.
+        TrainingError: If an operation has no deterministic algorithm.
     """
     if not enabled:
         yield
         return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses without it; read at its first call
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS needs it, and reads it at its first call
     cudnn = torch.backends.cudnn
     before = torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark
     torch.use_deterministic_algorithms(True)

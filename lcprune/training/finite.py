@@ -1,4 +1,4 @@
-"""Numbers that are no longer finite, and where in a network they are."""
+"""Finds numbers in a network that are NaN or infinite."""
 
 import math
 
@@ -11,7 +11,7 @@ from lcprune.models import Network
 def first_not_finite(network: Network) -> str | None:
     """The shallowest weight, running statistic or gradient with a number that is NaN or infinite; None: all are finite.
 
-    What comes after a group is no longer finite within a step either: the shallowest place is the likeliest cause.
+    Within a step such a number spreads to all later groups: the shallowest place is the likeliest cause.
     """
     weights = [(f"the weight {name} of {part_of(name)}", tensor) for name, tensor in network.state_dict().items()]
     gradients = [
@@ -20,7 +20,9 @@ def first_not_finite(network: Network) -> str | None:
         if parameter.grad is not None
     ]
     named: list[tuple[str, Tensor]] = weights + gradients
-    finite = torch.stack([tensor.isfinite().all() for _, tensor in named]).tolist()  # one wait for the device
+    finite = torch.stack(
+        [tensor.isfinite().all() for _, tensor in named]
+    ).tolist()  # one synchronisation with the device
     return next((place for (place, _), is_finite in zip(named, finite, strict=True) if not is_finite), None)
 
 
@@ -29,7 +31,7 @@ def loss_not_finite(exits: list[float], critics: list[float]) -> str | None:
 
     Args:
         exits: Of every exit, shallow first, in nats.
-        critics: What every critic learns from.
+        critics: Losses that the critics learn from.
     """
     for index, loss in enumerate(exits):
         if not math.isfinite(loss):

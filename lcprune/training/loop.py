@@ -1,4 +1,4 @@
-"""The training loop: steps, logging, evaluation, checkpoints, and the ways in which a run can end."""
+"""The training loop: steps, logging, evaluation, checkpoints, and how a run ends."""
 
 import signal
 import threading
@@ -28,7 +28,7 @@ from lcprune.training.parallel import Coordinator
 from lcprune.training.step import build_step
 
 RETRY_FACTOR = 0.25
-"""On the learning rates, each time that a run goes back because a number is no longer finite."""
+"""Factor on the learning rates, each time that a run goes back because a number is not finite."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class LoggedStep:
     critic_loss: list[float]
     images_per_s: float
     wait_share: float | None = None
-    """Part of the time in which training waited for files to be read, 0 to 1; None where images are in memory."""
+    """Share of the time that training waited for files, 0 to 1; None if images are in memory."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Evaluation:
     split: str
     accuracy_pct: list[float]
     test_accuracy_pct: list[float] | None = None
-    """Where `logging.test_curve` asks for it; it decides nothing."""
+    """With `logging.test_curve`; for information only."""
 
 
 class Listener(Protocol):
@@ -73,12 +73,12 @@ class LossRecord(Protocol):
 
     @property
     def images(self) -> Split:
-        """Whose losses are recorded."""
+        """The images whose losses are recorded."""
         ...
 
     @property
     def steps(self) -> frozenset[int]:
-        """After which they are recorded."""
+        """The steps after which they are recorded."""
         ...
 
     def add(self, step: int, logits: Tensor) -> None:
@@ -92,30 +92,30 @@ class LossRecord(Protocol):
 
 @dataclass(frozen=True)
 class Trainer:
-    """Trains a network to the end of a run, in this process and those that its coordinator connects."""
+    """Trains a network to the end of a run, in all processes of its coordinator."""
 
     recipe: Recipe
     iterations: int
     loader: TrainLoader
     held_out: Split
-    """The images of the evaluations on the way."""
+    """The images of the evaluations during training."""
     held_out_name: str
-    """``val``, or ``test`` where the recipe holds out no validation images; then it decides nothing."""
+    """``val``, or ``test`` if the recipe has no validation images; then there is no best checkpoint."""
     checkpoints: Path
     reproducibility: dict[str, str | int]
     """What bit-identity depends on, recorded in every checkpoint."""
     test_curve: Split | None = None
-    """The test images, where evaluations on the way are to show them too."""
+    """The test images, if they are evaluated during training as well."""
     loss_record: LossRecord | None = None
-    """Where the losses of single images are recorded; None: nowhere. For one process alone."""
+    """Records the losses of single images, if asked for. For one process only."""
     coordinator: Coordinator = field(default_factory=Coordinator)
 
     def fit(self, method: Method, state: TrainingState, listener: Listener) -> None:
         """Trains from ``state.step`` to the end, in place.
 
         Raises:
-            NotFiniteError: If a loss, gradient or weight is no longer finite, found when a line or a checkpoint is due;
-                no checkpoint holds such a number.
+            NotFiniteError: If a loss, gradient or weight is not finite; checked before each logged line and checkpoint,
+                so that no checkpoint has such a number.
             Interrupted: After Ctrl-C or SIGTERM, with the state saved.
         """
         train, device = self.recipe.train, self.coordinator.device
@@ -124,7 +124,7 @@ class Trainer:
         step = build_step(method, state.optimizers, device, bf16=bf16, cuda_graph=train.cuda_graph)
         freezer = Freezer(self.recipe, state.network)
         meter = _Meter(self)
-        with _interruptible() as interrupted, self.coordinator.watched():
+        with _interruptible() as interrupted:
             if state.step == 0:
                 self._record_losses(state, meter)
             while state.step < self.iterations:
@@ -151,18 +151,18 @@ class Trainer:
                 listener.stepped(state.step, logged)
                 if evaluates:
                     self._evaluate(state, listener)
-                self._record_losses(state, meter)  # before a checkpoint of this step, which would not come back to it
+                self._record_losses(state, meter)  # before the checkpoint: a resumed run starts after this step
                 if saves:
                     self.save(state)
                 if stop and not at_end:
                     raise Interrupted(
                         f"interrupted at step {state.step}: saved",
-                        f"go on with: lcprune resume {self.checkpoints.parent}",
+                        f"continue with: lcprune resume {self.checkpoints.parent}",
                     )
                 meter.resume(state)
 
     def save(self, state: TrainingState) -> None:
-        """Writes a checkpoint, where this process is the one that does."""
+        """Writes a checkpoint, if this process is the writer."""
         whole = self.coordinator.gather_state(state)
         if whole is not None:
             checkpoint.rotate(self.checkpoints, whole, self.reproducibility)
@@ -206,7 +206,7 @@ class Trainer:
         if place is None:
             return
         run = self.checkpoints.parent
-        retry = f", or go back and on with a lower one: lcprune resume {run} --set train.on_nonfinite=retry"
+        retry = f", or resume with a lower one: lcprune resume {run} --set train.on_nonfinite=retry"
         lower = self.recipe.train.lr * RETRY_FACTOR
         raise NotFiniteError(
             f"{place} is no longer a finite number at step {state.step}",
@@ -216,7 +216,7 @@ class Trainer:
 
 
 def _lowered(lr: float, state: TrainingState) -> float:
-    """Lowers the learning rates of a run that went back; returns the trunk's, which is `lr` before."""
+    """Lowers the learning rates of a run that went back; returns that of the backbone, which was `lr`."""
     if not state.retries:
         return lr
     factor = RETRY_FACTOR**state.retries
@@ -227,7 +227,7 @@ def _lowered(lr: float, state: TrainingState) -> float:
 
 
 class _Meter:
-    """Sums losses on the device and reads them only when a line is due."""
+    """Sums losses on the device and reads them only when a line is logged."""
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
@@ -244,7 +244,7 @@ class _Meter:
         self._steps += 1
 
     def read(self, state: TrainingState, lr: float) -> LoggedStep:
-        """The means since the last reading."""
+        """The means since the last call."""
         means = torch.zeros(0) if self._sum is None else self._sum / self._steps
         exits, critics = self._trainer.coordinator.gather_losses(means[: self._exits], means[self._exits :])
         elapsed = time.perf_counter() - self._started
@@ -264,21 +264,21 @@ class _Meter:
         )
 
     def leave_out(self, seconds: float) -> None:
-        """Time that went into something else than training."""
+        """Excludes time that was no training."""
         self._started += seconds
 
     def resume(self, state: TrainingState) -> None:
-        """After an interval was read, evaluation and saving do not count as training time."""
+        """Restarts the clock after a logged line, so that evaluation and saving are not counted."""
         if not self._steps:
             self._started = time.perf_counter()
 
 
 @contextmanager
 def _interruptible() -> Iterator[threading.Event]:
-    """Turns the first Ctrl-C or SIGTERM into an event, so that no step is left half done; a second one acts at once."""
+    """Turns the first Ctrl-C or SIGTERM into an event, so that the step is completed; the second one acts at once."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield event  # signals reach the main thread alone
+        yield event  # only the main thread receives signals
         return
 
     def handle(number: int, frame: FrameType | None) -> None:

@@ -11,14 +11,14 @@ from lcprune.recipe import Recipe
 from lcprune.training.freezing import frozen_parameters
 
 SCALE = "lr_scale"
-"""Key of a group of an optimizer's weights: its learning rate, as a fraction of the trunk's."""
+"""Key of an optimizer's parameter group: its learning rate, as a fraction of the backbone's."""
 
 
 def build_optimizers(recipe: Recipe, network: Network) -> tuple[Optimizer, ...]:
-    """The trunk's optimizer and, where there are critics or modules that predict gradients, theirs.
+    """The backbone's optimizer and, if there are any, that of critics or of modules that predict gradients.
 
-    Weight decay acts on the weights of the trunk's convolutions and linear layers: not on BatchNorm, biases or critics.
-    Frozen weights have no optimizer.
+    Weight decay applies to the weights of the backbone's convolutions and linear layers: not to BatchNorm, biases or
+    critics. Frozen weights have no optimizer.
     """
     train, critics = recipe.train, recipe.critics
     parts: Sequence[nn.Module] = (network.groups,) if train.layer_decay == 1 else network.parts
@@ -40,13 +40,13 @@ def build_optimizers(recipe: Recipe, network: Network) -> tuple[Optimizer, ...]:
 
 
 def _decayed(part: nn.Module) -> set[int]:
-    """Identities of the weights that weight decay acts on."""
+    """Identities of the weights with weight decay."""
     layers = [m for m in part.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
     return {id(layer.weight) for layer in layers}
 
 
 def set_learning_rates(recipe: Recipe, optimizers: tuple[Optimizer, ...], step: int, iterations: int) -> float:
-    """Gives every optimizer its learning rate for `step` (from 0) of `iterations`; returns the trunk's."""
+    """Sets the learning rates for `step` (from 0) of `iterations`; returns that of the backbone."""
     train, critics = recipe.train, recipe.critics
     rates = (
         train.lr * lr_factor(train.schedule, step, iterations, train.lr_drops, train.warmup),
@@ -61,13 +61,13 @@ def set_learning_rates(recipe: Recipe, optimizers: tuple[Optimizer, ...], step: 
 def lr_factor(schedule: str, step: int, iterations: int, lr_drops: tuple[float, ...], warmup: float) -> float:
     """The learning rate of a step (from 0), as a fraction of the highest one.
 
-    ``step`` divides by 10 at each of `lr_drops`, fractions of the run. ``one_cycle`` rises in a straight line over the
-    fraction `warmup` and falls in a straight line to zero.
+    ``step`` divides by 10 at each of `lr_drops`, fractions of the run. ``one_cycle`` rises linearly over the fraction
+    `warmup` and falls linearly to zero.
     """
     if schedule == "constant":
         return 1.0
     if schedule == "step":
-        drops = [round(drop * iterations, 6) for drop in lr_drops]  # in floats 0.55 * 100 is over 55
+        drops = [round(drop * iterations, 6) for drop in lr_drops]  # in floating point 0.55 * 100 is over 55
         return float(0.1 ** bisect_right(drops, step))
     done = (step + 0.5) / iterations  # the middle of the step, so that no step has a rate of zero
     return done / warmup if done < warmup else (1 - done) / (1 - warmup)

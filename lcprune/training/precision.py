@@ -1,18 +1,18 @@
-"""The number format of training, where a recipe leaves it to the device."""
+"""The floating point format of training, if the recipe leaves it to the device."""
 
 from typing import Literal
 
 import torch
 
 BF16_CAPABILITY = (8, 0)
-"""From which CUDA compute capability on a GPU multiplies bf16 matrices in hardware."""
+"""CUDA compute capability from which on a GPU multiplies bf16 matrices in hardware."""
 
 
 def resolve(precision: Literal["fp32", "bf16", "auto"], device: torch.device) -> Literal["fp32", "bf16"]:
-    """What a recipe's ``train.precision`` is on `device`: ``auto`` is bf16 where the device is built for it.
+    """The format for ``train.precision`` on `device`: ``auto`` is bf16 if the device supports it in hardware.
 
-    That is a GPU of `BF16_CAPABILITY` or newer and a CPU with AMX. A CPU that knows bf16 but has no AMX gains nothing,
-    and everything else emulates it.
+    That is a GPU of `BF16_CAPABILITY` or newer, or a CPU with AMX. Without AMX, bf16 is no faster on a CPU, and all
+    other devices emulate it.
     """
     if precision != "auto":
         return precision

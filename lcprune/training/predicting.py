@@ -10,11 +10,11 @@ from lcprune.models.network import eval_mode
 
 EVAL_BATCH = 500
 EVAL_PIXELS = EVAL_BATCH * 64 * 64
-"""Of all images in a batch, at most: larger images come fewer at a time."""
+"""Pixels in a batch, at most: batches of larger images are smaller."""
 
 
 def predict_logits(network: Network, split: Split, device: torch.device, channels_last: bool) -> Tensor:
-    """Logits of every exit in eval mode on the CPU, ``(K, N, classes)`` float32; the mode is put back."""
+    """Logits of every exit in eval mode on the CPU, ``(K, N, classes)`` float32; restores the mode."""
     with eval_mode(network), torch.inference_mode():
         batches = [
             torch.stack(network(images)).float().cpu()
@@ -24,6 +24,6 @@ def predict_logits(network: Network, split: Split, device: torch.device, channel
 
 
 def eval_batch(split: Split) -> int:
-    """Images of `split` that a device holds at a time."""
+    """Number of images of `split` in an evaluation batch."""
     height, width = (int(side) for side in split.images.shape[2:])
     return max(1, min(EVAL_BATCH, EVAL_PIXELS // (height * width)))

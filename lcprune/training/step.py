@@ -1,8 +1,7 @@
-"""One training step: gradients and updates, run eagerly or recorded once as a CUDA graph."""
+"""One training step: gradients and updates, eager or as a CUDA graph."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,44 +10,41 @@ from torch.optim import Optimizer
 from lcprune.training.methods import Losses, Method
 
 GRAPH_WARMUP = 3
-"""Eager steps before a step is recorded, so that optimizers have their state and libraries their kernels."""
+"""Eager steps before a step is captured, so that the states of optimizers and the kernels of libraries exist."""
 
 
-class Step(Protocol):
-    """One update of everything that the method trains, with the learning rates that the optimizers hold."""
+Step = Callable[[Tensor, Tensor, int], Losses]
+"""One update of everything that the method trains, with the learning rates that the optimizers hold.
 
-    def __call__(self, images: Tensor, labels: Tensor, step: int) -> Losses:
-        """Trains on images ``(N, C, H, W)`` in 0..1 and labels ``(N,)``; `step` counts from 0."""
-        ...
-
-
+It is called with images ``(N, C, H, W)`` in 0..1, labels ``(N,)`` and the number of the step, from 0.
+"""
 Work = Callable[[], Losses]
 Record = Callable[[Work], Work]
-"""Records work on a device without doing it; what it returns does it again, into the same memory."""
+"""Captures work on a device without running it; the result runs it, each time in the same memory."""
 
 
 def build_step(
     method: Method, optimizers: Sequence[Optimizer], device: torch.device, *, bf16: bool, cuda_graph: bool
 ) -> Step:
-    """The step of a run. `cuda_graph` has a meaning on a CUDA device alone."""
+    """The step of a run. `cuda_graph` has an effect on a CUDA device only."""
     eager = EagerStep(method, optimizers, device, bf16)
     return GraphedStep(eager, optimizers, record_cuda_graph) if cuda_graph and device.type == "cuda" else eager
 
 
 def compile_parts(method: Method) -> None:
-    """Compiles what the method calls with torch.compile, at the first call of each part. Needs a C++ compiler."""
+    """Compiles the parts of the method with torch.compile, each at its first call. Needs a C++ compiler."""
     parts = tuple(method.parts())
-    # All parts share the code of nn.Sequential.forward, and the limit of compilations is counted by code.
+    # All parts share the code of nn.Sequential.forward, for which compilations are limited.
     torch._dynamo.config.recompile_limit = 4 * len(parts)
     for part in parts:
         part.compile()
 
 
 class EagerStep:
-    """Starts each operation by itself. Nothing in it waits for the device: losses stay there."""
+    """Runs each operation eagerly. It never synchronises with the device: losses stay there."""
 
     def __init__(self, method: Method, optimizers: Sequence[Optimizer], device: torch.device, bf16: bool) -> None:
-        """With `bf16` forward and backward passes run in autocast; losses, weights and updates stay in float32."""
+        """With `bf16` forward and backward passes use autocast; losses, weights and updates are float32."""
         self._method = method
         self._optimizers = optimizers
         self._device = device
@@ -64,16 +60,16 @@ class EagerStep:
         return losses
 
     def forget_gradients(self) -> None:
-        """Frees all gradients."""
+        """Sets all gradients to None."""
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
 
 
 class GraphedStep:
-    """Records a step once and then replays it, with no work for Python or the driver in between.
+    """Captures a step once and then replays it, without work for Python or the driver.
 
-    Images, labels and learning rates are copied to where the recorded step reads them; the losses that it returns are
-    overwritten by the next replay. Steps must be alike: as many images, and critics that learn at every one.
+    Images, labels and learning rates are copied to the memory of the captured step; the next replay overwrites the
+    losses that it returns. All steps must be the same: number of images, and critics that learn at every step.
     """
 
     def __init__(self, eager: EagerStep, optimizers: Sequence[Optimizer], record: Record) -> None:
@@ -102,14 +98,14 @@ class GraphedStep:
     def _recorded(self, images: Tensor, labels: Tensor, step: int) -> Work:
         self._images, self._labels = images.clone(), labels.clone()  # clone keeps the memory format
         self._rates = [torch.zeros((), device=images.device) for _ in self._optimizers]
-        self._eager.forget_gradients()  # gradients of the recorded step get memory of its own
+        self._eager.forget_gradients()  # gradients of the captured step get memory of their own
         with _rates_in_memory(self._optimizers, self._rates):
             return self._record(lambda: self._eager(self._images, self._labels, step))
 
 
 @contextmanager
 def _rates_in_memory(optimizers: Sequence[Optimizer], rates: Sequence[Tensor]) -> Iterator[None]:
-    """Inside, optimizers read their learning rate from memory; outside it is a number, as checkpoints hold it."""
+    """Makes optimizers read their learning rate from tensors; afterwards it is a number again, as in checkpoints."""
     groups = [
         (group, rate) for optimizer, rate in zip(optimizers, rates, strict=True) for group in optimizer.param_groups
     ]
@@ -124,7 +120,7 @@ def _rates_in_memory(optimizers: Sequence[Optimizer], rates: Sequence[Tensor]) -
 
 
 def record_cuda_graph(work: Work) -> Work:
-    """`work` as a CUDA graph; every replay writes its losses to the same place."""
+    """`work` as a CUDA graph; every replay writes its losses to the same memory."""
     graph = torch.cuda.CUDAGraph()
     torch.cuda.synchronize()
     with torch.cuda.graph(graph):

@@ -34,7 +34,7 @@ def test_a_run_is_saved_and_goes_on(here: Path, cli: Callable[..., Any], tiny: t
     assert process.returncode == 130, stderr
     assert "Traceback" not in stderr
     assert stdout == ""
-    assert stderr.splitlines()[-1] == f"interrupted at step {step}: saved; go on with: lcprune resume mine"
+    assert stderr.splitlines()[-1] == f"interrupted at step {step}: saved; continue with: lcprune resume mine"
     resumed = cli("resume", "mine", "--set", f"train.iterations={step + 3}", "--json")
     assert resumed.exit_code == 0, resumed.stderr
     assert f"going on from step {step}\n" in resumed.stderr
@@ -57,7 +57,7 @@ def test_the_same_as_json(
     assert json.loads(result.stdout)["error"] == {
         "kind": "interrupted",
         "problem": "interrupted at step 3: saved",
-        "fix": "go on with: lcprune resume runs/digits-1",
+        "fix": "continue with: lcprune resume runs/digits-1",
     }
 
 

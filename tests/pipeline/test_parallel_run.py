@@ -18,13 +18,14 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 from lcprune import recipe as recipes
 from lcprune import runs
 from lcprune.errors import LcpruneError, RunError, SetupError
 from lcprune.pipeline import parallel_run, train
 from lcprune.training import checkpoint
-from lcprune.training.parallel import ParallelOptions, layers, mesh, messages
+from lcprune.training.parallel import ParallelOptions, layers, mesh
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("parallel run")]
 
@@ -93,12 +94,11 @@ def done(job: Job, is_last: bool) -> Found:
         "display": lambda *_: nullcontext(Listener(found, asked_at)),
         "notice": lambda _: None,
     }
-    senders: list[messages.Sender] = []
-    made, backward, is_spoilt = messages.Sender.__init__, layers.LayerParallel.backward, False
+    isend, backward, is_spoilt = dist.isend, layers.LayerParallel.backward, False
 
-    def noted(sender: messages.Sender, *arguments: Any) -> None:
-        made(sender, *arguments)
-        senders.append(sender)
+    def noted(message: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        found.sent_bytes += message.nbytes
+        return isend(message, *arguments, **options)
 
     def spoilt(method: layers.LayerParallel, images: Any, labels: Any, step: int) -> Any:
         nonlocal is_spoilt
@@ -109,7 +109,7 @@ def done(job: Job, is_last: bool) -> Found:
         return backward(method, images, labels, step)
 
     with (
-        mock.patch.object(messages.Sender, "__init__", noted),
+        mock.patch.object(dist, "isend", noted),
         mock.patch.object(layers.LayerParallel, "backward", spoilt),
     ):
         try:
@@ -123,7 +123,6 @@ def done(job: Job, is_last: bool) -> Found:
             found.test_accuracy_pct = trained.test_accuracy_pct
         except LcpruneError as error:
             found.error, found.reports = error.problem, error.reports
-    found.sent_bytes = sum(sender.sent_bytes for sender in senders)
     return found
 
 

@@ -162,7 +162,7 @@ def test_a_signal_ends_the_step_saves_and_says_how_to_go_on(tmp_path: Path, send
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with pytest.raises(Interrupted) as error:
         bench.fit(at=3, act=send)
-    assert str(error.value) == f"interrupted at step 4: saved; go on with: lcprune resume {tmp_path.parent}"
+    assert str(error.value) == f"interrupted at step 4: saved; continue with: lcprune resume {tmp_path.parent}"
     assert error.value.exit_code == 130
     assert checkpoint.load(tmp_path / "last.pt")["step"] == 4
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
@@ -211,7 +211,7 @@ def test_a_loss_that_is_not_finite_names_the_group(tmp_path: Path, exit_index: i
         bench.trainer.fit(type("Failing", (), {"backward": staticmethod(backward)})(), bench.state, bench.heard)
     assert error.value.problem == f"the loss of {name} is no longer a finite number at step 6"
     assert error.value.fix == (
-        f"train again with a lower learning rate: --set train.lr=0.125, or go back and on with a lower one: "
+        f"train again with a lower learning rate: --set train.lr=0.125, or resume with a lower one: "
         f"lcprune resume {tmp_path.parent} --set train.on_nonfinite=retry"
     )
     assert bench.saved()["last.pt"] == 3

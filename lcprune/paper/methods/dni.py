@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from lcprune.models import Network
 from lcprune.recipe import Recipe
-from lcprune.training.methods.base import Losses, Wrap, as_it_is, sample_losses
+from lcprune.training.methods.base import Losses, sample_losses
 
 
 @dataclass(frozen=True)
@@ -40,25 +40,22 @@ class _Cut:
     """The gradient of each sample's own loss there, with the module's graph, ``(N, C, H, W)``."""
 
 
-def build(recipe: Recipe, network: Network, iterations: int | None, wrap: Wrap) -> "Dni":
+def build(recipe: Recipe, network: Network, iterations: int | None) -> "Dni":
     """See `Build`."""
     smoothing = recipe.train.label_smoothing
-    return Dni(network, update_every=recipe.critics.update_every, label_smoothing=smoothing, wrap=wrap)
+    return Dni(network, update_every=recipe.critics.update_every, label_smoothing=smoothing)
 
 
 class Dni:
-    """Training by synthetic gradients. The network has one exit, as that of `Backprop`."""
+    """Training by synthetic gradients. The network has one exit, as that of ``method: backprop``."""
 
-    def __init__(
-        self, network: Network, *, update_every: int = 1, label_smoothing: float = 0.0, wrap: Wrap = as_it_is
-    ) -> None:
+    def __init__(self, network: Network, *, update_every: int = 1, label_smoothing: float = 0.0) -> None:
         """How it learns.
 
         Args:
             network: With one group, made of one part more than it has synthesizers.
             update_every: The modules learn at every n-th step.
             label_smoothing: Share of the target spread over all classes.
-            wrap: Wraps every part, and every module where it learns.
 
         Raises:
             ValueError: If the network has no cuts.
@@ -69,11 +66,7 @@ class Dni:
             raise ValueError(f"{len(network.synthesizers)} synthesizers do not fit a network of {len(parts)} parts")
         self._normalize = network.normalize
         self._parts = [*(part for pair in zip(parts, network.synthesizers, strict=False) for part in pair), parts[-1]]
-        self._stages = [
-            (wrap(group), synthesizer, wrap(synthesizer))
-            for group, synthesizer in zip(parts[:-1], network.synthesizers, strict=True)
-        ]
-        self._last_part = wrap(parts[-1])
+        self._stages = list(zip(parts[:-1], network.synthesizers, strict=True))
         self._update_every = update_every
         self._label_smoothing = label_smoothing
 
@@ -86,14 +79,14 @@ class Dni:
         learns = step % self._update_every == 0
         hidden = self._normalize(images)
         cuts = []
-        for group, synthesizer, wrapped in self._stages:
+        for group, synthesizer in self._stages:
             output = group(hidden)
-            predicted = (wrapped if learns else synthesizer)(output.detach(), labels)
+            predicted = synthesizer(output.detach(), labels)
             hidden = output.detach().requires_grad_()
             cuts.append(_Cut(output, hidden, predicted))
             if output.requires_grad:  # unless the first group is frozen
                 output.backward(predicted.detach().to(output.dtype) / len(images))  # and into the leaf that it reads
-        main = sample_losses(self._last_part(hidden), labels, self._label_smoothing).mean()
+        main = sample_losses(self._parts[-1](hidden), labels, self._label_smoothing).mean()
         main.backward()
         losses = torch.stack([_squared_errors(cut, len(images)).mean() for cut in cuts])
         if learns:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from lcprune.models import Network
 from lcprune.recipe import Recipe
 from lcprune.specs import METHODS
-from lcprune.training.methods.base import Losses, Wrap, as_it_is, sample_losses
+from lcprune.training.methods.base import Losses, sample_losses
 from lcprune.training.methods.critic_loss import CriticLoss, ExitOutput, critic_loss
 
 
@@ -35,7 +35,6 @@ class _Exit:
     """One exit of the forward pass."""
 
     critic: nn.Module
-    """Without its wrapper."""
     hidden: Tensor
     """h_i with the graph of its group alone, ``(N, C_i, H_i, W_i)``."""
     leaf: Tensor
@@ -44,7 +43,7 @@ class _Exit:
     """Of the critic, with its graph."""
 
 
-def build(recipe: Recipe, network: Network, iterations: int | None, wrap: Wrap) -> "Sobolev":
+def build(recipe: Recipe, network: Network, iterations: int | None) -> "Sobolev":
     """See `Build`."""
     critics, train = recipe.critics, recipe.train
     return Sobolev(
@@ -54,7 +53,6 @@ def build(recipe: Recipe, network: Network, iterations: int | None, wrap: Wrap) 
         weight=critics.sobolev,
         update_every=critics.update_every,
         label_smoothing=train.label_smoothing,
-        wrap=wrap,
     )
 
 
@@ -70,7 +68,6 @@ class Sobolev:
         weight: float = 1.0,
         update_every: int = 1,
         label_smoothing: float = 0.0,
-        wrap: Wrap = as_it_is,
     ) -> None:
         """How critics learn.
 
@@ -81,14 +78,10 @@ class Sobolev:
             weight: s, of the derivatives.
             update_every: The critics learn at every n-th step.
             label_smoothing: Share of the target spread over all classes.
-            wrap: Wraps every group, and every critic where it learns.
         """
         self._normalize = network.normalize
         self._groups = list(network.groups)
-        self._stages = [  # the last group has no critic
-            (wrap(group), critic, wrap(critic)) for group, critic in zip(self._groups, network.critics, strict=False)
-        ]
-        self._last_group = wrap(self._groups[-1])
+        self._critics = network.critics
         self._loss = loss
         self._target = target
         self._weight = weight
@@ -106,7 +99,7 @@ class Sobolev:
     def backward(self, images: Tensor, labels: Tensor, step: int) -> Losses:
         """See `Method`. All groups run first; then derivatives go from the last one to the first."""
         learns = step % self._update_every == 0
-        exits, main = self._forward(images, labels, learns)
+        exits, main = self._forward(images, labels)
         main.losses.mean().backward()
         slope = _arrived(exits[-1])  # d L_t / d h_i
         target = main.detach()
@@ -125,16 +118,15 @@ class Sobolev:
         losses = torch.stack([*(own.output.losses for own in exits), main.losses])
         return Losses(losses.detach().mean(dim=1), torch.stack(critic_losses[::-1]))
 
-    def _forward(self, images: Tensor, labels: Tensor, learns: bool) -> tuple[list[_Exit], ExitOutput]:
+    def _forward(self, images: Tensor, labels: Tensor) -> tuple[list[_Exit], ExitOutput]:
         """All exits with the graphs of their own group and critic, and main."""
         leaf = self._normalize(images)
         exits = []
-        for group, critic, wrapped in self._stages:
+        for group, critic in zip(self._groups[:-1], self._critics, strict=True):
             hidden = group(leaf)
             leaf = hidden.detach().requires_grad_()
-            logits = (wrapped if learns else critic)(leaf)
-            exits.append(_Exit(critic, hidden, leaf, self._output(logits, labels)))
-        return exits, self._output(self._last_group(leaf), labels)
+            exits.append(_Exit(critic, hidden, leaf, self._output(critic(leaf), labels)))
+        return exits, self._output(self._groups[-1](leaf), labels)
 
     def _output(self, logits: Tensor, labels: Tensor) -> ExitOutput:
         return ExitOutput(logits, sample_losses(logits, labels, self._label_smoothing))

@@ -1,4 +1,4 @@
-"""What a training method is: it puts gradients where they belong, and says what the losses were."""
+"""The interface of a training method: it computes gradients and returns the losses."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -11,30 +11,22 @@ from torch import Tensor, nn
 from lcprune.models import Network
 from lcprune.recipe import Recipe
 
-Wrap = Callable[[nn.Module], nn.Module]
-"""Puts something around a part that a method calls, such as what averages its gradients over several processes."""
-
-
-def as_it_is(part: nn.Module) -> nn.Module:
-    """The part itself: a `Wrap` that does nothing."""
-    return part
-
 
 @dataclass(frozen=True)
 class Losses:
-    """Mean losses of one step, on the device and without a graph."""
+    """Mean losses of one step, on the device, detached."""
 
     exits: Tensor
     """Cross-entropy of every exit, in nats, ``(K,)``."""
     critics: Tensor
-    """What every critic learns from, in nats, ``(K - 1,)``."""
+    """Losses that the critics learn from, in nats, ``(K - 1,)``."""
 
 
 class Method(Protocol):
-    """One way to train a network."""
+    """A method to train a network."""
 
     def backward(self, images: Tensor, labels: Tensor, step: int) -> Losses:
-        """Adds this batch's gradients to ``.grad`` of everything that the method trains at this step.
+        """Adds this batch's gradients to ``.grad`` of all weights that the method trains at this step.
 
         Args:
             images: In 0..1, ``(N, C, H, W)``.
@@ -44,16 +36,12 @@ class Method(Protocol):
         ...
 
     def parts(self) -> Iterable[nn.Module]:
-        """The modules that `backward` calls, without what is put around them, which may be compiled one by one."""
+        """The modules that `backward` calls, which may be compiled one by one."""
         ...
 
 
-class Build(Protocol):
-    """What the module of a method offers as ``build``; see `lcprune.training.methods.build_method`."""
-
-    def __call__(self, recipe: Recipe, network: Network, iterations: int | None, wrap: Wrap) -> Method:
-        """The method, with what the recipe says."""
-        ...
+Build = Callable[[Recipe, Network, int | None], Method]
+"""The function ``build`` of a method's module; see `lcprune.training.methods.build_method`."""
 
 
 def sample_losses(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:

@@ -1,4 +1,7 @@
-"""Joint training of all exits (deep supervision), with main as their teacher if asked for."""
+"""Joint training of all exits (deep supervision), optionally with distillation from main.
+
+A network with main alone is trained by plain backpropagation: ``method: backprop``.
+"""
 
 from collections.abc import Iterable, Sequence
 
@@ -7,11 +10,11 @@ from torch import Tensor, nn
 
 from lcprune.models import Network
 from lcprune.recipe import Recipe
-from lcprune.training.methods.base import Losses, Wrap, as_it_is, sample_losses
-from lcprune.training.methods.distillation import distillation_losses
+from lcprune.training.methods.base import Losses, sample_losses
+from lcprune.training.methods.critic_loss import distillation_losses
 
 
-def build(recipe: Recipe, network: Network, iterations: int | None, wrap: Wrap) -> "DeepSupervision":
+def build(recipe: Recipe, network: Network, iterations: int | None) -> "DeepSupervision":
     """See `Build`."""
     critics, train = recipe.critics, recipe.train
     steps = iterations or train.iterations
@@ -20,12 +23,11 @@ def build(recipe: Recipe, network: Network, iterations: int | None, wrap: Wrap) 
         raise ValueError("the weights of exits decay over the run: say how many iterations it has")
     return DeepSupervision(
         network,
-        critics.weights,
+        critics.weights if len(network.critics) else (),
         train.label_smoothing,
         distill=critics.distill,
         temperature=critics.distill_temperature,
         decay_over=steps if decays else None,
-        wrap=wrap,
     )
 
 
@@ -33,11 +35,11 @@ class DeepSupervision:
     """Backpropagation of main's loss plus a weighted sum of the losses of all other exits.
 
     L = L_K + w_1 * E_1 + .. + w_K-1 * E_K-1, where E_i is the cross-entropy L_i of exit i, or with distillation
-    E_i = (1 - distill) * L_i + distill * D_i, and D_i is `distillation_losses` of exit i and main. The weights are held
-    constant, or fall in a straight line to zero: at step t of N they are (1 - t / N) * w_i.
+    E_i = (1 - distill) * L_i + distill * D_i, and D_i is `distillation_losses` of exit i and main. The weights are
+    constant, or fall linearly to zero: at step t of N they are (1 - t / N) * w_i.
 
-    Source: Wang et al. 2015, arXiv:1505.02496, where the weights of the auxiliary losses fall; here by the step, there
-    by the epoch. Exits that learn from the last one: Phuong and Lampert 2019, "Distillation-Based Training for
+    Source: Wang et al. 2015, arXiv:1505.02496, where the weights of the auxiliary losses fall by epoch; here by
+    step. Distillation from the last exit: Phuong and Lampert 2019, "Distillation-Based Training for
     Multi-Exit Architectures", ICCV.
     """
 
@@ -50,7 +52,6 @@ class DeepSupervision:
         distill: float = 0.0,
         temperature: float = 1.0,
         decay_over: int | None = None,
-        wrap: Wrap = as_it_is,
     ) -> None:
         """How exits learn.
 
@@ -58,20 +59,16 @@ class DeepSupervision:
             network: With any number of critics.
             weights: Of each exit's loss beside main's, ``(K - 1,)``.
             label_smoothing: Share of the target spread over all classes.
-            distill: Main's share in what the other exits learn from; the rest is the labels'.
+            distill: Share of the distillation in the loss of the other exits; the rest is cross-entropy.
             temperature: Of the distillation.
-            decay_over: N, the steps in which the weights fall to zero; None holds them constant.
-            wrap: Goes around every group and critic.
+            decay_over: N, the steps in which the weights fall to zero; None: they are constant.
 
         Raises:
-            ValueError: If there is not one weight for every critic.
+            ValueError: If the number of weights is not that of the critics.
         """
         if len(weights) != len(network.critics):
             raise ValueError(f"{len(network.critics)} critics need as many weights, not {len(weights)}")
         self._network = network
-        self._called = Network(
-            network.normalize, [wrap(group) for group in network.groups], [wrap(critic) for critic in network.critics]
-        )
         self._weights = tuple(weights)
         self._label_smoothing = label_smoothing
         self._distill = distill
@@ -84,13 +81,15 @@ class DeepSupervision:
 
     def backward(self, images: Tensor, labels: Tensor, step: int) -> Losses:
         """See `Method`."""
-        logits = self._called(images)
+        logits = self._network(images)
         losses = [sample_losses(of_exit, labels, self._label_smoothing).mean() for of_exit in logits]
         learned = self._with_distillation(losses, logits)
         weights = self._weights_at(step)
         weighted = [weight * loss for weight, loss in zip(weights, learned, strict=True)]
-        sum(weighted, start=losses[-1]).backward()  # one pass back through the trunk for all exits
-        of_critics = torch.stack([*learned, losses[-1]]).detach()[:-1]  # main in it: torch stacks no empty list
+        sum(weighted, start=losses[-1]).backward()  # one backward pass through the backbone for all exits
+        of_critics = torch.stack([*learned, losses[-1]]).detach()[
+            :-1
+        ]  # with main, because torch cannot stack an empty list
         return Losses(torch.stack(losses).detach(), of_critics)
 
     def _weights_at(self, step: int) -> tuple[float, ...]:
@@ -99,7 +98,7 @@ class DeepSupervision:
         return tuple(weight * max(0.0, 1 - step / self._decay_over) for weight in self._weights)
 
     def _with_distillation(self, losses: Sequence[Tensor], logits: Sequence[Tensor]) -> list[Tensor]:
-        """What each exit but main learns from, K - 1 scalars."""
+        """The losses E_i of the exits but main, K - 1 scalars."""
         if self._distill == 0:
             return list(losses[:-1])
         share, main = self._distill, logits[-1]

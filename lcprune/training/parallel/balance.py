@@ -1,12 +1,12 @@
-"""Which process holds which layer groups."""
+"""Assigns layer groups to processes."""
 
 import copy
-import time
 from collections.abc import Sequence
 from itertools import combinations, pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.utils.benchmark import Timer
 
 from lcprune.errors import SetupError
 from lcprune.models import Network
@@ -15,7 +15,7 @@ _REPEATS = 3
 
 
 def balanced(costs: Sequence[float], stages: int) -> tuple[range, ...]:
-    """Consecutive layer groups for every stage, so that the costliest one costs least.
+    """Consecutive layer groups for every stage, so that the largest cost of a stage is minimal.
 
     Args:
         costs: Of every group with its critic, in any unit.
@@ -27,10 +27,10 @@ def balanced(costs: Sequence[float], stages: int) -> tuple[range, ...]:
 
 
 def given(counts: Sequence[int], groups: int, stages: int) -> tuple[range, ...]:
-    """The division that a user asks for: how many consecutive groups each stage has.
+    """Layer groups for every stage, by their number in each.
 
     Raises:
-        SetupError: If these are not so many stages and groups.
+        SetupError: If there are more or fewer stages or groups.
     """
     if len(counts) != stages or sum(counts) != groups or min(counts) < 1:
         raise SetupError(
@@ -42,34 +42,23 @@ def given(counts: Sequence[int], groups: int, stages: int) -> tuple[range, ...]:
 
 
 def measured_costs_s(network: Network, images: Tensor) -> list[float]:
-    """Time of a forward and a backward pass of every group with its critic, in seconds: the best of a few.
+    """Mean time of a forward and a backward pass of every group with its critic, in seconds.
 
     Args:
-        network: Left as it is.
+        network: It is not changed.
         images: A batch, on the network's device.
     """
     costs = []
     with torch.no_grad():
         hidden = network.normalize(images)
     for index, group in enumerate(network.groups):
-        parts = [copy.deepcopy(group), *(copy.deepcopy(critic) for critic in network.critics[index : index + 1])]
-        costs.append(min(_pass_s(parts, hidden) for _ in range(_REPEATS)))
+        parts = copy.deepcopy(nn.Sequential(group, *network.critics[index : index + 1]))
+        timer = Timer(
+            "parts(hidden).float().square().mean().backward()",
+            globals={"parts": parts, "hidden": hidden},
+            num_threads=torch.get_num_threads(),
+        )
+        costs.append(timer.timeit(_REPEATS).mean)
         with torch.no_grad():
             hidden = parts[0](hidden)
     return costs
-
-
-def _pass_s(parts: Sequence[nn.Module], hidden: Tensor) -> float:
-    _wait_for(hidden)
-    started = time.perf_counter()
-    output = hidden
-    for part in parts:
-        output = part(output)
-    output.float().square().mean().backward()
-    _wait_for(hidden)
-    return time.perf_counter() - started
-
-
-def _wait_for(tensor: Tensor) -> None:
-    if tensor.is_cuda:
-        torch.cuda.synchronize(tensor.device)

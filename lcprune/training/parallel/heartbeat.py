@@ -1,4 +1,4 @@
-"""Detects dead ranks, by the pulse that each process gives to torchrun's store."""
+"""Detects dead ranks: every process increments a counter in torchrun's store."""
 
 import os
 import signal
@@ -15,57 +15,49 @@ from lcprune.errors import Interrupted, LcpruneError, PeerError
 
 PULSE_S = 0.5
 PATIENCE_S = 2.0
-"""How long a pulse may stay away before its rank counts as dead."""
+"""A rank whose counter stands still for so long is dead."""
 
 
 class Heartbeat:
-    """A thread that signals that this process lives, and checks the others."""
+    """Increments this rank's counter in a thread, until `stop`, and finds ranks whose counter stands still."""
 
     def __init__(self, store: Store, rank: int, size: int) -> None:
         """`store` is one that all processes reach."""
         self.names = [f"rank {number}" for number in range(size)]
-        """Who each is, for a message."""
+        """Of all processes, for messages."""
         self._store = store
-        self._own_store = store.clone()  # a connection for the thread, because another one may be waiting
+        self._own_store = store.clone()  # another connection, because that of the main thread may be blocked
         self._rank = rank
         self._size = size
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
-
-    def start(self) -> None:
-        """Begins to beat."""
         self._thread.start()
 
     def stop(self) -> None:
         """Ends the thread."""
         self._ended.set()
-        self._thread.join(PATIENCE_S)  # it may be waiting for a store that is gone
+        self._thread.join(PATIENCE_S)  # it may be blocked, if the store is gone
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Inside, an operation that fails because of a dead rank names it.
+        """Inside, an error because of a dead rank names it, and of all processes that an error ends one reports it.
+
+        That is the first one: the one with the cause, if one has it. SIGTERM is an error as well: torchrun sends it to
+        the others when a rank is dead.
 
         Raises:
             PeerError: Instead of torch's error.
         """
-        try:
-            yield
-        except RuntimeError as error:
-            if not is_of_others(error):
-                raise
-            _outlive_torchrun()
-            raise self._named(error) from error
-
-    @contextmanager
-    def agreeing(self) -> Iterator[None]:
-        """Inside, of all processes that an error ends, the first one reports it: the one with the cause, if one has it.
-
-        SIGTERM is an error as well: torchrun sends it to the others when a rank is dead.
-        """
         is_main = threading.current_thread() is threading.main_thread()
         before = signal.signal(signal.SIGTERM, self._terminated) if is_main else None
         try:
-            yield
+            try:
+                yield
+            except RuntimeError as error:
+                if not is_of_others(error):
+                    raise
+                _outlive_torchrun()
+                raise self._named(error) from error
         except LcpruneError as error:
             _outlive_torchrun()
             error.reports = self._is_first_to_report()
@@ -114,12 +106,12 @@ class Heartbeat:
 
 
 def _outlive_torchrun() -> None:
-    """Torchrun ends the others as soon as one is dead, but not before one of them has reported it."""
+    """Ignores SIGTERM, which torchrun sends when a rank is dead, so that this one can report it."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def is_of_others(error: RuntimeError) -> bool:
-    """Whether torch says that another process does not answer; its classes of errors do not tell."""
+    """Whether an error of torch is about another process, by its text: torch has no class of its own for that."""
     text = str(error)
     return isinstance(error, dist.DistError) or any(word in text for word in ("gloo", "NCCL", "ProcessGroup"))

@@ -2,7 +2,7 @@
 
 They form a mesh of stages x replicas: a stage holds one or more consecutive layer groups, its replicas share every
 batch. Data parallel is one stage, layer parallel one replica. Rank ``stage * replicas + replica``: the ranks that
-exchange gradients are neighbours, and so on one machine where that is possible.
+exchange gradients are consecutive, and so on one machine if possible.
 """
 
 import os
@@ -10,20 +10,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import cast
 
 import torch
 import torch.distributed as dist
 from torch.distributed import ProcessGroup
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from lcprune.errors import PeerError, SetupError
 from lcprune.specs import Parallel
 from lcprune.training.parallel.heartbeat import Heartbeat
-
-LAYERS, REPLICAS = "layers", "replicas"
-"""Dimensions of the mesh."""
 
 
 @dataclass(frozen=True)
@@ -34,40 +31,29 @@ class ProcessMesh:
     stages: int
     replicas: int
     device: torch.device
-    mesh: DeviceMesh
+    replica_group: ProcessGroup
+    """The processes that hold the same layers."""
+    layer_group: ProcessGroup
+    """The processes that have the same share of a batch, shallow layers first."""
     heartbeat: Heartbeat
-    """Names a dead rank."""
+    """Detects dead ranks."""
     timeout: timedelta
-    """How long it waits for another process."""
+    """Of every wait for another process."""
 
     @property
     def world_size(self) -> int:
-        """Processes in all."""
+        """Number of processes."""
         return self.stages * self.replicas
 
     @property
     def stage(self) -> int:
-        """Which part of the layers this process holds, from 0."""
+        """Index of this process's layer groups, from 0."""
         return self.rank // self.replicas
 
     @property
     def replica(self) -> int:
-        """Which share of every batch is its, from 0."""
+        """Index of its share of every batch, from 0."""
         return self.rank % self.replicas
-
-    @property
-    def replica_group(self) -> ProcessGroup:
-        """The processes that hold the same layers."""
-        return self.mesh.get_group(REPLICAS)
-
-    @property
-    def layer_group(self) -> ProcessGroup:
-        """The processes that have the same share of a batch, shallow layers first."""
-        return self.mesh.get_group(LAYERS)
-
-    def rank_of(self, stage: int) -> int:
-        """The rank that holds another stage of the same replica."""
-        return stage * self.replicas + self.replica
 
 
 def is_launched() -> bool:
@@ -77,17 +63,17 @@ def is_launched() -> bool:
 
 @contextmanager
 def connected(parallel: Parallel, groups: int, device: torch.device, timeout_s: float) -> Iterator[ProcessMesh]:
-    """Inside, this process is connected with the others, and an error that ends all is reported by one of them.
+    """Connects this process with the others; an error that ends all is reported by one of them.
 
     Args:
         parallel: What is divided: batches, layers, or both.
         groups: Layer groups of the network.
-        device: What kind to train on; of CUDA devices each process on a machine takes its own.
-        timeout_s: How long to wait for another process, at any time.
+        device: Kind of device; each process on a machine uses another CUDA device.
+        timeout_s: Of every wait for another process.
 
     Raises:
-        SetupError: If there are more processes than can be used.
-        PeerError: If the others do not come, or one of them is gone.
+        SetupError: If there are too many processes.
+        PeerError: If the processes cannot connect, or a rank is dead.
     """
     world_size, timeout = int(os.environ["WORLD_SIZE"]), timedelta(seconds=timeout_s)
     stages = _stages(parallel, world_size, groups)
@@ -97,37 +83,31 @@ def connected(parallel: Parallel, groups: int, device: torch.device, timeout_s: 
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
         store, rank, _ = next(rendezvous("env://", timeout=timeout))
-        # Torchrun keeps its store when it starts processes again, with the addresses of those before in it.
+        # Torchrun keeps its store when it restarts processes, with the addresses of the previous ones.
         store = PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
-        mesh = init_device_mesh(device.type, (stages, world_size // stages), mesh_dim_names=(LAYERS, REPLICAS))
-        for group in mesh.get_all_groups():
-            _set_timeout(group, timeout)
+        ranks = torch.arange(world_size).view(stages, -1)
+        replica_group, layer_group = (
+            cast(ProcessGroup, dist.new_subgroups_by_enumeration(of_all, timeout=timeout)[0])
+            for of_all in (ranks.tolist(), ranks.T.tolist())
+        )
     except RuntimeError as error:
         raise PeerError(
             f"the {world_size} processes did not find each other: {str(error).splitlines()[0]}",
-            "look at the address that torchrun was given, and at the network between the machines",
+            "check the address given to torchrun, and the network between the machines",
         ) from None
     heartbeat = Heartbeat(store, rank, world_size)
-    heartbeat.start()
     try:
-        with heartbeat.agreeing(), heartbeat.watched():
-            yield ProcessMesh(rank, stages, world_size // stages, device, mesh, heartbeat, timeout)
+        with heartbeat.watched():
+            replicas = world_size // stages
+            yield ProcessMesh(rank, stages, replicas, device, replica_group, layer_group, heartbeat, timeout)
     finally:
         heartbeat.stop()
         dist.destroy_process_group()
 
 
-def _set_timeout(group: ProcessGroup, timeout: timedelta) -> None:
-    """Says how long operations of a group wait; a mesh gives its groups torch's half an hour."""
-    if hasattr(dist, "set_timeout"):
-        dist.set_timeout(timeout, group)
-    else:  # before torch 2.15
-        dist.distributed_c10d._set_pg_timeout(timeout, group)
-
-
 def _stages(parallel: Parallel, world_size: int, groups: int) -> int:
-    """In how many parts the layers are divided."""
+    """Number of stages."""
     if parallel == "data":
         return 1
     if parallel == "layers":

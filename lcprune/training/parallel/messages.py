@@ -1,11 +1,12 @@
-"""Tensors that go from one process to its neighbour while both go on working.
+"""Asynchronous messages with a tensor from one process to its neighbour.
 
-A message is eight bytes with the number of its step, and then the tensor, in one piece. Each direction between two
-processes has a process group of its own, because NCCL runs what shares one in one order.
+A message is eight bytes with the number of its step, followed by the tensor. Each direction between two processes has
+its own process group, because NCCL runs the operations of a group in order.
 """
 
 from collections import deque
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -16,11 +17,13 @@ from lcprune.errors import PeerError
 from lcprune.training.parallel.mesh import ProcessMesh
 
 HEADER_BYTES = 8
+Started = tuple[dist.Work | None, Tensor]
+"""A message that is being sent or received, and its work."""
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """What every tensor of a channel looks like."""
+    """Shape, type and memory format of all tensors of a connection."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype = torch.float32
@@ -28,8 +31,12 @@ class TensorSpec:
 
     @property
     def message_bytes(self) -> int:
-        """Of a message, its header included."""
+        """Size of a message, with its header."""
         return HEADER_BYTES + torch.Size(self.shape).numel() * self.dtype.itemsize
+
+    def new_message(self, device: torch.device) -> Tensor:
+        """Memory for a message."""
+        return torch.empty(self.message_bytes, dtype=torch.uint8, device=device)
 
     def view(self, message: Tensor) -> Tensor:
         """The tensor in a message."""
@@ -40,96 +47,72 @@ class TensorSpec:
         return content.view(samples, height, width, channels).permute(0, 3, 1, 2)
 
 
-@dataclass(frozen=True)
-class Neighbour:
-    """The process at the other end, and the group that both share for one direction."""
-
-    rank: int
-    name: str
-    """Who it is, for the message that says that it does not answer."""
-    group: ProcessGroup
-
-
 class Sender:
-    """Sends one tensor a step, and waits only where `depth` of them have not been taken."""
+    """Sends one tensor a step; waits only if `depth` of them have not been received."""
 
-    def __init__(self, mesh: ProcessMesh, to: Neighbour, spec: TensorSpec, depth: int) -> None:
-        self.sent_bytes = 0
-        """So far, headers included."""
+    def __init__(self, mesh: ProcessMesh, to: int, group: ProcessGroup, spec: TensorSpec, depth: int) -> None:
+        """`to` is the rank at the other end of `group`."""
         self._mesh = mesh
         self._to = to
+        self._group = group
         self._spec = spec
-        self._free = [
-            torch.empty(spec.message_bytes, dtype=torch.uint8, device=mesh.device) for _ in range(max(1, depth))
-        ]
-        self._under_way: deque[tuple[dist.Work, Tensor]] = deque()
+        self._depth = max(1, depth)
+        self._under_way: deque[Started] = deque()
 
     def send(self, step: int, tensor: Tensor) -> None:
         """Starts to send the tensor of `step`; it may be changed afterwards.
 
         Raises:
-            RuntimeError: torch's own, if there is no room and the other process takes nothing.
+            RuntimeError: Of torch, if the other process does not receive in time.
         """
-        if not self._free:
-            self._reclaim()
-        message = self._free.pop()
+        if len(self._under_way) == self._depth:
+            _wait(self._under_way.popleft(), self._mesh.timeout)
+        message = self._spec.new_message(self._mesh.device)
         message[:HEADER_BYTES].view(torch.int64).fill_(step)
         self._spec.view(message).copy_(tensor)
-        work = _started(dist.isend(message, self._to.rank, group=self._to.group), self._to)
-        self._under_way.append((work, message))
-        self.sent_bytes += message.numel()
+        self._under_way.append((dist.isend(message, self._to, group=self._group), message))
 
     def close(self) -> None:
         """Waits until all that was sent has arrived."""
         while self._under_way:
-            self._reclaim()
-
-    def _reclaim(self) -> None:
-        work, message = self._under_way.popleft()
-        work.wait(self._mesh.timeout)
-        self._free.append(message)
+            _wait(self._under_way.popleft(), self._mesh.timeout)
 
 
 class Receiver:
-    """Receives one tensor a step, with `depth` of them expected ahead of time."""
+    """Receives one tensor a step; `depth` of them are requested ahead of time."""
 
-    def __init__(self, mesh: ProcessMesh, origin: Neighbour, spec: TensorSpec, depth: int) -> None:
+    def __init__(self, mesh: ProcessMesh, origin: int, group: ProcessGroup, spec: TensorSpec, depth: int) -> None:
+        """`origin` is the rank at the other end of `group`."""
         self._mesh = mesh
         self._origin = origin
+        self._group = group
         self._spec = spec
         self._depth = max(1, depth)
-        self._expected: deque[tuple[dist.Work, Tensor]] = deque()
-        self._last: Tensor | None = None
+        self._expected: deque[Started] = deque()
 
     def receive(self, step: int) -> Tensor:
-        """The tensor of `step`, valid until the next call.
+        """The tensor of `step`.
 
         Raises:
-            RuntimeError: torch's own, if it does not come in time.
-            PeerError: If another one comes.
+            RuntimeError: Of torch, if it does not arrive in time.
+            PeerError: If that of another step arrives.
         """
         while len(self._expected) < self._depth:
-            self._expect()
-        work, message = self._expected.popleft()
-        work.wait(self._mesh.timeout)
-        self._last = message
+            message = self._spec.new_message(self._mesh.device)
+            self._expected.append((dist.irecv(message, self._origin, group=self._group), message))
+        message = _wait(self._expected.popleft(), self._mesh.timeout)
         sent = int(message[:HEADER_BYTES].view(torch.int64).item())
         if sent != step:
             raise PeerError(
-                f"{self._origin.name} sent step {sent} where step {step} was due",
+                f"{self._mesh.heartbeat.names[self._origin]} sent step {sent} where step {step} was due",
                 "start the same command with the same version on every machine",
             )
         return self._spec.view(message)
 
-    def _expect(self) -> None:
-        message, self._last = self._last, None
-        if message is None:
-            message = torch.empty(self._spec.message_bytes, dtype=torch.uint8, device=self._mesh.device)
-        work = _started(dist.irecv(message, self._origin.rank, group=self._origin.group), self._origin)
-        self._expected.append((work, message))
 
-
-def _started(work: dist.Work | None, other: Neighbour) -> dist.Work:
-    if work is None:
-        raise ValueError(f"this process is not in the group that it shares with {other.name}")
-    return work
+def _wait(started: Started, timeout: timedelta) -> Tensor:
+    """The message, once it has been sent or received."""
+    work, message = started
+    if work is not None:  # None in a process outside the group
+        work.wait(timeout)
+    return message

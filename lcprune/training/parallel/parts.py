@@ -1,14 +1,13 @@
-"""What one process of a layer-parallel training holds of a network, and the whole again.
+"""The part of a network that one process of a layer-parallel training has, and the whole from all parts.
 
-A part is the whole network with empty modules in place of what other processes hold: names of weights, optimizers and
-everything that goes by the number of a layer group stay as they are. Weights are not averaged there.
+A part is the whole network with empty modules instead of those of other processes, so that the names of weights and the
+numbers of layer groups stay the same. Weights are not averaged there.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -19,7 +18,7 @@ from lcprune.training.checkpoint import TrainingState
 from lcprune.training.optim import build_optimizers
 
 Packed = dict[str, Any]
-"""What a process holds, by the names of the weights: tensors on the CPU, to be sent."""
+"""The tensors of a process by the names of the weights, on the CPU."""
 
 
 def part_of(whole: TrainingState, recipe: Recipe, held: range) -> TrainingState:
@@ -39,39 +38,39 @@ def part_of(whole: TrainingState, recipe: Recipe, held: range) -> TrainingState:
 
 def pack(state: TrainingState) -> Packed:
     """The tensors of a state, whole or a part, on the CPU."""
-    return {
-        "network": _on_cpu(state.network.state_dict()),
-        "optimizers": [_by_name(optimizer, state.network) for optimizer in state.optimizers],
-    }
+    optimizers = [
+        {name: _on(optimizer.state[p], "cpu") for name, p in _named(optimizer, state.network) if p in optimizer.state}
+        for optimizer in state.optimizers
+    ]
+    return {"network": pack_network(state.network), "optimizers": optimizers}
+
+
+def pack_network(network: Network) -> dict[str, Tensor]:
+    """The weights and statistics of a network, whole or a part, on the CPU."""
+    return _on(network.state_dict(), "cpu")
 
 
 def unpack(packed: Iterable[Packed], state: TrainingState) -> None:
-    """Puts what processes hold into a state of its own, whole or a part; what `state` has no place for is left out."""
+    """Loads the tensors of processes into a state, whole or a part; tensors of other parts are ignored."""
     for one in packed:
-        _load(state.network, one["network"])
+        state.network.load_state_dict(one["network"], strict=False)
         for optimizer, states in zip(state.optimizers, one["optimizers"], strict=False):  # the last part has no critics
             for name, parameter in _named(optimizer, state.network):
-                if name in states:
-                    optimizer.state[parameter] = _like(states[name], parameter)
+                if name in states:  # counters of fused optimizers are where the weight is, too
+                    optimizer.state[parameter] = _on(states[name], parameter.device, copy=True)
 
 
 def gather(state: TrainingState, packed: Iterable[Packed], make: Callable[[], TrainingState]) -> TrainingState:
-    """The whole of parts that were packed.
+    """The whole state from packed parts.
 
     Args:
-        state: Any part, for what all have alike: the step, the seconds.
-        packed: What every process holds.
+        state: Any part, for what is the same in all: the step, the seconds.
+        packed: The tensors of every process.
         make: A fresh whole state.
     """
     whole = make()
     unpack(packed, whole)
-    return replace(
-        whole,
-        step=state.step,
-        seconds=state.seconds,
-        best_accuracy_pct=state.best_accuracy_pct,
-        retries=state.retries,
-    )
+    return replace(state, network=whole.network, optimizers=whole.optimizers)
 
 
 def _empty(network: Network, held: range) -> None:
@@ -85,33 +84,13 @@ def _empty(network: Network, held: range) -> None:
             network.critics[index] = nn.Identity()
 
 
-def _load(module: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Copies the tensors that `module` has too."""
-    own = module.state_dict()
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            if name in own:
-                own[name].copy_(tensor)
-
-
-def _named(optimizer: Optimizer, network: Network) -> list[tuple[str, nn.Parameter]]:
+def _named(optimizer: Optimizer, network: Network) -> Iterator[tuple[str, nn.Parameter]]:
     names = {id(parameter): name for name, parameter in network.named_parameters()}
-    return [(names[id(p)], p) for group in optimizer.param_groups for p in group["params"]]
+    return ((names[id(p)], p) for group in optimizer.param_groups for p in group["params"])
 
 
-def _by_name(optimizer: Optimizer, network: Network) -> dict[str, dict[str, Any]]:
-    return {name: _on_cpu(optimizer.state[p]) for name, p in _named(optimizer, network) if p in optimizer.state}
-
-
-def _on_cpu(tensors: dict[str, Any]) -> dict[str, Any]:
+def _on(values: dict[str, Any], device: Any, copy: bool = False) -> dict[str, Any]:
     return {
-        name: value.detach().cpu().clone() if isinstance(value, Tensor) else value for name, value in tensors.items()
-    }
-
-
-def _like(state: dict[str, Any], parameter: nn.Parameter) -> dict[str, Any]:
-    """An optimizer's state of one weight where that weight lies; counters of fused ones lie there too."""
-    return {
-        name: value.to(parameter.device).clone() if isinstance(value, Tensor) else value
-        for name, value in state.items()
+        name: value.detach().to(device, copy=copy) if isinstance(value, Tensor) else value
+        for name, value in values.items()
     }

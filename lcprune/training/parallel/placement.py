@@ -1,121 +1,65 @@
-"""What one of several processes holds of a network, how it trains that, and what it sends to whom."""
+"""Divides layer groups and batches over processes, and connects these."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
+from lcprune.errors import RecipeError
 from lcprune.models import Network
 from lcprune.models.network import eval_mode
 from lcprune.recipe import Recipe
+from lcprune.specs import METHODS
 from lcprune.training import precision
-from lcprune.training.checkpoint import TrainingState
-from lcprune.training.methods import Method, as_it_is, build_method
-from lcprune.training.methods.critic_loss import critic_loss
-from lcprune.training.methods.local_exits import stages_of
+from lcprune.training.methods.local_critic import LocalCritic
 from lcprune.training.parallel.balance import balanced, given, measured_costs_s
-from lcprune.training.parallel.batch_norm import reduce_statistics
-from lcprune.training.parallel.layers import LayerParallel, Links
+from lcprune.training.parallel.layers import Links
 from lcprune.training.parallel.mesh import ProcessMesh
-from lcprune.training.parallel.messages import Neighbour, Receiver, Sender, TensorSpec
-from lcprune.training.parallel.parts import part_of
-from lcprune.training.parallel.replicas import Replicas
+from lcprune.training.parallel.messages import Receiver, Sender, TensorSpec
 
 
-@dataclass(frozen=True)
-class Placement:
-    """How layer groups and batches are divided, and the part of this process."""
-
-    held: tuple[range, ...]
-    """Layer groups of every stage, from 0."""
-    bytes_sent_per_step: tuple[int, ...]
-    """By every stage, each of its replicas: to its neighbours, and gradients to the other replicas."""
-    replicas: Replicas
-    """The processes that hold the same layers as this one."""
-    method: Method
-    state: TrainingState
-    """Of what this process holds."""
-    make_whole: Callable[[], TrainingState]
-    """A fresh state of the whole network, for a checkpoint."""
-
-    @property
-    def layers(self) -> LayerParallel | None:
-        """The method, where this process holds some of the layers."""
-        return self.method if isinstance(self.method, LayerParallel) else None
-
-
-def place(
-    mesh: ProcessMesh,
-    recipe: Recipe,
-    whole: TrainingState,
-    image_shape: Sequence[int],
-    make_whole: Callable[[], TrainingState],
-    *,
-    iterations: int,
-    groups_per_rank: Sequence[int] = (),
-    staleness: int = 0,
-) -> Placement:
-    """Takes this process' part out of the whole, and connects it with the others.
-
-    Args:
-        mesh: All processes.
-        recipe: What they train.
-        whole: The state that all of them have; it is used up.
-        image_shape: ``(C, H, W)``.
-        make_whole: A fresh whole state, for checkpoints.
-        iterations: Steps of the run.
-        groups_per_rank: Consecutive layer groups of every stage; empty: divided by the time that they take.
-        staleness: By how many steps critics at a cut learn late.
+def refuse_unsupported(recipe: Recipe, *, stages: int, replicas: int) -> None:
+    """Refuses recipes that cannot be divided over so many stages and replicas.
 
     Raises:
-        LcpruneError: If the recipe or `groups_per_rank` asks for what cannot be.
+        RecipeError: If the recipe is one of them.
     """
-    network = whole.network
-    replicas = Replicas(mesh.replica_group, mesh.device)
-    shared = replicas.size > 1
-    rows = replicas.rows(recipe.data.batch_size)
-    samples = rows.stop - rows.start
-    held = _divided(mesh, network, (samples, *image_shape), groups_per_rank)
-    mesh.heartbeat.names = [_name(rank, held[rank // mesh.replicas]) for rank in range(mesh.world_size)]
-    if shared:
-        reduce_statistics(network, mesh.replica_group)  # from here on, no process runs it alone
-    wrap = replicas.wrap if shared else as_it_is
-    if mesh.stages == 1:
-        bytes_sent = _bytes_sent(mesh, network, held, [], None)
-        method, state = build_method(recipe, network, iterations, wrap=wrap), whole
-    else:
-        loss = critic_loss(recipe.critics)
-        hidden = _hidden_specs(recipe, network, image_shape, samples, mesh.device)
-        losses = TensorSpec((samples,)) if loss.waits else None
-        bytes_sent = _bytes_sent(mesh, network, held, hidden, losses)
-        method = LayerParallel(
-            network,
-            held[mesh.stage],
-            _links(mesh, held, hidden, losses, depth=staleness + 1),
-            loss,
-            staleness=staleness,
-            update_every=recipe.critics.update_every,
-            label_smoothing=recipe.train.label_smoothing,
-            lean=recipe.train.memory == "lean",
-            wrap=wrap,
-            mean=replicas.mean if shared else None,
-        )
-        state = part_of(whole, recipe, held[mesh.stage])
-    replicas.hold(state.optimizers)
-    return Placement(held, bytes_sent, replicas, method, state, make_whole)
+    train = recipe.train
+    able = " or ".join(name for name, spec in METHODS.items() if spec.layer_parallel)
+    by_layers = {
+        "train.method": (not METHODS[train.method].layer_parallel, able),
+        "critics.distill": (recipe.critics.distill > 0, "0"),
+        "train.average": (train.average > 0, "0"),
+        "train.compile": (train.compile, "false"),
+        "train.cuda_graph": (train.cuda_graph, "false"),
+        "train.overlap": (train.overlap, "false"),
+    }
+    by_batches = {key: by_layers[key] for key in ("train.cuda_graph", "train.overlap")}
+    either = {"logging.sample_losses": (recipe.logging.sample_losses > 0, "0")}
+    for applies, keys, reason, other in (
+        (stages > 1, by_layers, "layers on several processes", "divide the batches alone: --parallel data"),
+        (
+            replicas > 1,
+            by_batches,
+            "several replicas, whose gradients travel on CUDA streams of their own",
+            "divide the layers alone: --parallel layers",
+        ),
+        (True, either, "several processes", "start one"),
+    ):
+        for key, (is_asked_for, instead) in keys.items() if applies else ():
+            if is_asked_for:
+                raise RecipeError(f"{key} does not go with {reason}", f"set {key}: {instead}, or {other}")
 
 
-def _name(rank: int, groups: range) -> str:
-    if len(groups) == 1:
-        return f"rank {rank} (layer group {groups.start + 1})"
-    return f"rank {rank} (layer groups {groups.start + 1} to {groups.stop})"
-
-
-def _divided(
+def divide(
     mesh: ProcessMesh, network: Network, batch_shape: Sequence[int], groups_per_rank: Sequence[int]
 ) -> tuple[range, ...]:
-    """Layer groups of every stage; by the clock of the first rank, which all of them take."""
+    """Layer groups of every stage, from 0: as many as asked for, else balanced by the times that rank 0 measures.
+
+    Raises:
+        SetupError: If the groups cannot be divided as asked for.
+    """
     if groups_per_rank:
         return given(groups_per_rank, len(network.groups), mesh.stages)
     costs = [0.0] * len(network.groups)
@@ -127,63 +71,53 @@ def _divided(
     return balanced(costs, mesh.stages)
 
 
-def _hidden_specs(
-    recipe: Recipe, network: Network, image_shape: Sequence[int], samples: int, device: torch.device
+def hidden_specs(
+    recipe: Recipe, method: LocalCritic, image_shape: Sequence[int], samples: int, device: torch.device
 ) -> list[TensorSpec]:
-    """Of what goes forward behind every group but the last."""
-    stages, _ = stages_of(network, two_passes=False)
+    """Of the tensor that is sent after each group but the last."""
     bf16 = precision.resolve(recipe.train.precision, device) == "bf16"
     specs = []
-    with eval_mode(network), torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        hidden = network.normalize(torch.zeros(1, *image_shape, device=device))
-        for stage in stages:
-            hidden = stage.next_pool(stage.plain_group(hidden))
+    parts = nn.ModuleList(stage.group for stage in method.stages)
+    with eval_mode(parts), torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        hidden = method.normalize(torch.zeros(1, *image_shape, device=device))
+        for stage in method.stages:
+            hidden = stage.next_pool(stage.group(hidden))
             channels_last = recipe.train.channels_last and hidden.dim() == 4
             specs.append(TensorSpec((samples, *hidden.shape[1:]), hidden.dtype, channels_last))
     return specs
 
 
-def _links(
-    mesh: ProcessMesh,
-    held: tuple[range, ...],
-    hidden: Sequence[TensorSpec],
-    losses: TensorSpec | None,
-    depth: int,
+def connect_stages(
+    mesh: ProcessMesh, held: Sequence[range], hidden: Sequence[TensorSpec], losses: TensorSpec | None, depth: int
 ) -> Links:
-    """Connections with the stages before and behind; `losses` is None where critics do not wait for them."""
+    """Connections to the previous and the next stage; `losses` is None if critics do not need them."""
     links = Links()
     own = held[mesh.stage]
     for stage in range(len(held) - 1):
-        for replica in range(mesh.replicas):  # every process must make every group
+        for replica in range(mesh.replicas):  # every process must create every group
             pair = [stage * mesh.replicas + replica, (stage + 1) * mesh.replicas + replica]
             forward, back = (dist.new_group(pair, timeout=mesh.timeout) for _ in range(2))
             if mesh.rank not in pair or isinstance(forward, int) or isinstance(back, int):
                 continue
             other = pair[1 - pair.index(mesh.rank)]
-            name = mesh.heartbeat.names[other]
-            ahead, behind = Neighbour(other, name, forward), Neighbour(other, name, back)
             if mesh.rank == pair[0]:
-                links.hidden_out = Sender(mesh, ahead, hidden[own.stop - 1], depth)
-                links.losses_in = Receiver(mesh, behind, losses, depth) if losses else None
+                links.hidden_out = Sender(mesh, other, forward, hidden[own.stop - 1], depth)
+                links.losses_in = Receiver(mesh, other, back, losses, depth) if losses else None
             else:
-                links.hidden_in = Receiver(mesh, ahead, hidden[own.start - 1], depth)
-                links.losses_out = Sender(mesh, behind, losses, depth) if losses else None
+                links.hidden_in = Receiver(mesh, other, forward, hidden[own.start - 1], depth)
+                links.losses_out = Sender(mesh, other, back, losses, depth) if losses else None
     return links
 
 
-def _bytes_sent(
-    mesh: ProcessMesh,
-    network: Network,
-    held: tuple[range, ...],
-    hidden: Sequence[TensorSpec],
-    losses: TensorSpec | None,
+def bytes_sent(
+    network: Network, held: Sequence[range], replicas: int, hidden: Sequence[TensorSpec], losses: TensorSpec | None
 ) -> tuple[int, ...]:
-    """By every process of a stage in a step. A ring sends 2 (R - 1) / R of what it adds up over R processes."""
+    """Bytes that each process of a stage sends in a step. A ring all-reduce sends 2 (R - 1) / R of the gradients."""
     sent = []
     for stage, groups in enumerate(held):
         forward = hidden[groups.stop - 1].message_bytes if stage < len(held) - 1 else 0
         back = losses.message_bytes if stage and losses else 0
         parts = [network.groups[g] for g in groups] + [network.critics[g] for g in groups if g < len(network.critics)]
         gradients = sum(p.numel() * p.itemsize for part in parts for p in part.parameters() if p.requires_grad)
-        sent.append(forward + back + round(2 * (mesh.replicas - 1) / mesh.replicas * gradients))
+        sent.append(forward + back + round(2 * (replicas - 1) / replicas * gradients))
     return tuple(sent)

@@ -1,59 +1,54 @@
-"""Data parallel: replicas of the same layers share every batch, and average their gradients part by part.
+"""Data parallel: replicas of the same layers share every batch and average their gradients.
 
-Each part that a method calls is wrapped by itself. As soon as the backward pass of one is done, its gradients are on
-their way, while the next one computes; optimizers wait for them.
+Gradients are sent in buckets while the backward pass goes on; the optimizers wait for them.
 """
 
 from collections.abc import Iterable
 
-import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch._C._distributed_c10d import GradBucket  # torch.distributed has it, and does not declare it
+from torch import Tensor
 from torch.distributed import ProcessGroup, Work
-from torch.futures import Future
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from lcprune.data.sources import Split
 from lcprune.errors import RecipeError
-from lcprune.models import Network
-from lcprune.training.parallel.waiting import wait
-from lcprune.training.predicting import predict_logits
+
+BUCKET_BYTES = 1 << 20
+"""Gradients are sent as soon as so many bytes of them are known."""
 
 
 class Replicas:
-    """The processes that hold the same layers, seen from one of them. All of them make the same calls."""
+    """The processes with the same layers. All of them make the same calls."""
 
-    def __init__(self, group: ProcessGroup, device: torch.device) -> None:
-        """`device` holds this process's layers; `group` has a backend for it."""
+    def __init__(self, group: ProcessGroup) -> None:
+        """`group` has a backend for the device of the layers."""
         self.rank = dist.get_rank(group)
-        """Of this process in the group, from 0."""
+        """Of this process among the replicas, from 0."""
         self.size = dist.get_world_size(group)
         self._group = group
-        self._device = device
-        self._under_way: list[Work] = []
+        self._bucket: list[Tensor] = []
+        self._under_way: list[tuple[Work | None, Tensor, list[Tensor]]] = []
 
-    def wrap(self, part: nn.Module) -> nn.Module:
-        """The part, the one backward pass of which sends its weights' gradients to be averaged over the replicas.
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
+        """Gives all replicas the values of the first one, in place."""
+        for tensor in tensors:
+            dist.broadcast(tensor.detach(), dist.get_global_rank(self._group, 0), group=self._group)
 
-        They are means as soon as an optimizer of `hold` asks. Weights are made alike, those of the first replica. What
-        has none that learn is left as it is. A part that was called must not be called again before that backward
-        pass, unless the latter never comes.
-        """
-        if not any(weight.requires_grad for weight in part.parameters()):
-            return part
-        wrapped = DistributedDataParallel(part, process_group=self._group, gradient_as_bucket_view=True)
-        # Statistics of BatchNorm are alike already: see `batch_norm`. The argument has another name in newer torch.
-        wrapped.broadcast_buffers = False
-        wrapped.register_comm_hook(None, self._send)
-        return wrapped
-
-    def hold(self, optimizers: Iterable[Optimizer]) -> None:
-        """Lets optimizers wait, before a step, until all gradients are means."""
+    def average_gradients(self, optimizers: Iterable[Optimizer]) -> None:
+        """Makes every optimizer use the means of the gradients; each weight must have one backward pass a step."""
         for optimizer in optimizers:
-            optimizer.register_step_pre_hook(lambda *_: self._settle())
+            optimizer.register_step_pre_hook(lambda *_: self._wait())
+            for group in optimizer.param_groups:
+                for weight in group["params"]:
+                    weight.register_post_accumulate_grad_hook(self.add_gradient)
+
+    def add_gradient(self, weight: Tensor) -> None:
+        """Averages the gradient of a weight; to be called for a gradient that was not set by a backward pass."""
+        if weight.grad is None or self.size == 1:
+            return
+        self._bucket.append(weight.grad)
+        if sum(gradient.nbytes for gradient in self._bucket) >= BUCKET_BYTES:
+            self._send()
 
     def rows(self, batch_size: int) -> slice:
         """This replica's rows of every batch.
@@ -70,52 +65,23 @@ class Replicas:
             )
         return slice(self.rank * share, (self.rank + 1) * share)
 
-    def predict_logits(self, network: Network, split: Split, device: torch.device, channels_last: bool) -> Tensor:
-        """As `predicting.predict_logits`, with the images shared out; every replica gets all logits."""
-        return self.join_rows(predict_logits(network, self.share_of(split), device, channels_last), len(split))
-
-    def share_of(self, split: Split) -> Split:
-        """This replica's images, neighbours in `split`, and never none.
-
-        Where images are fewer than replicas, some get one that another has too, so that all of them know the
-        shape of the logits; `join_rows` drops what is there twice.
-        """
-        start, end = self._share(self.rank, len(split))
-        return split.subset(np.arange(start, max(end, start + 1)))
-
-    def join_rows(self, logits: Tensor, count: int) -> Tensor:
-        """All `count` rows on the CPU of every replica, ``(K, count, classes)``, from those of each share."""
-        shares = [self._share(rank, count) for rank in range(self.size)]
-        lengths = [end - start for start, end in shares]
-        own = lengths[self.rank]
-        padded = torch.zeros(logits.shape[0], max(lengths), logits.shape[2], device=self._device)
-        padded[:, :own] = logits[:, :own]
-        parts = [torch.empty_like(padded) for _ in range(self.size)]
-        dist.all_gather(parts, padded, group=self._group)
-        return torch.cat([part[:, :length] for part, length in zip(parts, lengths, strict=True)], dim=1).cpu()
-
     def mean(self, values: Tensor) -> Tensor:
         """The mean of the replicas' values, of the same shape; without a graph."""
         summed = values.detach().clone()
         dist.all_reduce(summed, group=self._group)
         return summed.div_(self.size)
 
-    def _send(self, _: None, bucket: GradBucket) -> Future[Tensor]:
-        """Averages a bucket where it lies, which is where the gradients are.
+    def _send(self) -> None:
+        flat = torch.cat([gradient.flatten() for gradient in self._bucket]).div_(self.size)
+        self._under_way.append((dist.all_reduce(flat, group=self._group, async_op=True), flat, self._bucket))
+        self._bucket = []
 
-        Plain DistributedDataParallel would wait for it at the end of the backward pass of its part, and so the next
-        part would not begin before.
-        """
-        gradients = bucket.buffer()
-        self._under_way.append(dist.all_reduce(gradients.div_(self.size), group=self._group, async_op=True))
-        done: Future[Tensor] = Future(devices=[self._device] if self._device.type == "cuda" else None)
-        done.set_result(gradients)
-        return done
-
-    def _settle(self) -> None:
-        while self._under_way:
-            wait(self._under_way.pop(), self._device)
-
-    def _share(self, rank: int, count: int) -> tuple[int, int]:
-        """The first of `count` rows that a replica has, and the one after its last."""
-        return rank * count // self.size, (rank + 1) * count // self.size
+    def _wait(self) -> None:
+        if self._bucket:
+            self._send()
+        for work, flat, gradients in self._under_way:
+            if work is not None:
+                work.wait()
+            for gradient, mean in zip(gradients, flat.split([each.numel() for each in gradients]), strict=True):
+                gradient.copy_(mean.view_as(gradient))
+        self._under_way.clear()

@@ -11,7 +11,6 @@ from lcprune.models import Network, build
 from lcprune.paper.methods.dni import Dni
 from lcprune.paper.methods.sobolev import Sobolev
 from lcprune.training.methods import build_method
-from lcprune.training.methods.backprop import Backprop
 from lcprune.training.methods.base import sample_losses
 from lcprune.training.methods.deep_supervision import DeepSupervision
 from lcprune.training.methods.local_critic import LocalCritic
@@ -64,7 +63,7 @@ def network_of(*overrides: str) -> tuple[recipe.Recipe, Network]:
 @pytest.mark.parametrize(
     ("overrides", "kind"),
     [
-        (["train.method=backprop"], Backprop),
+        (["train.method=backprop"], DeepSupervision),
         (["train.method=deep_supervision"], DeepSupervision),
         (["train.method=local_critic"], LocalCritic),
         (["train.method=critic"], LocalCritic),

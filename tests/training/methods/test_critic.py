@@ -94,7 +94,7 @@ def test_every_gradient_is_that_of_plain_autograd(
     network, images, labels = trunk(*overrides)
     expected = naive(network, loss, images, labels)
     method = critic_training(network, loss, memory=memory, overlap=overlap)
-    method._exits.side.enabled = overlap  # the order of work is that of two streams; without CUDA there is one
+    method.exits.side.enabled = overlap  # the order of work is that of two streams; without CUDA there is one
     method.backward(images, labels, 0)
     assert len(expected) == len(list(network.parameters()))
     for name, parameter in network.named_parameters():

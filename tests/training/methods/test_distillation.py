@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lcprune.training.methods.distillation import distillation_losses
+from lcprune.training.methods.critic_loss import distillation_losses
 
 LN3 = math.log(3)
 

@@ -11,7 +11,7 @@ from lcprune import recipe
 from lcprune.models import Network, build
 from lcprune.models.synthesizers import Synthesizer
 from lcprune.paper.methods.dni import Dni
-from lcprune.training.methods.backprop import Backprop
+from lcprune.training.methods.deep_supervision import DeepSupervision
 from lcprune.training.optim import build_optimizers
 
 Shaken = Callable[[Network], tuple[Network, Tensor, Tensor]]
@@ -98,7 +98,7 @@ def test_every_gradient_is_that_of_plain_autograd(shaken: Shaken, overrides: tup
 
 
 def test_perfect_predictions_are_backpropagation(shaken: Shaken) -> None:
-    """Where each module predicts the true gradient, groups learn as in `Backprop`."""
+    """Where each module predicts the true gradient, groups learn as in backpropagation."""
     network, images, labels = shaken(network_of())
     hidden, outputs = network.normalize(images), []
     for part in network.groups[0]:
@@ -119,7 +119,7 @@ def test_perfect_predictions_are_backpropagation(shaken: Shaken) -> None:
     found = [parameter.grad.clone() for parameter in network.groups.parameters()]
     assert losses.critics.tolist() == pytest.approx([0.0] * 3, abs=1e-20)
     network.zero_grad(set_to_none=True)
-    Backprop(network, 0.0).backward(images, labels, 0)
+    DeepSupervision(network, (), 0.0).backward(images, labels, 0)
     for grad, parameter in zip(found, network.groups.parameters(), strict=True):
         torch.testing.assert_close(grad, parameter.grad, rtol=1e-9, atol=1e-14)
 

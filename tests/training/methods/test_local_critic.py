@@ -257,7 +257,7 @@ def test_one_sided_and_distilled_gradients_are_those_of_two_passes(
         temperature=loss.temperature,
     )
     method = LocalCritic(network, loss, label_smoothing=0.1, memory=memory, overlap=overlap)
-    method._exits.side.enabled = overlap  # the order of work is that of two streams; without CUDA there is one
+    method.exits.side.enabled = overlap  # the order of work is that of two streams; without CUDA there is one
     network.zero_grad(set_to_none=True)
     losses = method.backward(images, labels, 0)
     assert_same(gradients(network), expected)
@@ -335,7 +335,7 @@ def test_the_order_of_two_streams_gives_the_same_gradients(
     share = {"cascade": 1.0, "cross_entropy": 0.0, "mix": mix}[loss]
     expected, exits, critics = gradients_in_two_passes(network, images, labels, share, 0.0)
     method = LocalCritic(network, CriticLoss(loss, mix), memory=memory, overlap=True)
-    method._exits.side.enabled = True  # the order of work is that of two streams; without CUDA there is one
+    method.exits.side.enabled = True  # the order of work is that of two streams; without CUDA there is one
     losses = method.backward(images, labels, 0)
     assert_same(gradients(network), expected)
     assert losses.exits.tolist() == pytest.approx(exits, rel=1e-12)

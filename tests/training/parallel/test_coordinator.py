@@ -1,19 +1,24 @@
 """What the processes of a training do together, asked of one process, and what several refuse."""
 
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 from lcprune import recipe as recipes
+from lcprune.data.sources import Split
 from lcprune.errors import RecipeError
-from lcprune.training.parallel.coordinator import Coordinator, refuse_unsupported
+from lcprune.training.parallel.coordinator import Coordinator
+from lcprune.training.parallel.placement import refuse_unsupported
 
 
 def test_one_process_answers_for_itself() -> None:
     one = Coordinator()
     assert (one.rank, one.world_size, one.stages, str(one)) == (0, 1, 1, "1")
-    assert (one.is_writer, one.reads_images, one.rows(8), one.placement) == (True, True, None, None)
+    assert (one.is_writer, one.reads_images, one.rows(8), one.held) == (True, True, None, ())
     assert one.all_gather("a") == ["a"]
     assert one.broadcast(lambda: 3) == 3
     assert [one.should_stop(asked) for asked in (False, True)] == [False, True]
@@ -21,8 +26,24 @@ def test_one_process_answers_for_itself() -> None:
     before = torch.get_rng_state()
     one.begin(5)
     assert torch.equal(torch.get_rng_state(), before)  # layers that draw numbers go on drawing
-    with pytest.raises(ValueError, match="divides nothing"):
-        one.division()
+
+
+@pytest.mark.parametrize(("world_size", "stages"), [(1, 1), (3, 1), (2, 2), (4, 4), (6, 2), (8, 4)])
+@pytest.mark.parametrize("count", [1, 3, 500, 1700, 4001])
+def test_shares_of_images_are_whole_batches_and_all_images(
+    world_size: int, stages: int, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dist, "get_rank", lambda _: 0)
+    monkeypatch.setattr(dist, "get_world_size", lambda _: world_size // stages)
+    mesh: Any = SimpleNamespace(rank=0, world_size=world_size, stages=stages, replica_group=None)
+    one, replicas = Coordinator(mesh=mesh), world_size // stages
+    split = Split(np.zeros((count, 1, 8, 8), np.uint8), np.zeros(count, np.int64))
+    ranks = [stage * replicas + replica for replica in range(replicas) for stage in range(stages)]
+    shares = [one._share(rank, split) for rank in ranks]
+    assert np.concatenate(shares).tolist() == list(range(count))
+    for replica in range(replicas):
+        of_replica = [share for share in shares[replica * stages : (replica + 1) * stages] if len(share)]
+        assert all(len(share) % 500 == 0 for share in of_replica[:-1])
 
 
 def loaded(*overrides: str) -> Any:

@@ -29,7 +29,6 @@ def three() -> Iterator[list[Heartbeat]]:
     beats = [Heartbeat(store, rank, 3) for rank in range(3)]
     for beat in beats:
         beat.names = ["rank 0 (layer group 1)", "rank 1 (layer groups 2 to 3)", "rank 2 (layer group 4)"]
-        beat.start()
     yield beats
     for beat in beats:
         beat.stop()
@@ -73,7 +72,7 @@ def test_the_first_one_speaks(three: list[Heartbeat]) -> None:
     reported = []
     for beat in (three[2], three[0], three[1]):
         try:
-            with beat.agreeing():
+            with beat.watched():
                 raise LcpruneError("the disk is full", "free it")
         except LcpruneError as error:
             reported.append(error.reports)
@@ -83,19 +82,19 @@ def test_the_first_one_speaks(three: list[Heartbeat]) -> None:
 
 def test_what_ends_well_leaves_signals_as_they_were(three: list[Heartbeat]) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with three[0].agreeing():
+    with three[0].watched():
         assert signal.getsignal(signal.SIGTERM) is not before
     assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_torchruns_signal_is_explained(three: list[Heartbeat]) -> None:
     three[2].stop()
-    with pytest.raises(PeerError, match=r"rank 2 \(layer group 4\) is gone"), three[0].agreeing():
+    with pytest.raises(PeerError, match=r"rank 2 \(layer group 4\) is gone"), three[0].watched():
         told_to_end()
 
 
 def test_a_users_signal_too(three: list[Heartbeat]) -> None:
-    with pytest.raises(Interrupted, match="told to end"), three[0].agreeing():
+    with pytest.raises(Interrupted, match="told to end"), three[0].watched():
         told_to_end()
 
 
@@ -108,12 +107,11 @@ def test_without_a_store_each_machine_speaks(three: list[Heartbeat], monkeypatch
     for rank, reports in (("0", True), ("1", False)):
         monkeypatch.setenv("LOCAL_RANK", rank)
         answers = pytest.raises(PeerError, match="torchrun's store does not answer")
-        with answers as caught, three[0].agreeing(), three[0].watched():
+        with answers as caught, three[0].watched():
             raise RuntimeError(GLOO)
         assert caught.value.reports is reports
 
 
 def test_a_store_in_a_file_will_do(tmp_path: Path) -> None:
     beat = Heartbeat(dist.FileStore(str(tmp_path / "store"), 1), 0, 1)
-    beat.start()
     beat.stop()

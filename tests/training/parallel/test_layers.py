@@ -125,9 +125,7 @@ def in_threads(
         )
         with LOCK:
             full = whole(loaded)  # draws from the generator that all threads share
-            options: dict[str, Any] = {"update_every": loaded.critics.update_every}
-            options |= {"label_smoothing": loaded.train.label_smoothing, "lean": loaded.train.memory == "lean"}
-            method = LayerParallel(full.network, held[stage], links, loss, staleness=staleness, **options)
+            method = LayerParallel(build_method(loaded, full.network), held[stage], links, staleness=staleness)
             state = part_of(full, loaded, held[stage])
         step = EagerStep(method, state.optimizers, torch.device("cpu"), bf16=False)
         losses = []
@@ -276,7 +274,7 @@ def test_who_is_fast_does_not_matter() -> None:
 
 
 def test_what_a_run_that_goes_back_has_learnt_early_is_forgotten() -> None:
-    method = LayerParallel(whole(recipe()).network, range(2), Links(), critic_loss(recipe().critics), staleness=1)
+    method = LayerParallel(build_method(recipe(), whole(recipe()).network), range(2), Links(), staleness=1)
     method._learnt_early.append(torch.tensor(float("nan")))
     method.forget()
     assert not method._learnt_early
@@ -285,4 +283,4 @@ def test_what_a_run_that_goes_back_has_learnt_early_is_forgotten() -> None:
 def test_critics_that_distil_are_refused() -> None:
     loaded = recipe("critics.distill=0.5")
     with pytest.raises(ValueError, match="logits of the next exit"):
-        LayerParallel(whole(loaded).network, range(2), Links(), critic_loss(loaded.critics))
+        LayerParallel(build_method(loaded, whole(loaded).network), range(2), Links())

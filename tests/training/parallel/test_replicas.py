@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from itertools import product
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,9 @@ from lcprune.errors import RecipeError
 from lcprune.models import Network, build
 from lcprune.training import averaging
 from lcprune.training.freezing import Freezer
-from lcprune.training.methods import as_it_is, build_method
+from lcprune.training.methods import build_method
 from lcprune.training.optim import build_optimizers
+from lcprune.training.parallel import Coordinator
 from lcprune.training.parallel.batch_norm import reduce_statistics
 from lcprune.training.parallel.replicas import Replicas
 from lcprune.training.predicting import predict_logits
@@ -100,10 +102,10 @@ def trained(
     if not has_batch_norm:
         without_batch_norm(network)
     before(network)
-    method = build_method(loaded, network, STEPS, as_it_is if replicas is None else replicas.wrap)
+    method = build_method(loaded, network, STEPS)
     optimizers = build_optimizers(loaded, network)
     if replicas is not None:
-        replicas.hold(optimizers)
+        replicas.average_gradients(optimizers)
     step = EagerStep(method, optimizers, torch.device("cpu"), bf16=False)
     freezer = Freezer(loaded, network)
     losses = []
@@ -118,7 +120,7 @@ def trained(
 def one_and_several(overrides: tuple[str, ...], *, has_batch_norm: bool, shares_gradients: bool = True) -> float:
     """Largest difference between this process alone with the whole batch and the group with a share each."""
     group = dist.group.WORLD
-    replicas = Replicas(group, torch.device("cpu"))
+    replicas = Replicas(group)
     whole, whole_losses = trained(overrides, has_batch_norm=has_batch_norm)
     shared, losses = trained(
         overrides,
@@ -134,7 +136,7 @@ def one_and_several(overrides: tuple[str, ...], *, has_batch_norm: bool, shares_
 
 
 def work() -> dict[str, Any]:
-    replicas = Replicas(dist.group.WORLD, torch.device("cpu"))
+    replicas = Replicas(dist.group.WORLD)
     found: dict[str, Any] = {"rank": (replicas.rank, replicas.size), "rows": replicas.rows(BATCH)}
     found["gaps"] = {
         (name, has): one_and_several((METHODS | WITH_BATCH_NORM_ALONE)[name], has_batch_norm=has)
@@ -144,7 +146,7 @@ def work() -> dict[str, Any]:
     found["gap without replicas"] = one_and_several((), has_batch_norm=False, shares_gradients=False)
     found["gap of statistics"] = settled()
     found["mean"] = replicas.mean(torch.tensor([1.0, 2.0]) * (replicas.rank + 1)).tolist()
-    found["wrapped"] = [type(replicas.wrap(part)) for part in (nn.Linear(2, 2), nn.ReLU(), frozen(nn.Linear(2, 2)))]
+    found["broadcast"] = of_the_first(replicas)
     found["logits"] = [shared_logits(replicas, count) for count in (1, 2, 7, 12)]
     return found
 
@@ -154,14 +156,14 @@ def settled() -> float:
     images = np.random.default_rng(0).integers(0, 256, (3 * BATCH, *SHAPE), dtype=np.uint8)
     split = Split(images, np.arange(len(images)) % 10)
     loaded = recipe.load("digits", [*SMALL, "train.average=0.5"])
-    replicas = Replicas(dist.group.WORLD, torch.device("cpu"))
+    replicas = Replicas(dist.group.WORLD)
     found = []
     for rows in (None, replicas.rows(BATCH)):
         torch.manual_seed(0)
         network = build(loaded, 10, SHAPE, (0.5,), (0.25,))
+        average = AveragedModel(network)
         if rows is not None:
             reduce_statistics(network, dist.group.WORLD)
-        average = AveragedModel(network)
         averaging.collect(average, network, loaded, 5, 5)
         loader = TrainLoader(split, BATCH, "crop_flip", 1, 0, "cpu", rows=rows)
         averaging.settle(average, network, loader, 5)
@@ -169,19 +171,23 @@ def settled() -> float:
     return max((one.double() - found[1][name].double()).abs().max().item() for name, one in found[0].items())
 
 
-def frozen(part: nn.Module) -> nn.Module:
-    return part.requires_grad_(False)
+def of_the_first(replicas: Replicas) -> float:
+    weight = nn.Parameter(torch.tensor([1.0 + replicas.rank]))
+    replicas.broadcast([weight])
+    return weight.item()
 
 
-def shared_logits(replicas: Replicas, count: int) -> tuple[tuple[int, ...], float, int]:
-    """Shape, largest difference from one process's, and how many images this process looked at."""
+def shared_logits(replicas: Replicas, count: int) -> tuple[tuple[int, ...], float]:
+    """Shape, and largest difference from one process's."""
     loaded = recipe.load("digits", SMALL)
     network = build(loaded, 10, SHAPE, (0.5,), (0.25,))
     images = np.random.default_rng(0).integers(0, 256, (count, *SHAPE), dtype=np.uint8)
     split = Split(images, np.arange(count))
-    logits = replicas.predict_logits(network, split, torch.device("cpu"), channels_last=False)
+    mesh: Any = SimpleNamespace(rank=replicas.rank, world_size=replicas.size, stages=1, replicas=replicas.size)
+    mesh.replica_group = dist.group.WORLD
+    logits = Coordinator(mesh=mesh).predict_logits(network, split, channels_last=False)
     alone = predict_logits(network, split, torch.device("cpu"), channels_last=False)
-    return tuple(logits.shape), (logits - alone).abs().max().item(), len(replicas.share_of(split))
+    return tuple(logits.shape), (logits - alone).abs().max().item()
 
 
 @pytest.fixture(scope="module", params=[2, 3])
@@ -213,25 +219,22 @@ def test_means_and_shares(several: list[dict[str, Any]]) -> None:
     assert all(found["mean"] == [middle, 2 * middle] for found in several)
 
 
-def test_what_has_nothing_to_learn_is_left_as_it_is(several: list[dict[str, Any]]) -> None:
-    for found in several:
-        assert [kind.__name__ for kind in found["wrapped"]] == ["DistributedDataParallel", "ReLU", "Linear"]
+def test_weights_are_those_of_the_first(several: list[dict[str, Any]]) -> None:
+    assert all(found["broadcast"] == 1.0 for found in several)
 
 
 def test_everybody_gets_all_logits(several: list[dict[str, Any]]) -> None:
     for index, count in enumerate((1, 2, 7, 12)):
         for found in several:
-            shape, gap, seen = found["logits"][index]
+            shape, gap = found["logits"][index]
             assert shape == (4, count, 10)
             assert gap < 1e-5
-            assert 1 <= seen <= -(-count // len(several))
-    assert sum(found["logits"][3][2] for found in several) == 12
 
 
 def test_a_batch_that_cannot_be_shared_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dist, "get_rank", lambda _: 1)
     monkeypatch.setattr(dist, "get_world_size", lambda _: 3)
-    replicas = Replicas(object(), torch.device("cpu"))
+    replicas = Replicas(object())
     assert replicas.rows(6) == slice(2, 4)
     with pytest.raises(RecipeError) as caught:
         replicas.rows(8)
