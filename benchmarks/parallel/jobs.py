@@ -20,8 +20,8 @@ from benchmarks.parallel.ranks import CPU, replicas_of
 from benchmarks.timing import in_turn, ratio
 from lcprune.recipe import Recipe
 from lcprune.training.parallel import Coordinator, ParallelOptions
-from lcprune.training.parallel.balance import balanced
 from lcprune.training.parallel.mesh import ProcessMesh
+from lcprune.training.parallel.placement import balanced
 from lcprune.training.step import EagerStep
 
 SAMPLES = 4096

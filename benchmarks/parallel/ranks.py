@@ -58,8 +58,7 @@ def together(job: Job, about: Any, ranks: int, cores: Sequence[int], folder: Pat
 
 def replicas_of(mesh: ProcessMesh) -> ProcessMesh:
     """The same processes, with batches divided instead of layers."""
-    everyone, alone = dist.new_group(), [dist.new_group([rank]) for rank in range(mesh.world_size)][mesh.rank]
-    return replace(mesh, stages=1, replicas=mesh.world_size, replica_group=everyone, layer_group=alone)
+    return replace(mesh, stages=1, replicas=mesh.world_size, replica_group=dist.new_group())
 
 
 def _rank(job: Job, about: Any, settings: dict[str, str], core: int, answer: Path) -> None:

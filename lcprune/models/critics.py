@@ -9,7 +9,7 @@ from torch import nn
 
 from lcprune.errors import ModelError
 from lcprune.models.layers import AveragePool, Flatten
-from lcprune.models.trunk import Shape
+from lcprune.models.trunk import Shape, convolution
 from lcprune.specs import HEADS
 
 
@@ -56,7 +56,7 @@ def build_head(shape: Shape, classes: int, design: CriticDesign) -> list[nn.Modu
         if spec.separable:
             layers += _separable(channels, design)
         else:
-            layers += _convolution(channels, design, kernel=design.kernel)
+            layers += convolution(channels, design.channels, design.kernel, batch_norm=design.batch_norm)
         channels = design.channels
     if spec.global_average:
         layers += _average((height, width))
@@ -80,7 +80,7 @@ def _reduction(shape: Shape, design: CriticDesign) -> tuple[list[nn.Module], Sha
         return _average((height // size, width // size)), (channels, size, size)
     layers: list[nn.Module] = []
     for _ in range(_halvings(height, width, size)):
-        layers += _convolution(channels, design, kernel=3, stride=2)
+        layers += convolution(channels, design.channels, 3, stride=2, batch_norm=design.batch_norm)
         channels = design.channels
     return layers, (channels, size, size)
 
@@ -102,23 +102,11 @@ def _average(window: tuple[int, int]) -> list[nn.Module]:
     return [AveragePool(window)] if math.prod(window) > 1 else []
 
 
-def _convolution(in_channels: int, design: CriticDesign, *, kernel: int, stride: int = 1) -> list[nn.Module]:
-    convolution = nn.Conv2d(
-        in_channels, design.channels, kernel, stride=stride, padding=kernel // 2, bias=not design.batch_norm
-    )
-    return [convolution, *_batch_norm(design), nn.ReLU(inplace=True)]
-
-
 def _separable(in_channels: int, design: CriticDesign) -> list[nn.Module]:
     """A 3x3 convolution of each channel by itself, then a 1x1 convolution that mixes them."""
     # No activation between the two, so a bias in the first would be redundant.
     depthwise = nn.Conv2d(in_channels, in_channels, 3, padding=1, groups=in_channels, bias=False)
-    pointwise = nn.Conv2d(in_channels, design.channels, 1, bias=not design.batch_norm)
-    return [depthwise, pointwise, *_batch_norm(design), nn.ReLU(inplace=True)]
-
-
-def _batch_norm(design: CriticDesign) -> list[nn.Module]:
-    return [nn.BatchNorm2d(design.channels)] if design.batch_norm else []
+    return [depthwise, *convolution(in_channels, design.channels, 1, batch_norm=design.batch_norm)]
 
 
 def mixes_samples(module: nn.Module) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lcprune.models.critics import CriticDesign
 from lcprune.models.layers import AveragePool, Flatten
-from lcprune.models.trunk import Shape, check_size, cut, scaled
+from lcprune.models.trunk import Shape, check_size, convolution, cut, scaled
 
 FACTORS = (1, 2, 4)
 """Channels of each scale, finest first, relative to the finest; a bottleneck has as many times what it leads to."""
@@ -76,15 +76,15 @@ class Stem(nn.Module):
         super().__init__()
         counts = [in_channels, *(factor * channels for factor in FACTORS)]
         self.scales = nn.ModuleList(
-            nn.Sequential(*_convolution(counts[i], counts[i + 1], 3, stride=1 if i == 0 else 2))
+            nn.Sequential(*convolution(counts[i], counts[i + 1], 3, stride=1 if i == 0 else 2))
             for i in range(len(FACTORS))
         )
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """``(N, C, H, W)`` to tensors ``(N, C_s, ceil(H / 2^s), ceil(W / 2^s))``."""
         scales = []
-        for convolution in self.scales:
-            image = convolution(image)
+        for scale in self.scales:
+            image = scale(image)
             scales.append(image)
         return scales
 
@@ -133,12 +133,12 @@ class Transition(nn.Module):
         """`in_channels` and `channels` are those of the finest of all scales; `finest` counts the dropped scales."""
         super().__init__()
         self.scales = nn.ModuleList(
-            nn.Sequential(*_convolution(factor * in_channels, factor * channels, 1)) for factor in FACTORS[finest:]
+            nn.Sequential(*convolution(factor * in_channels, factor * channels, 1)) for factor in FACTORS[finest:]
         )
 
     def forward(self, scales: Sequence[Tensor]) -> list[Tensor]:
         """Tensors ``(N, C, H, W)`` to as many with fewer channels."""
-        return [convolution(scale) for convolution, scale in zip(self.scales, scales, strict=True)]
+        return [reduce(scale) for reduce, scale in zip(self.scales, scales, strict=True)]
 
 
 def build_msdnet(
@@ -188,7 +188,7 @@ def classifier(shape: Shape, classes: int, channels: int) -> list[nn.Module]:
         channels: Of the convolutions.
     """
     inputs, height, width = shape
-    convolutions = [*_convolution(inputs, channels, 3, stride=2), *_convolution(channels, channels, 3, stride=2)]
+    convolutions = [*convolution(inputs, channels, 3, stride=2), *convolution(channels, channels, 3, stride=2)]
     window = (-(-height // 4), -(-width // 4))
     return [*convolutions, AveragePool(window), Flatten(), nn.Linear(channels, classes)]
 
@@ -219,9 +219,4 @@ def _shapes(image_shape: Shape, channels: int, finest: int) -> list[Shape]:
 def _bottleneck(in_channels: int, channels: int, factor: int, *, stride: int) -> nn.Sequential:
     """A 1x1 convolution to `factor` times `channels`, where that is fewer than `in_channels`, and a 3x3 convolution."""
     inner = min(in_channels, factor * channels)
-    return nn.Sequential(*_convolution(in_channels, inner, 1), *_convolution(inner, channels, 3, stride=stride))
-
-
-def _convolution(in_channels: int, channels: int, kernel: int, *, stride: int = 1) -> list[nn.Module]:
-    convolution = nn.Conv2d(in_channels, channels, kernel, stride=stride, padding=kernel // 2, bias=False)
-    return [convolution, nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
+    return nn.Sequential(*convolution(in_channels, inner, 1), *convolution(inner, channels, 3, stride=stride))

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lcprune.models.critics import CriticDesign
-from lcprune.models.trunk import Shape
+from lcprune.models.trunk import Shape, convolution
 
 
 class Synthesizer(nn.Module):
@@ -27,10 +27,7 @@ class Synthesizer(nn.Module):
         channels = shape[0] + label_channels
         layers: list[nn.Module] = []
         for _ in range(design.depth):
-            kernel, bias = design.kernel, not design.batch_norm
-            layers.append(nn.Conv2d(channels, design.channels, kernel, padding=kernel // 2, bias=bias))
-            layers += [nn.BatchNorm2d(design.channels)] if design.batch_norm else []
-            layers.append(nn.ReLU(inplace=True))
+            layers += convolution(channels, design.channels, design.kernel, batch_norm=design.batch_norm)
             channels = design.channels
         self.hidden = nn.Sequential(*layers)
         self.output = nn.Conv2d(channels, shape[0], 3, padding=1)

@@ -16,6 +16,14 @@ def scaled(channels: int, width: float) -> int:
     return max(1, round(channels * width))
 
 
+def convolution(
+    in_channels: int, channels: int, kernel: int, *, stride: int = 1, batch_norm: bool = True
+) -> list[nn.Module]:
+    """A convolution with even padding, BatchNorm or a bias, and ReLU."""
+    layer = nn.Conv2d(in_channels, channels, kernel, stride=stride, padding=kernel // 2, bias=not batch_norm)
+    return [layer, *([nn.BatchNorm2d(channels)] if batch_norm else []), nn.ReLU(inplace=True)]
+
+
 def cut(layers: Sequence[Sequence[nn.Module]], cuts: Sequence[int], unit: str) -> list[nn.Sequential]:
     """The layer groups of a backbone.
 

@@ -6,7 +6,7 @@ from typing import Literal
 from torch import nn
 
 from lcprune.models.layers import Flatten
-from lcprune.models.trunk import Shape, check_size, cut, scaled
+from lcprune.models.trunk import Shape, check_size, convolution, cut, scaled
 
 STAGES = ((64, 2), (128, 3), (256, 3), (512, 3))
 """Channels and number of convolutions of each stage; the size halves before every stage but the first."""
@@ -56,5 +56,4 @@ def build_vgg(
 def _layer(in_channels: int, out_channels: int, halve: bool, downsample: str) -> list[nn.Module]:
     pool: list[nn.Module] = [nn.MaxPool2d(2)] if halve and downsample == "max_pool" else []
     stride = 2 if halve and downsample == "stride" else 1
-    convolution = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
-    return [*pool, convolution, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
+    return [*pool, *convolution(in_channels, out_channels, 3, stride=stride)]

@@ -43,7 +43,8 @@ def settle(average: AveragedModel, network: Network, loader: TrainLoader, iterat
     with torch.no_grad():
         for mean, weight in zip(average.module.parameters(), network.parameters(), strict=True):
             weight.copy_(mean)
-    _update_statistics(network, _batches_after(loader, iterations))
+    steps = range(iterations, iterations + min(BATCHES, loader.steps_per_epoch))
+    _update_statistics(network, (loader.batch(step)[0] for step in steps))
 
 
 @torch.no_grad()
@@ -59,8 +60,3 @@ def _update_statistics(network: Network, batches: Iterator[Tensor]) -> None:
             network(images)
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
-
-
-def _batches_after(loader: TrainLoader, iterations: int) -> Iterator[Tensor]:
-    for step in range(iterations, iterations + min(BATCHES, loader.steps_per_epoch)):
-        yield loader.batch(step)[0]

@@ -130,8 +130,8 @@ class Trainer:
             while state.step < self.iterations:
                 self.coordinator.begin(state.step)
                 freezer.set(state.step)
-                lr = set_learning_rates(self.recipe, state.optimizers, state.step, self.iterations)
-                lr = _lowered(lr, state)
+                factor = RETRY_FACTOR**state.retries
+                lr = set_learning_rates(self.recipe, state.optimizers, state.step, self.iterations, factor)
                 meter.add(step(*self.loader.batch(state.step), state.step))
                 state.step += 1
                 if state.average is not None:
@@ -213,17 +213,6 @@ class Trainer:
             f"train again with a lower learning rate: --set train.lr={lower:g}"
             + (retry if checkpoint.exists(self.checkpoints) else ""),
         )
-
-
-def _lowered(lr: float, state: TrainingState) -> float:
-    """Lowers the learning rates of a run that went back; returns that of the backbone, which was `lr`."""
-    if not state.retries:
-        return lr
-    factor = RETRY_FACTOR**state.retries
-    for optimizer in state.optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] *= factor
-    return lr * factor
 
 
 class _Meter:

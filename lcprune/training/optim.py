@@ -45,8 +45,10 @@ def _decayed(part: nn.Module) -> set[int]:
     return {id(layer.weight) for layer in layers}
 
 
-def set_learning_rates(recipe: Recipe, optimizers: tuple[Optimizer, ...], step: int, iterations: int) -> float:
-    """Sets the learning rates for `step` (from 0) of `iterations`; returns that of the backbone."""
+def set_learning_rates(
+    recipe: Recipe, optimizers: tuple[Optimizer, ...], step: int, iterations: int, factor: float = 1.0
+) -> float:
+    """Sets the learning rates for `step` (from 0) of `iterations`, times `factor`; returns that of the backbone."""
     train, critics = recipe.train, recipe.critics
     rates = (
         train.lr * lr_factor(train.schedule, step, iterations, train.lr_drops, train.warmup),
@@ -54,8 +56,8 @@ def set_learning_rates(recipe: Recipe, optimizers: tuple[Optimizer, ...], step: 
     )
     for optimizer, rate in zip(optimizers, rates, strict=False):  # backprop has no critics
         for group in optimizer.param_groups:
-            group["lr"] = rate * group.get(SCALE, 1.0)
-    return rates[0]
+            group["lr"] = rate * group.get(SCALE, 1.0) * factor
+    return rates[0] * factor
 
 
 def lr_factor(schedule: str, step: int, iterations: int, lr_drops: tuple[float, ...], warmup: float) -> float:

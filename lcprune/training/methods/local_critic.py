@@ -28,8 +28,7 @@ from lcprune.recipe import Recipe
 from lcprune.specs import METHODS
 from lcprune.training.methods.base import Losses
 from lcprune.training.methods.critic_loss import CriticLoss, critic_loss
-from lcprune.training.methods.local_exits import Exit, LocalExits, compilable, stages_of
-from lcprune.training.methods.streams import SideStream
+from lcprune.training.methods.local_exits import Exit, LocalExits, SideStream, compilable, stages_of
 
 
 def build(recipe: Recipe, network: Network, iterations: int | None) -> "LocalCritic":

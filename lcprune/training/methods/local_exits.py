@@ -18,6 +18,7 @@ pool at the start of the next group runs before that: a quarter of the group's o
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +27,6 @@ from torch import Tensor, nn
 from lcprune.models import AveragePool, Network, mixes_samples
 from lcprune.training.methods.base import sample_losses
 from lcprune.training.methods.critic_loss import CriticLoss, ExitOutput
-from lcprune.training.methods.streams import SideStream
 
 ALMOST_ZERO = 2.0**-60
 """Replaces a weight of zero; a power of two, so that the division is exact."""
@@ -82,6 +82,36 @@ class Exit:
     """The same values, detached from the group."""
     output: ExitOutput
     """Of the critic, with its graph."""
+
+
+class SideStream:
+    """Runs independent work on a second CUDA stream; on other devices everything runs in order."""
+
+    def __init__(self, enabled: bool) -> None:
+        """Without `enabled`, or without a CUDA device, everything runs on the current stream."""
+        self.enabled = enabled and torch.cuda.is_available()
+        self._stream = torch.cuda.Stream() if self.enabled else None
+
+    @contextmanager
+    def beside(self, *inputs: Tensor) -> Iterator[None]:
+        """Runs the body on the second stream, after all work of the current stream so far; it reads `inputs`."""
+        if self._stream is None or not all(tensor.is_cuda for tensor in inputs):
+            yield
+            return
+        self._stream.wait_stream(torch.cuda.current_stream())
+        for tensor in inputs:
+            tensor.record_stream(self._stream)  # its memory is not reused before this stream has read it
+        with torch.cuda.stream(self._stream):
+            yield
+
+    def join(self, *outputs: Tensor) -> None:
+        """The current stream waits for the second one, and reads `outputs`."""
+        if self._stream is None or not all(tensor.is_cuda for tensor in outputs):
+            return
+        current = torch.cuda.current_stream()
+        current.wait_stream(self._stream)
+        for tensor in outputs:
+            tensor.record_stream(current)
 
 
 class LocalExits:

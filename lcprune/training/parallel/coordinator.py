@@ -95,6 +95,10 @@ class Coordinator:
         """Whether this process has the first layers."""
         return self._mesh is None or self._mesh.stage == 0
 
+    @property
+    def _is_first_replica(self) -> bool:
+        return self._mesh is None or self.rank % self._mesh.replicas == 0
+
     def all_gather(self, value: T) -> list[T]:
         """The values of all processes, by rank."""
         everyone = [value] * self.world_size
@@ -229,10 +233,8 @@ class Coordinator:
         if self._mesh is None or self._replicas is None:
             values: list[float] = torch.cat([exits, critics]).tolist()  # one synchronisation with the device
             return values[: len(exits)], values[len(exits) :]
-        own = [self._replicas.mean(each).tolist() if len(each) else [] for each in (exits, critics)]
-        everyone: list[list[list[float]]] = [own] * self.stages
-        if self.stages > 1:
-            dist.all_gather_object(everyone, own, group=self._mesh.layer_group)
+        own: list[list[float]] = [self._replicas.mean(each).tolist() if len(each) else [] for each in (exits, critics)]
+        everyone = self.all_gather(own)[:: self._mesh.replicas]
         return list(chain(*(each[0] for each in everyone))), list(chain(*(each[1] for each in everyone)))
 
     def predict_logits(self, network: Network, split: Split, channels_last: bool) -> Tensor:
@@ -243,9 +245,9 @@ class Coordinator:
         if self._mesh is None:
             return predict_logits(network, split, self.device, channels_last)
         if self._layers is not None and self._make_whole is not None:
-            parts = self.all_gather(pack_network(network))
+            parts = self.all_gather(pack_network(network) if self._is_first_replica else None)
             network = self._make_whole().network
-            for part in parts:
+            for part in filter(None, parts):
                 network.load_state_dict(part, strict=False)
             network.to(self.device)
         own = split.subset(self._share(self.rank, split))
@@ -268,17 +270,12 @@ class Coordinator:
             self._layers.drain(state.optimizers)
 
     def gather_state(self, state: TrainingState) -> TrainingState | None:
-        """The whole state for a checkpoint, in the writer; None in other processes.
-
-        The first replica of each stage sends its part to the writer.
-        """
-        if self._mesh is None or self._make_whole is None or self.stages == 1:
+        """The whole state for a checkpoint, in the writer; None in other processes."""
+        if self._layers is None or self._make_whole is None:
             return state if self.is_writer else None
-        if self._mesh.replica:
-            return None
-        packed: list[Packed] | None = [{}] * self.stages if self.is_writer else None
-        dist.gather_object(pack(state), packed, dst=0, group=self._mesh.layer_group)
-        return None if packed is None else gather(state, packed, self._make_whole)
+        packed: list[Packed | None] | None = [None] * self.world_size if self.is_writer else None
+        dist.gather_object(pack(state) if self._is_first_replica else None, packed)
+        return None if packed is None else gather(state, filter(None, packed), self._make_whole)
 
     def restore(self, state: TrainingState, content: dict[str, Any]) -> None:
         """Loads a checkpoint's content into the state of this process; see `checkpoint.restore`."""

@@ -33,8 +33,6 @@ class ProcessMesh:
     device: torch.device
     replica_group: ProcessGroup
     """The processes that hold the same layers."""
-    layer_group: ProcessGroup
-    """The processes that have the same share of a batch, shallow layers first."""
     heartbeat: Heartbeat
     """Detects dead ranks."""
     timeout: timedelta
@@ -49,11 +47,6 @@ class ProcessMesh:
     def stage(self) -> int:
         """Index of this process's layer groups, from 0."""
         return self.rank // self.replicas
-
-    @property
-    def replica(self) -> int:
-        """Index of its share of every batch, from 0."""
-        return self.rank % self.replicas
 
 
 def is_launched() -> bool:
@@ -87,10 +80,7 @@ def connected(parallel: Parallel, groups: int, device: torch.device, timeout_s: 
         store = PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
         ranks = torch.arange(world_size).view(stages, -1)
-        replica_group, layer_group = (
-            cast(ProcessGroup, dist.new_subgroups_by_enumeration(of_all, timeout=timeout)[0])
-            for of_all in (ranks.tolist(), ranks.T.tolist())
-        )
+        replica_group, _ = dist.new_subgroups_by_enumeration(ranks.tolist(), timeout=timeout)
     except RuntimeError as error:
         raise PeerError(
             f"the {world_size} processes did not find each other: {str(error).splitlines()[0]}",
@@ -100,7 +90,7 @@ def connected(parallel: Parallel, groups: int, device: torch.device, timeout_s: 
     try:
         with heartbeat.watched():
             replicas = world_size // stages
-            yield ProcessMesh(rank, stages, replicas, device, replica_group, layer_group, heartbeat, timeout)
+            yield ProcessMesh(rank, stages, replicas, device, cast(ProcessGroup, replica_group), heartbeat, timeout)
     finally:
         heartbeat.stop()
         dist.destroy_process_group()

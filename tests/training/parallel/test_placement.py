@@ -1,4 +1,4 @@
-"""Consecutive layer groups for every process."""
+"""How layer groups are divided over processes."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from lcprune import recipe as recipes
 from lcprune.errors import SetupError
 from lcprune.models import build
-from lcprune.training.parallel.balance import balanced, given, measured_costs_s
+from lcprune.training.parallel.placement import balanced, given, measured_costs_s
 
 
 def test_the_costliest_process_costs_least() -> None:
