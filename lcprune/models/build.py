@@ -51,9 +51,9 @@ def build(
             f"set model.classes: {classes}, or leave it out",
         )
     config = recipe.critics
-    alone = recipe.model.submodel
+    submodel = recipe.model.submodel
     method = METHODS[recipe.train.method]
-    only_main = method.side is None and alone is None
+    only_main = method.side is None and submodel is None
     in_parts = bool(recipe.train.frozen_groups) or recipe.train.layer_decay != 1  # which differ from each other
     after = () if only_main and not in_parts else config.after or ()
     if method.needs_cuts and not after:
@@ -63,8 +63,10 @@ def build(
         )
     groups, shapes = _build_trunk(recipe, image_shape, classes, after)
     if method.side == "synthesizers":
-        told = classes if config.condition_on_label else 0
-        synthesizers = [Synthesizer(*side, told) for side in zip(shapes, _designs(recipe, shapes), strict=True)]
+        label_channels = classes if config.condition_on_label else 0
+        synthesizers = [
+            Synthesizer(*side, label_channels) for side in zip(shapes, _designs(recipe, shapes), strict=True)
+        ]
         return _initialized(Network(Normalize(mean, std), [Parts(*groups)], [], synthesizers), recipe)
     if only_main:
         whole = Parts(*groups) if in_parts else groups[0]
@@ -73,8 +75,8 @@ def build(
         _critic(group, shape, classes, design)
         for group, shape, design in zip(groups[:-1], shapes, _designs(recipe, shapes) if after else (), strict=True)
     ]
-    if alone is not None:
-        shallow, last = groups[: alone - 1], _joined(groups[alone - 1], critics[alone - 1])
+    if submodel is not None:
+        shallow, last = groups[: submodel - 1], _joined(groups[submodel - 1], critics[submodel - 1])
         groups, critics = [Parts(*shallow, last) if in_parts else _joined(*shallow, last)], []
     return _initialized(Network(Normalize(mean, std), groups, critics), recipe)
 
@@ -148,12 +150,12 @@ def initialize(network: nn.Module, scheme: Literal["xavier", "kaiming"], seed: i
 
     The layers of an external backbone keep their weights.
     """
-    elsewhere = {
+    external = {
         id(part) for graph in network.modules() if isinstance(graph, fx.GraphModule) for part in graph.modules()
     }
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
-        if not isinstance(module, nn.Conv2d | nn.Linear) or id(module) in elsewhere:
+        if not isinstance(module, nn.Conv2d | nn.Linear) or id(module) in external:
             continue
         # Group by group: torch takes the outputs of all groups for those of one, and draws depthwise weights too small.
         groups = module.groups if isinstance(module, nn.Conv2d) else 1

@@ -162,7 +162,7 @@ def split(graph: Graph, cuts: Sequence[str]) -> list[fx.GraphModule]:
 
 
 def _place(graph: Graph, name: str) -> fx.Node:
-    """The node of that name, where nothing else is needed after it."""
+    """The node of that name; it must be the only tensor that later operations need."""
     node = graph.named.get(name)
     if node is None:
         why = "is called more than once" if name in graph.ambiguous else "is no layer of the backbone"

@@ -64,7 +64,7 @@ def build_resnet(
 ) -> tuple[list[nn.Sequential], list[Shape]]:
     """The layer groups, and the shape ``(C, H, W)`` at each cut.
 
-    A group ends in the raw sum of its last block, and the paper's critic reads that sum as it is: the BatchNorm and
+    A group ends in the raw sum of its last block, and the paper's critic reads that sum directly: the BatchNorm and
     ReLU that activate it belong to the next block.
 
     Args:
@@ -73,7 +73,7 @@ def build_resnet(
         trunk: A name in `RESNETS`.
         width: Factor on the channels of every layer.
         cuts: Residual blocks, counted from 1, after which a group ends.
-        stem: What stands before the blocks; see `model.stem` in a recipe.
+        stem: Layers before the blocks; see `model.stem` in a recipe.
 
     Raises:
         ModelError: If a cut is not inside the network, or the image is too small to be halved three times (five times

@@ -61,7 +61,7 @@ def test_where_they_have_agreed_one_tells(monkeypatch: pytest.MonkeyPatch, capsy
     for rank, reports in (("1", True), ("0", False)):
         monkeypatch.setenv("RANK", rank)
         monkeypatch.setenv("LOCAL_RANK", rank)
-        error = PeerError("rank 2 is gone", "resume")
+        error = PeerError("rank 2 is dead", "resume")
         error.reports = reports
         assert failed(error).exit_code == 1
-        assert capsys.readouterr().err == ("error: rank 2 is gone\n  fix: resume\n" if reports else "")
+        assert capsys.readouterr().err == ("error: rank 2 is dead\n  fix: resume\n" if reports else "")

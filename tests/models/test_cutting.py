@@ -278,7 +278,7 @@ def test_groups_that_compute_something_else_are_refused() -> None:
         other[2].bias[3] += 1e-3
     with pytest.raises(ModelError, match="logits differ by 1.0e-03"):
         cutting.check(other, groups, IMAGE, 5)
-    with pytest.raises(ModelError, match=r"gives \(5,\) for an image, not 6 logits"):
+    with pytest.raises(ModelError, match=r"computes \(5,\) for an image, not 6 logits"):
         cutting.check(net, groups, IMAGE, 6)
 
 

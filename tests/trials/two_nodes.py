@@ -55,7 +55,7 @@ def _cases(scratch: Path) -> Iterator[dict[str, Any]]:
         if nodes[0].reaches(run, STEPS // 2):
             nodes[1].send(signal.SIGKILL, 3)
         row = _wait(nodes)
-        named = len(row["errors"]) == 1 and "rank 3 (layer group 4) is gone" in row["errors"][0]
+        named = len(row["errors"]) == 1 and "rank 3 (layer group 4) is dead" in row["errors"][0]
         ended = _gap(run, alone) == 0 if row["exit_codes"] == [0, 0] else not restarts and all(row["exit_codes"])
         yield {"case": f"a process of the second node killed, {restarts} restarts", **row, "passed": named and ended}
 

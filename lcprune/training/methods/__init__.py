@@ -16,10 +16,10 @@ def build_method(recipe: Recipe, network: Network, iterations: int | None = None
     Args:
         recipe: Names the method.
         network: Built from the same recipe.
-        iterations: Steps of the whole run; left out, what the recipe says. Weights that decay need to know.
+        iterations: Steps of the whole run; default: those of the recipe. Only weights that decay depend on it.
 
     Raises:
-        ValueError: If weights are to decay over a run whose number of steps is not known.
+        ValueError: If weights decay, but the number of steps is not known.
     """
     build: Build = importlib.import_module(METHODS[recipe.train.method].module).build
     return build(recipe, network, iterations)

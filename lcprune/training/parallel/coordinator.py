@@ -175,15 +175,14 @@ class Coordinator:
         if replicas.size > 1:
             reduce_statistics(network, mesh.replica_group)  # from here on, all replicas must run it together
         method, state = build_method(recipe, network, iterations), whole
-        hidden: list[TensorSpec] = []
-        losses = None
-        if mesh.stages > 1:
-            if not isinstance(method, LocalCritic):
-                raise ValueError(f"the layers of {recipe.train.method} cannot be divided")
+        if mesh.stages == 1:
+            self.bytes_sent_per_step = bytes_sent(network, self.held, mesh.replicas, [], None)
+        elif not isinstance(method, LocalCritic):
+            raise ValueError(f"the layers of {recipe.train.method} cannot be divided")
+        else:
             hidden = hidden_specs(recipe, method, image_shape, samples, mesh.device)
             losses = TensorSpec((samples,)) if method.exits.loss.waits else None
-        self.bytes_sent_per_step = bytes_sent(network, self.held, mesh.replicas, hidden, losses)
-        if isinstance(method, LocalCritic) and mesh.stages > 1:
+            self.bytes_sent_per_step = bytes_sent(network, self.held, mesh.replicas, hidden, losses)
             links = connect_stages(mesh, self.held, hidden, losses, depth=self._staleness + 1)
             own = self.held[mesh.stage]
             method = self._layers = LayerParallel(

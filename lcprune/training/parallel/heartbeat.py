@@ -75,11 +75,13 @@ class Heartbeat:
         try:
             dead = self._dead_ranks()
         except RuntimeError:
-            return PeerError("torchrun's store does not answer; the last checkpoint stays", fix)
+            return PeerError("torchrun's store does not answer; the last checkpoint is kept", fix)
         if dead:
-            return PeerError(f"{', '.join(self.names[rank] for rank in dead)} is gone; the last checkpoint stays", fix)
+            return PeerError(
+                f"{', '.join(self.names[rank] for rank in dead)} is dead; the last checkpoint is kept", fix
+            )
         if error is None:
-            return Interrupted("told to end; the last checkpoint stays", fix)
+            return Interrupted("received SIGTERM; the last checkpoint is kept", fix)
         return PeerError(f"the other processes do not answer: {reason}", fix)
 
     def _dead_ranks(self) -> list[int]:
@@ -112,6 +114,6 @@ def _outlive_torchrun() -> None:
 
 
 def is_of_others(error: RuntimeError) -> bool:
-    """Whether an error of torch is about another process, by its text: torch has no class of its own for that."""
+    """Whether an error of torch is about another process, by its text: torch has no error class for that."""
     text = str(error)
     return isinstance(error, dist.DistError) or any(word in text for word in ("gloo", "NCCL", "ProcessGroup"))

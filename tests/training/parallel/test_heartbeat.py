@@ -1,4 +1,4 @@
-"""Who is gone, and who says so."""
+"""Dead ranks are detected, and one rank reports them."""
 
 import os
 import signal
@@ -46,14 +46,14 @@ def test_the_one_that_is_gone_is_named(three: list[Heartbeat]) -> None:
     three[1].stop()
     with pytest.raises(PeerError) as caught, three[0].watched():
         raise RuntimeError(GLOO)
-    assert caught.value.problem == "rank 1 (layer groups 2 to 3) is gone; the last checkpoint stays"
+    assert caught.value.problem == "rank 1 (layer groups 2 to 3) is dead; the last checkpoint is kept"
     assert "lcprune resume" in caught.value.fix
 
 
 def test_all_that_are_gone_are_named(three: list[Heartbeat]) -> None:
     for beat in three[:2]:
         beat.stop()
-    named = r"^rank 0 \(layer group 1\), rank 1 \(layer groups 2 to 3\) is gone"
+    named = r"^rank 0 \(layer group 1\), rank 1 \(layer groups 2 to 3\) is dead"
     with pytest.raises(PeerError, match=named), three[2].watched():
         raise dist.DistBackendError("a wire is cut")
 
@@ -89,12 +89,12 @@ def test_what_ends_well_leaves_signals_as_they_were(three: list[Heartbeat]) -> N
 
 def test_torchruns_signal_is_explained(three: list[Heartbeat]) -> None:
     three[2].stop()
-    with pytest.raises(PeerError, match=r"rank 2 \(layer group 4\) is gone"), three[0].watched():
+    with pytest.raises(PeerError, match=r"rank 2 \(layer group 4\) is dead"), three[0].watched():
         told_to_end()
 
 
 def test_a_users_signal_too(three: list[Heartbeat]) -> None:
-    with pytest.raises(Interrupted, match="told to end"), three[0].watched():
+    with pytest.raises(Interrupted, match="received SIGTERM"), three[0].watched():
         told_to_end()
 
 
