@@ -86,13 +86,13 @@ def save(sheet: Image.Image, path: Path) -> None:
 
 
 def check_name(path: Path) -> None:
-    """Refuses a file name before any work is done for it.
+    """Refuses a wrong file name before any work is done.
 
     Raises:
-        LcpruneError: If its suffix is no format that a sheet can have, or its folder is not there.
+        LcpruneError: If its suffix is of no image format, or its folder does not exist.
     """
     if path.suffix.lower() not in SUFFIXES:
-        raise LcpruneError(f"{path} names no picture format", f"end it in one of {', '.join(SUFFIXES)}")
+        raise LcpruneError(f"{path} has no suffix of an image format", f"end it in one of {', '.join(SUFFIXES)}")
     if not path.parent.is_dir():
         raise LcpruneError(f"there is no folder {path.parent}", "make it, or name another one")
 

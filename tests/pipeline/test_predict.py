@@ -95,7 +95,7 @@ def test_a_large_contact_sheet_is_cut_and_says_so(
 
 
 def test_a_sheet_that_cannot_be_written_is_refused_before_anything_runs(here: Path) -> None:
-    with pytest.raises(LcpruneError, match=r"sheet.txt names no picture format"):
+    with pytest.raises(LcpruneError, match=r"sheet.txt has no suffix of an image format"):
         predict(here / "no-model.onnx", [here], here / "sheet.txt")
 
 

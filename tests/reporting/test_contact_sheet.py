@@ -114,7 +114,7 @@ def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_a_wrong_name_is_refused_first(tmp_path: Path) -> None:
-    with pytest.raises(LcpruneError, match="names no picture format"):
+    with pytest.raises(LcpruneError, match="has no suffix of an image format"):
         check_name(tmp_path / "sheet.txt")
     with pytest.raises(LcpruneError, match="there is no folder"):
         check_name(tmp_path / "nowhere/sheet.png")

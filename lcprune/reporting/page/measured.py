@@ -1,6 +1,7 @@
 """The figures of the page, computed once from the stored logits."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,7 @@ class Simulation:
     setting: Setting
     rows: Rows
 
-    @property
+    @cached_property
     def result(self) -> ProgressiveResult:
         """Accuracy, cost and shares."""
         return simulate(self.rows, self.setting.exits, self.setting.thresholds)
