@@ -26,8 +26,6 @@ class Scale:
         return self.stand_ins.get(dataset, dataset)
 
 
-_SMALLER_CRITICS = "critics.channels={}"  # whole critics would cost more than a quarter of the backbone
-
 SCALES: dict[str, Scale] = {
     "paper": Scale("paper", seeds=5),
     "small": Scale(
@@ -35,7 +33,7 @@ SCALES: dict[str, Scale] = {
         seeds=2,
         overrides=(
             "model.width=0.25",
-            _SMALLER_CRITICS.format(32),
+            "critics.channels=32",  # whole critics would cost more than a quarter of the backbone
             "train.iterations=2000",
             "train.channels_last=true",
             "train.evaluate_every=1000",
@@ -53,7 +51,7 @@ SCALES: dict[str, Scale] = {
             "data.pad=1",
             "data.batch_size=32",
             "model.width=0.0625",
-            _SMALLER_CRITICS.format(8),
+            "critics.channels=8",
             "train.iterations=20",
             "train.evaluate_every=20",
             "train.checkpoint_every=10",
