@@ -193,6 +193,7 @@ def test_every_head_is_exported_to_what_phones_know_and_says_the_same() -> None:
         np.testing.assert_allclose(said, critic(torch.from_numpy(hidden)).detach().numpy(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_every_convolution_of_the_cheap_heads_can_be_int8(plain_logits: Callable[..., np.ndarray]) -> None:
     torch.manual_seed(0)
     heads: list[Head] = ["global", "separable", "strided"]

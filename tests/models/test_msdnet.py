@@ -272,7 +272,7 @@ def hidden_of(network: Network, images: Tensor) -> list[Tensor]:
 
 def test_it_learns_digits(tmp_path: Path, train_tiny: Callable[..., Any]) -> None:
     model = ["model.trunk=msdnet", "model.layers=6", "model.width=0.34", "critics.after=[2,4]", "critics.head=msdnet"]
-    run = ["train.method=deep_supervision", "train.iterations=60", "train.checkpoint_every=60", "logging.every=15"]
+    run = ["train.method=deep_supervision", "train.iterations=40", "train.checkpoint_every=40", "logging.every=10"]
     train_tiny(tmp_path / "run", *model, *run)
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]

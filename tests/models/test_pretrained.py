@@ -1,5 +1,7 @@
 """Pretrained weights from files: what fits, what is adapted, what is refused."""
 
+import copy
+from functools import cache
 from pathlib import Path
 from urllib.error import URLError
 
@@ -26,12 +28,21 @@ def weights() -> Weights:
     return found
 
 
-def loaded(path: Path | str, classes: int = 7, channels: int = 3) -> tuple[Network, list[str]]:
+def parsed(path: Path | str) -> recipe.Recipe:
     text = "name: a\ndata: {source: imagefolder, image_size: 32}\ntrain: {iterations: 1}\n"
     keys = [f"model.trunk={TRUNK}", f"model.weights={path}", "critics.head=pooled", "critics.channels=4"]
-    config = recipe.parse(text, overrides=keys)
-    network = build(config, classes, (channels, 32, 32), (0.5,) * channels, (0.25,) * channels)
-    return network, load_pretrained(network, config.model)
+    return recipe.parse(text, overrides=keys)
+
+
+@cache
+def built(classes: int, channels: int) -> Network:
+    """With initial weights; tracing it takes most of a test's time."""
+    return build(parsed("none"), classes, (channels, 32, 32), (0.5,) * channels, (0.25,) * channels)
+
+
+def loaded(path: Path | str, classes: int = 7, channels: int = 3) -> tuple[Network, list[str]]:
+    network = copy.deepcopy(built(classes, channels))
+    return network, load_pretrained(network, parsed(path).model)
 
 
 def trunk_of(network: Network) -> Weights:

@@ -292,7 +292,7 @@ def test_training_on_digits_is_stable(tmp_path: Path, train_tiny: Callable[..., 
     """The paper's critics and loss on raw sums: nothing grows without bound, and main learns."""
     papers = ["critics.head=paper", "critics.loss=cascade", "critics.lr=1e-4", "critics.schedule=constant"]
     papers += ["train.lr=0.1", "train.schedule=constant", "train.init=xavier", "train.nesterov=false"]
-    run = ["train.iterations=60", "train.checkpoint_every=60", "logging.every=15"]
+    run = ["train.iterations=40", "train.checkpoint_every=40", "logging.every=10"]
     train_tiny(tmp_path / "run", "model.trunk=resnet50", "critics.after=null", *papers, *run)
     assert recipe.load(tmp_path / "run/recipe.yaml").critics.after == (3, 7, 13)
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
