@@ -23,7 +23,7 @@ from lcprune.analysis.thresholds import rows_of
 from lcprune.data.loaders import TrainLoader
 from lcprune.data.sources import Dataset
 from lcprune.errors import RunError
-from lcprune.exporters.progressive import write_progressive, write_submodel
+from lcprune.exporters.progressive import write_network
 from lcprune.models import Network
 from lcprune.pipeline.info import file_info
 from lcprune.pipeline.stored import DataFacts, load_dataset, load_network
@@ -99,8 +99,9 @@ def submodel(subject: Subject, k: int) -> Row:
     def make(path: Path) -> Row:
         cost = subject.cost.exits[k - 1]
         started = pruning.clock()
-        info = file_info(subject.recipe, subject.facts, subject.cost.truncated(k))
-        write_submodel(subject.network, k, path, info, subject.parity_images)
+        main_macs = subject.cost.cascade.main_macs
+        info = file_info(subject.recipe, subject.facts, subject.cost.kept([k - 1]), main_macs)
+        write_network(subject.network.truncated(k), (), path, info, subject.parity_images)
         taken_s = pruning.clock() - started
         val, test = (
             accuracies_pct(subject.arrays[f"{split}_logits"][k - 1 : k], subject.arrays[f"{split}_labels"])[0]
@@ -128,10 +129,12 @@ def progressive_model(subject: Subject, budget_pct: float) -> Row:
         chosen = Family({"softmax": rows}).within_drop(budget_pct)
         if chosen is None or not chosen.exits:
             return {}
-        info = file_info(subject.recipe, subject.facts, subject.cost, chosen.exits)
-        write_progressive(subject.network, chosen.exits, chosen.thresholds, path, info, subject.parity_images)
+        kept = [*chosen.exits, len(subject.cost.exits) - 1]
+        cost, main_macs = subject.cost.kept(kept), of_cascade.main_macs
+        info = file_info(subject.recipe, subject.facts, cost, main_macs, chosen.thresholds)
+        write_network(subject.network, chosen.exits, path, info, subject.parity_images)
         taken_s = pruning.clock() - started
-        kept, macs = [*chosen.exits, len(subject.cost.exits) - 1], of_cascade.exit_macs(chosen.exits)
+        macs = of_cascade.exit_macs(chosen.exits)
         logits = arrays["test_logits"][kept]
         test = sweep(logits, arrays["test_labels"], macs, of_cascade.main_macs, [chosen.thresholds])[0]
         critics = sum(count_params(subject.network.critics[exit_index]) for exit_index in chosen.exits)
@@ -200,7 +203,8 @@ def _write_pruned(subject: Subject, attempt: Attempt, network: Network, path: Pa
     network.to(memory_format=torch.contiguous_format)
     cost = count_cost(network, subject.facts.image_shape)
     started = pruning.clock()
-    write_submodel(network, 1, path, file_info(subject.recipe, subject.facts, cost), subject.parity_images)
+    info = file_info(subject.recipe, subject.facts, cost, cost.cascade.main_macs)
+    write_network(network, (), path, info, subject.parity_images)
     taken_s = trained_s + pruning.clock() - started
     return {
         "kind": "torch-pruning",

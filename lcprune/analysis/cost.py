@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeVar
 
 Paid = TypeVar("Paid", int, float)
@@ -47,12 +48,14 @@ class CascadeCost:
         """MACs of main alone: all groups, no critic."""
         return sum(self.group_macs)
 
-    def truncated(self, k: int) -> "CascadeCost":
-        """The first `k` exits alone: critic `k` becomes the end of the last group."""
-        if k == len(self.group_macs):
-            return self
-        last = self.group_macs[k - 1] + self.critic_macs[k - 1]
-        return CascadeCost((*self.group_macs[: k - 1], last), self.critic_macs[: k - 1])
+    def kept(self, exits: Sequence[int]) -> "CascadeCost":
+        """The cascade of these exits alone, ascending, the last of which takes every image that reaches it.
+
+        Groups between two exits become one, and the last critic, if it is not main that comes last, ends its group.
+        """
+        groups = [sum(self.group_macs[start:end]) for start, end in pairwise([0, *(index + 1 for index in exits)])]
+        groups[-1] += sum(self.critic_macs[exits[-1] : exits[-1] + 1])  # main has none
+        return CascadeCost(tuple(groups), tuple(self.critic_macs[index] for index in exits[:-1]))
 
     def exit_macs(self, kept: Sequence[int] | None = None) -> tuple[int, ...]:
         """`paid_at_exits`, in MACs."""
@@ -67,9 +70,9 @@ class NetworkCost:
     """All K, shallow first; main is the last."""
     cascade: CascadeCost
 
-    def truncated(self, k: int) -> "NetworkCost":
-        """The first `k` exits alone; the last of them keeps its name."""
-        return NetworkCost(self.exits[:k], self.cascade.truncated(k))
+    def kept(self, exits: Sequence[int]) -> "NetworkCost":
+        """The cascade of these exits alone; each keeps its name and its `exit_index`."""
+        return NetworkCost(tuple(self.exits[index] for index in exits), self.cascade.kept(exits))
 
 
 def paid_at_exits(

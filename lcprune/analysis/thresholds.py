@@ -66,10 +66,11 @@ class Rows:
         """Number of images."""
         return len(self.correct[0])
 
-    def truncated(self, k: int) -> "Rows":
-        """The first `k` exits alone, where every image that reaches the last one takes it."""
-        classes = None if self.classes is None else self.classes[:k]
-        return Rows(self.confidences[:k], self.correct[:k], self.cost.truncated(k), classes, self.main_correct)
+    def kept(self, exits: Sequence[int]) -> "Rows":
+        """These exits alone, ascending, the last of which takes every image that reaches it."""
+        kept = list(exits)
+        classes = None if self.classes is None else self.classes[kept]
+        return Rows(self.confidences[kept], self.correct[kept], self.cost.kept(exits), classes, self.main_correct)
 
     def take(self, rows: Ints) -> "Rows":
         """Some of the images."""

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from lcprune.errors import ExportError
@@ -25,38 +24,28 @@ from lcprune.exporters.metadata import PREFIX, SEGMENT, ModelInfo
 from lcprune.exporters.parts import Incoming, Plan, inline, taint
 from lcprune.exporters.segment_session import FORMAT, MANIFEST
 from lcprune.exporters.single import fixed_batch
-from lcprune.exporters.verify import Parity, check_parity, stage_logits, writable
-
-_OWN_STAGES = "its own stages"
+from lcprune.exporters.verify import Parity, Reference, check_parity, writable
 
 
-def write_segments(
-    stages: Sequence[ModelProto],
-    folder: Path,
-    info: ModelInfo,
-    images: NDArray[np.generic],
-    max_relative_diff: float,
-) -> Parity:
+def write_segments(stages: Sequence[ModelProto], reference: Reference, folder: Path, info: ModelInfo) -> Parity:
     """Writes one file for each stage and the manifest, run together and checked before the folder gets its name.
 
     Args:
         stages: Of a progressive model, main last.
+        reference: What the exits should give.
         folder: One that is there is replaced.
         info: Of the progressive model, complete.
-        images: For the check, ``(N, C, H, W)``, uint8 or float in 0..1.
-        max_relative_diff: Of a logit to that of the stages alone, as a part of the largest one.
 
     Raises:
         ExportError: If the files do not do together what the stages do, or cannot be written.
     """
-    expected = stage_logits(stages, images)
     part = folder.with_name(folder.name + ".part")
     try:
         with writable(folder):
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
             _write(stages, part, info)
-            parity = check_parity(part, images, expected, info.thresholds, _OWN_STAGES, max_relative_diff)
+            parity = check_parity(part, reference, info.thresholds)
             if folder.exists():
                 shutil.rmtree(folder)
             part.replace(folder)

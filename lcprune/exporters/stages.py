@@ -5,21 +5,29 @@ import copy
 import io
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
-from lcprune.errors import ExportError
+from lcprune.errors import ExportError, ParityError
+from lcprune.exporters.session import Floats, to_float
+from lcprune.exporters.verify import MAX_RELATIVE_DIFF, Reference, check_stages
 from lcprune.models.network import Network
 
 OPSET = 18  # the lowest that the exporter takes: older ones it ignores
 BATCH = "batch"
 Shape = tuple[int, ...]
 M = TypeVar("M", bound=nn.Module)
+
+_TORCH_BATCH = 64
+_ROUNDING_IMAGES = 32
 
 
 class _Stage(nn.Module):
@@ -42,6 +50,30 @@ def cpu_copy(module: M) -> M:
     for tensor in (*twin.parameters(), *twin.buffers()):
         tensor.data = tensor.data.contiguous()  # weights that were trained channels_last
     return twin
+
+
+def cascade_stages(
+    network: Network, kept: Sequence[int], images: NDArray[np.generic]
+) -> tuple[list[onnx.ModelProto], Reference]:
+    """The float32 stages of a network with the early exits `kept`, compared with torch; without any, main alone.
+
+    Args:
+        network: Left as it is.
+        kept: Exit indices, ascending, without main.
+        images: For the comparison, ``(N, C, H, W)``, uint8 or float in 0..1.
+
+    Returns:
+        The stages, and what torch makes of the images.
+
+    Raises:
+        ExportError: If torch cannot export a stage, or they differ from torch.
+    """
+    network = cpu_copy(network)
+    stages = export_stages(network, kept, images.shape[1:])
+    reference = Reference(images, _torch_logits(network, images)[[*kept, len(network.groups) - 1]])
+    with _rounding_named(network, images):
+        check_stages(stages, reference)
+    return stages, reference
 
 
 def export_stages(network: Network, kept: Sequence[int], image_shape: Shape) -> list[onnx.ModelProto]:
@@ -163,3 +195,40 @@ def _strip(model: onnx.ModelProto) -> None:
         part.doc_string = ""
     for part in (graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
         del part.metadata_props[:]
+
+
+@contextmanager
+def _rounding_named(network: Network, images: NDArray[np.generic]) -> Iterator[None]:
+    """Says so where the stages differ from torch because float32 cannot give the logits of `network` any better.
+
+    BatchNorm that divides by next to nothing makes such networks, as after a few steps of training.
+    """
+    try:
+        yield
+    except ParityError as error:
+        off = _rounding(network, images[:_ROUNDING_IMAGES])
+        if not off > MAX_RELATIVE_DIFF / 10:  # also where it is not known
+            raise
+        raise ParityError(
+            f"{error.problem}; torch itself is {off:.0e} of the largest logit off the same network in 64 bits",
+            "train it longer: its numbers are too far apart for 32 bits, as those of BatchNorm are after a few steps",
+        ) from error
+
+
+def _rounding(network: Network, images: NDArray[np.generic]) -> float:
+    """By how much torch in float32 is off float64, as a part of the largest logit; NaN if it cannot do float64."""
+    try:
+        exact = _torch_logits(copy.deepcopy(network).double(), images, torch.float64)
+    except RuntimeError:
+        return float("nan")
+    return float(np.abs(_torch_logits(network, images) - exact).max() / np.abs(exact).max())
+
+
+def _torch_logits(network: Network, images: NDArray[np.generic], dtype: torch.dtype = torch.float32) -> Floats:
+    """Logits of every exit, ``(exits, N, classes)``."""
+    pixels = torch.from_numpy(to_float(images)).to(dtype)
+    batches = []
+    with torch.no_grad():
+        for start in range(0, len(pixels), _TORCH_BATCH):
+            batches.append(torch.stack(network(pixels[start : start + _TORCH_BATCH])))
+    return torch.cat(batches, dim=1).numpy()

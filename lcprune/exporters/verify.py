@@ -13,13 +13,32 @@ from onnx import ModelProto
 from lcprune.criterion import exit_scores
 from lcprune.errors import ExportError, OnnxModelError, ParityError
 from lcprune.exporters.segment_session import open_model
-from lcprune.exporters.session import CHUNK, Floats, Ints, open_session, to_float
-from lcprune.specs import PRECISIONS, Criterion
+from lcprune.exporters.session import CHUNK, Floats, Ints, Prediction, open_session, to_float
+from lcprune.specs import PRECISIONS, Criterion, Precision
 
 TORCH = "torch"
 MAX_RELATIVE_DIFF = PRECISIONS["fp32"].max_relative_diff  # of the largest logit
 TIE = 1e-5  # a confidence this near to a threshold may fall on either side
 SINGLES = 8  # rows that are also run one by one
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What an exported file is compared with."""
+
+    images: NDArray[np.generic]
+    """``(N, C, H, W)``, uint8 or finite float in 0..1."""
+    logits: Floats
+    """What every exit of the file should give for them, ``(exits, N, classes)``."""
+    source: str = TORCH
+    """Where the logits come from."""
+    max_relative_diff: float = MAX_RELATIVE_DIFF
+    """Of a logit, as a part of the largest one."""
+
+    @classmethod
+    def of_stages(cls, stages: Sequence[ModelProto], images: NDArray[np.generic], precision: Precision) -> "Reference":
+        """The stages themselves, which a file of reduced precision is compared with."""
+        return cls(images, stage_logits(stages, images), "its own stages", PRECISIONS[precision].max_relative_diff)
 
 
 @dataclass(frozen=True)
@@ -37,54 +56,43 @@ class Parity:
     """What the file was compared with."""
 
 
-def check_parity(
-    path: Path,
-    images: NDArray[np.generic],
-    expected_logits: Floats,
-    thresholds: Sequence[float],
-    against: str = TORCH,
-    max_relative_diff: float = MAX_RELATIVE_DIFF,
-) -> Parity:
-    """Holds a file against torch, or what else: all images at once, some one by one, and every exit by itself.
+def check_parity(path: Path, reference: Reference, thresholds: Sequence[float]) -> Parity:
+    """Compares a file with its reference: all images at once, some one by one, and every exit by itself.
 
     Every exit by itself needs thresholds that can be given at run time.
 
     Args:
         path: What was exported: a file, or a folder of segments.
-        images: ``(N, C, H, W)``, uint8 or finite float in 0..1.
-        expected_logits: For the exits of the file, ``(exits, N, classes)``.
+        reference: For the exits of the file.
         thresholds: The defaults of the file.
-        against: Where `expected_logits` come from, for the errors.
-        max_relative_diff: Of a logit, as a part of the largest one.
 
     Raises:
-        ParityError: If a logit differs by more than that, or a row leaves at the wrong exit.
+        ParityError: If a logit differs too much, or an image leaves at the wrong exit.
         ExportError: If the file does not load, or the network's logits are not finite.
         ValueError: If there are no images.
     """
-    if len(images) == 0:
+    if len(reference.images) == 0:
         raise ValueError("parity needs images")
-    if not np.isfinite(expected_logits).all():
-        raise ExportError(f"the network's logits are not finite in {against}", "export a run that trained to the end")
-    pixels = to_float(images)
-    terms = _Terms(path.name.removesuffix(".part"), against, max_relative_diff)
+    if not np.isfinite(reference.logits).all():
+        raise ExportError(
+            f"the network's logits are not finite in {reference.source}", "export a run that trained to the end"
+        )
+    pixels, name = to_float(reference.images), path.name.removesuffix(".part")
     try:
         session = open_model(path)
     except OnnxModelError as error:
         raise ExportError(f"the export does not load: {error.problem}", "report this, with the recipe") from error
-    expected = _Expected.of(expected_logits, thresholds, session.info.criterion, session.info.temperatures)
+    expected = _Expected.of(reference.logits, thresholds, session.info.criterion, session.info.temperatures)
 
     whole = session(pixels)
-    diff, excused = _compare(terms, whole.logits, whole.exit_indices, expected)
+    diff, excused = _compare(name, reference, whole, expected)
     for row in np.unique(np.linspace(0, len(pixels) - 1, SINGLES).astype(int)):
         one = slice(row, row + 1)
-        single = session(pixels[one])
-        single_diff, _ = _compare(terms, single.logits, single.exit_indices, expected.rows(one))
-        diff = max(diff, single_diff)
+        diff = max(diff, _compare(name, reference, session(pixels[one]), expected.rows(one))[0])
     if session.takes_thresholds:
-        for got, of_exit in zip(session.exit_logits(pixels), expected_logits, strict=True):
-            diff = max(diff, _logit_diff(terms, got, of_exit))
-    return Parity(diff, exits_agree=True, samples=len(pixels), near_threshold=excused, against=against)
+        for got, of_exit in zip(session.exit_logits(pixels), reference.logits, strict=True):
+            diff = max(diff, _logit_diff(name, reference, got, of_exit))
+    return Parity(diff, exits_agree=True, samples=len(pixels), near_threshold=excused, against=reference.source)
 
 
 def stage_logits(stages: Sequence[ModelProto], images: NDArray[np.generic]) -> Floats:
@@ -112,15 +120,14 @@ def _chunk_logits(sessions: Sequence[Any], images: NDArray[np.generic]) -> Float
     return np.stack(of_exits)
 
 
-def check_stages(stages: Sequence[ModelProto], images: NDArray[np.generic], expected_logits: Floats) -> None:
-    """Holds float32 stages against torch before anything is made of them.
+def check_stages(stages: Sequence[ModelProto], reference: Reference) -> None:
+    """Compares stages with their reference before anything is made of them.
 
     Raises:
-        ParityError: If a logit differs by more than 1e-4 of the largest one.
+        ParityError: If a logit differs too much.
     """
-    terms = _Terms("the network in ONNX", TORCH, MAX_RELATIVE_DIFF)
-    for got, expected in zip(stage_logits(stages, images), expected_logits, strict=True):
-        _logit_diff(terms, got, expected)
+    for got, expected in zip(stage_logits(stages, reference.images), reference.logits, strict=True):
+        _logit_diff("the network in ONNX", reference, got, expected)
 
 
 def write_checked(versions: Sequence[bytes], path: Path, check: Callable[[Path], Parity]) -> Parity:
@@ -164,15 +171,6 @@ def writable(path: Path) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class _Terms:
-    """What is compared with what, and how far apart the two may be."""
-
-    name: str
-    against: str
-    max_relative_diff: float
-
-
-@dataclass(frozen=True)
 class _Expected:
     """What the file should do with some rows."""
 
@@ -212,33 +210,26 @@ def _between_classes(logits: Floats) -> NDArray[np.bool_]:
     return nearly
 
 
-def _compare(terms: _Terms, logits: Floats, exit_indices: Ints, expected: _Expected) -> tuple[float, int]:
-    """Largest difference of the logits where each row left, and the rows excused for leaving elsewhere.
-
-    Args:
-        terms: Of the comparison.
-        logits: From the file, ``(N, classes)``.
-        exit_indices: From the file, ``(N,)``.
-        expected: Of the same rows.
-    """
-    exits = np.arange(len(expected.must))[:, None]  # (exits - 1, 1)
+def _compare(name: str, reference: Reference, got: Prediction, expected: _Expected) -> tuple[float, int]:
+    """Largest difference of the logits where each image left, and the images excused for leaving elsewhere."""
+    exit_indices, exits = got.exit_indices, np.arange(len(expected.must))[:, None]  # (exits - 1, 1)
     too_far = (exits < exit_indices) & expected.must
     wrong = (too_far | ((exits == exit_indices) & ~expected.may)).any(axis=0)
     if wrong.any():
         raise ParityError(
-            f"{terms.name}: {int(wrong.sum())} of {len(wrong)} images leave at another exit than in {terms.against}",
+            f"{name}: {int(wrong.sum())} of {len(wrong)} images leave at another exit than in {reference.source}",
             "report this, with the recipe",
         )
-    diff = _logit_diff(terms, logits, expected.logits[exit_indices, np.arange(len(logits))])
+    diff = _logit_diff(name, reference, got.logits, expected.logits[exit_indices, np.arange(len(exit_indices))])
     return diff, int((exit_indices != expected.exits).sum())
 
 
-def _logit_diff(terms: _Terms, logits: Floats, expected: Floats) -> float:
-    limit = terms.max_relative_diff * float(np.abs(expected).max())
+def _logit_diff(name: str, reference: Reference, logits: Floats, expected: Floats) -> float:
+    limit = reference.max_relative_diff * float(np.abs(expected).max())
     diff = float(np.abs(logits - expected).max())
     if not diff <= limit:  # also where it is NaN
         raise ParityError(
-            f"{terms.name} differs from {terms.against} by {diff:.1e} in a logit (limit {limit:.1e})",
+            f"{name} differs from {reference.source} by {diff:.1e} in a logit (limit {limit:.1e})",
             "report this, with the recipe",
         )
     return diff

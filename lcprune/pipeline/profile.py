@@ -12,7 +12,7 @@ from lcprune.analysis.cost import NetworkCost
 from lcprune.analysis.counting import count_cost
 from lcprune.analysis.thresholds import NEVER
 from lcprune.exporters.latency import compare_latency
-from lcprune.exporters.progressive import write_progressive, write_submodel
+from lcprune.exporters.progressive import write_network
 from lcprune.exporters.session import ProgressiveSession
 from lcprune.models import Network
 from lcprune.pipeline import stored
@@ -63,16 +63,12 @@ def _export_all(network: Network, recipe: Recipe, facts: DataFacts, cost: Networ
     paths = []
     for k in range(1, len(network.groups) + 1):
         paths.append(folder / f"{k}.onnx")
-        write_submodel(
-            network,
-            k,
-            paths[-1],
-            replace(file_info(recipe, facts, cost.truncated(k)), main_macs=cost.cascade.main_macs),
-            images,
-        )
-    kept = tuple(range(len(network.critics)))
+        info = file_info(recipe, facts, cost.kept([k - 1]), cost.cascade.main_macs)
+        write_network(network.truncated(k), (), paths[-1], info, images)
+    kept = range(len(network.critics))
     if not kept:
         return [*paths, paths[-1]]  # main alone is the cascade
-    info = file_info(recipe, facts, cost, kept)
-    write_progressive(network, kept, (NEVER,) * len(kept), folder / "cascade.onnx", info, images)
-    return [*paths, folder / "cascade.onnx"]
+    paths.append(folder / "cascade.onnx")
+    info = file_info(recipe, facts, cost, cost.cascade.main_macs, (NEVER,) * len(kept))
+    write_network(network, kept, paths[-1], info, images)
+    return paths

@@ -161,7 +161,7 @@ def test_the_frontier_gets_cheaper_and_stays_within_the_loss() -> None:
 
 def test_what_another_last_exit_loses_is_counted_from_main() -> None:
     whole = rows(800, 6)
-    ended = whole.truncated(2)
+    ended = whole.kept(range(2))
     family = Family({"softmax": ended})
     alone = 100 * (whole.correct[-1].mean() - whole.correct[1].mean())
     assert family.within_drop(max(0.0, alone - 1.5)) is None

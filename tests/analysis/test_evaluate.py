@@ -191,9 +191,11 @@ def test_a_drop_is_exact_and_an_exactly_met_budget_is_met() -> None:
 
 def test_the_first_exits_alone_end_with_what_was_a_critic() -> None:
     cost = CascadeCost((1, 20, 300), (4, 50))
-    assert cost.truncated(3) == cost
-    assert cost.truncated(2) == CascadeCost((1, 70), (4,))
-    assert cost.truncated(1) == CascadeCost((5,), ())
+    assert cost.kept((0, 1, 2)) == cost
+    assert cost.kept((0, 1)) == CascadeCost((1, 70), (4,))
+    assert cost.kept((0,)) == CascadeCost((5,), ())
+    assert cost.kept((1,)) == CascadeCost((71,), ())
+    assert cost.kept((0, 2)) == CascadeCost((1, 320), (4,))
     assert CascadeCost((0, 1), (0,)).main_macs == 1  # a group that only moves numbers costs nothing
 
 

@@ -154,8 +154,9 @@ def test_the_cost_of_the_first_exits_alone() -> None:
     """What was the second critic is now the end of the second group."""
     exits = tuple(ExitCost(f"exit {k}", k, macs, 1) for k, macs in enumerate((101, 212, 600)))
     whole = NetworkCost(exits, CascadeCost((100, 110, 390), (1, 2)))
-    assert whole.truncated(2) == NetworkCost(exits[:2], CascadeCost((100, 112), (1,)))
-    assert whole.truncated(3) == whole
+    assert whole.kept((0, 1)) == NetworkCost(exits[:2], CascadeCost((100, 112), (1,)))
+    assert whole.kept((0, 1, 2)) == whole
+    assert whole.kept((1, 2)) == NetworkCost(exits[1:], CascadeCost((210, 390), (2,)))
 
 
 def test_a_group_pays_for_weights_that_it_borrows() -> None:

@@ -245,13 +245,13 @@ def test_the_first_exits_alone_keep_their_classes_and_are_held_against_main() ->
     classes = np.arange(12).reshape(3, 4)
     correct = np.array([[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0]], dtype=np.bool_)
     cost = CascadeCost((1, 2, 3), (4, 5))
-    rows = Rows(confidences, correct, cost, classes).truncated(2)
+    rows = Rows(confidences, correct, cost, classes).kept(range(2))
     assert rows.classes is not None
     assert rows.classes.tolist() == classes[:2].tolist()
     assert rows.main_correct.tolist() == [True, True, True, False]
     assert (rows.confidences.tolist(), rows.correct.tolist()) == (confidences[:2].tolist(), correct[:2].tolist())
     assert rows.losses().tolist() == [[0, 1, 1, 0], [0, 0, 1, 0]]
-    assert Rows(confidences, correct, cost).truncated(2).classes is None
+    assert Rows(confidences, correct, cost).kept(range(2)).classes is None
 
 
 def test_agreement_depends_on_the_exits_that_are_kept() -> None:

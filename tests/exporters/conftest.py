@@ -1,6 +1,6 @@
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from lcprune.exporters import progressive
+from lcprune.exporters import progressive, stages
 from lcprune.exporters.metadata import ExitInfo, InputInfo, ModelInfo, read_info
+from lcprune.exporters.quantize import Reduced
 from lcprune.exporters.stages import cpu_copy, export_stages
-from lcprune.exporters.verify import Parity
+from lcprune.exporters.verify import Parity, Reference
 from lcprune.models.network import Network, Normalize
 
 CLASSES = 5
@@ -89,8 +90,13 @@ def stages_of(network4: Network) -> Callable[..., list[onnx.ModelProto]]:
 
 @pytest.fixture
 def quick_export(stages_of: Callable[..., list[onnx.ModelProto]], monkeypatch: pytest.MonkeyPatch) -> None:
-    """`write_progressive` takes the stages of `network4` from `stages_of`."""
-    monkeypatch.setattr(progressive, "export_stages", lambda network, kept, shape: stages_of(*kept))
+    """`cascade_stages` takes the stages of `network4` from `stages_of`."""
+    export = stages.export_stages
+
+    def quickly(network: Network, kept: Sequence[int], shape: Any) -> list[onnx.ModelProto]:
+        return stages_of(*kept) if len(network.groups) == 4 else export(network, kept, shape)
+
+    monkeypatch.setattr(stages, "export_stages", quickly)
 
 
 @pytest.fixture(scope="session")
@@ -100,7 +106,7 @@ def images() -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def make_info() -> Callable[..., ModelInfo]:
-    def make(*exit_indices: int) -> ModelInfo:
+    def make(*exit_indices: int, thresholds: Sequence[float] = ()) -> ModelInfo:
         return ModelInfo(
             classes=tuple(f"class {n}" for n in range(CLASSES)),
             mean=(0.5, 0.4, 0.3),
@@ -110,6 +116,7 @@ def make_info() -> Callable[..., ModelInfo]:
             recipe_sha256="ab" * 32,
             main_macs=1000,
             exit_macs=tuple(200 + k for k in exit_indices),
+            thresholds=tuple(thresholds),
         )
 
     return make
@@ -135,8 +142,8 @@ def exported(
 ) -> Path:
     """All four exits, thresholds at the median confidence of each."""
     path = tmp_path_factory.mktemp("exported") / "model.onnx"
-    progressive.write_progressive(
-        network4, [0, 1, 2], median_thresholds(torch_logits), path, make_info(0, 1, 2, 3), images
+    progressive.write_network(
+        network4, [0, 1, 2], path, make_info(0, 1, 2, 3, thresholds=median_thresholds(torch_logits)), images
     )
     return path
 
@@ -148,9 +155,21 @@ def written(
     """``written(path, threshold_input, layout="flat")``: the model of `exported`, written in another way."""
 
     def write(path: Path, threshold_input: Any, **changes: Any) -> Parity:
-        info = dataclasses.replace(make_info(0, 1, 2, 3), **changes)
-        thresholds = read_info(exported).thresholds
-        return progressive.write_progressive(network4, [0, 1, 2], thresholds, path, info, images, threshold_input)
+        info = make_info(0, 1, 2, 3, thresholds=read_info(exported).thresholds)
+        info = dataclasses.replace(info, **changes)
+        return progressive.write_network(network4, [0, 1, 2], path, info, images, threshold_input)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def write_reduced() -> Callable[..., Parity]:
+    """`write_model` of stages of reduced precision, compared with themselves."""
+
+    def write(reduced: Reduced, path: Path, info: ModelInfo, images: np.ndarray, *threshold_input: Any) -> Parity:
+        stages, quantization = reduced.stages, reduced.quantization
+        reference = Reference.of_stages(stages, images, quantization.precision)
+        return progressive.write_model(stages, reference, path, info, *threshold_input, quantization=quantization)
 
     return write
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from lcprune import recipe
 from lcprune.analysis.counting import count_cost, count_macs, count_params
 from lcprune.data.sources import DIGIT_CLASSES
 from lcprune.exporters.metadata import ExitInfo, InputInfo, ModelInfo
-from lcprune.exporters.progressive import cascade_stages, write_progressive, write_reduced
+from lcprune.exporters.progressive import write_network
 from lcprune.exporters.quantize import reduce
 from lcprune.exporters.session import ProgressiveSession
+from lcprune.exporters.stages import cascade_stages
 from lcprune.models import Network, build
 from lcprune.models.backbones import cut_names, make
 from lcprune.training.methods import build_method
@@ -66,16 +68,16 @@ def test_a_trunk_is_cut_trained_profiled_and_exported(trunk: str, tmp_path: Path
 @pytest.mark.slow
 @pytest.mark.parametrize("trunk", BLOCKS)
 def test_every_convolution_of_a_trunk_is_int8(
-    trunk: str, tmp_path: Path, plain_logits: Callable[..., np.ndarray]
+    write_reduced: Callable[..., Any], trunk: str, tmp_path: Path, plain_logits: Callable[..., np.ndarray]
 ) -> None:
     network = build(recipe.parse(TEXT.format(trunk=trunk)), 10, SHAPE, MEAN, STD).eval()
     images = _shapes(96)
     _spread_confidences(network, torch.from_numpy(images[64:].astype(np.float32) / 255))
-    stages = cascade_stages(network.eval(), (0, 1), images[64:])
+    stages, _ = cascade_stages(network.eval(), (0, 1), images[64:])
     convolutions = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
     reduced = reduce(stages, "int8", images[:64], images[64:])
     assert reduced.quantization.int8_convolutions >= len(convolutions)  # average pools become convolutions
-    parity = write_reduced(reduced, [0.5, 0.4], tmp_path / "int8.onnx", _info(network), images[64:])
+    parity = write_reduced(reduced, tmp_path / "int8.onnx", _info(network, 0.5, 0.4), images[64:])
     assert (parity.max_abs_diff, parity.exits_agree) == (0.0, True)
     expected, got = (plain_logits(each, images[64:])[0] for each in (stages, reduced.stages))
     # of the first exit: what comes behind it is, with weights that were drawn, hardly more than noise
@@ -126,7 +128,7 @@ def _spread_confidences(network: Network, images: torch.Tensor) -> None:
         critic[-1].bias.copy_((critic[-1].bias - logits.mean(dim=0)) * scale)
 
 
-def _info(network: Network) -> ModelInfo:
+def _info(network: Network, *thresholds: float) -> ModelInfo:
     exits = tuple(ExitInfo(name, index, 1, 1, None, None) for index, name in enumerate(network.exit_names))
     return ModelInfo(
         classes=DIGIT_CLASSES,
@@ -137,6 +139,7 @@ def _info(network: Network) -> ModelInfo:
         recipe_sha256="0" * 64,
         main_macs=1,
         exit_macs=(1, 1, 1),
+        thresholds=thresholds,
     )
 
 
@@ -149,7 +152,7 @@ def _export(network: Network, path: Path) -> None:
         logits = torch.stack(network(torch.from_numpy(floats)))
     confidences = logits.softmax(dim=2).amax(dim=2)
     thresholds = [confidence.sort().values[5:7].mean().item() for confidence in confidences[:2]]
-    parity = write_progressive(network, (0, 1), thresholds, path, _info(network), images)
+    parity = write_network(network, (0, 1), path, _info(network, *thresholds), images)
     assert parity.exits_agree
     expected = torch.where(confidences[0] >= thresholds[0], 0, torch.where(confidences[1] >= thresholds[1], 1, 2))
     assert ProgressiveSession(path)(floats).exit_indices.tolist() == expected.tolist()

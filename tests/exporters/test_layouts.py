@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from lcprune.exporters.metadata import ModelInfo, read_info
-from lcprune.exporters.progressive import stitch, write_reduced, write_submodel
+from lcprune.exporters.progressive import stitch, write_network
 from lcprune.exporters.quantize import Reduced, reduce
 from lcprune.exporters.session import ProgressiveSession, open_session
 from lcprune.exporters.single import fixed_batch
@@ -178,16 +178,24 @@ def test_files(
 
 @pytest.mark.parametrize(("layout", "batch"), [("flat", None), ("nested", 1)])
 def test_int8_files(
-    reduced: Callable[[str], Reduced], images: np.ndarray, make_info: MakeInfo, tmp_path: Path, layout: Any, batch: Any
+    write_reduced: Callable[..., Any],
+    reduced: Callable[[str], Reduced],
+    images: np.ndarray,
+    make_info: MakeInfo,
+    tmp_path: Path,
+    layout: Any,
+    batch: Any,
 ) -> None:
     info = dataclasses.replace(make_info(0, 1, 2, 3), layout=layout, batch=batch)
-    parity = write_reduced(reduced("int8"), [0.4, 0.4, 0.4], tmp_path / "model.onnx", info, images)
+    parity = write_reduced(
+        reduced("int8"), tmp_path / "model.onnx", dataclasses.replace(info, thresholds=tuple([0.4, 0.4, 0.4])), images
+    )
     assert (parity.max_abs_diff, parity.exits_agree) == (0.0, True)
 
 
 def test_a_submodel_for_one_image(network4: Network, images: np.ndarray, make_info: MakeInfo, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    write_submodel(network4, 2, path, dataclasses.replace(make_info(1), batch=1), images)
+    write_network(network4.truncated(2), (), path, dataclasses.replace(make_info(1), batch=1), images)
     session = ProgressiveSession(path)
     assert session.runtime.get_inputs()[0].shape == [1, 3, 8, 8]
     assert [session(images[:rows]).logits.shape for rows in (0, 3)] == [(0, 5), (3, 5)]

@@ -12,7 +12,7 @@ import pytest
 from lcprune.errors import OnnxModelError
 from lcprune.exporters.metadata import ModelInfo
 from lcprune.exporters.ort import required_operators
-from lcprune.exporters.progressive import write_progressive, write_reduced
+from lcprune.exporters.progressive import write_network
 from lcprune.exporters.quantize import reduce
 from lcprune.exporters.session import ProgressiveSession
 from lcprune.exporters.verify import Parity
@@ -40,11 +40,15 @@ def test_the_same_as_onnx(
 
 
 def test_int8(
-    stages_of: Callable[..., list[onnx.ModelProto]], images: np.ndarray, make_info: MakeInfo, tmp_path: Path
+    write_reduced: Callable[..., Any],
+    stages_of: Callable[..., list[onnx.ModelProto]],
+    images: np.ndarray,
+    make_info: MakeInfo,
+    tmp_path: Path,
 ) -> None:
     reduced = reduce(stages_of(0, 1, 2), "int8", images, images)
     path = tmp_path / "model.ort"
-    parity = write_reduced(reduced, [0.4] * 3, path, make_info(0, 1, 2, 3), images)
+    parity = write_reduced(reduced, path, make_info(0, 1, 2, 3, thresholds=[0.4] * 3), images)
     assert (parity.max_abs_diff, parity.exits_agree) == (0.0, True)
     assert "QLinearConv" in required_operators(path)
 
@@ -57,7 +61,7 @@ def test_the_operators_of_a_reduced_build(
     for name, layout in (("a", "nested"), ("b", "flat")):
         paths.append(tmp_path / f"{name}.ort")
         info: Any = dataclasses.replace(make_info(0, 1, 2, 3), layout=layout)
-        write_progressive(network4, [0, 1, 2], [0.5] * 3, paths[-1], info, images)
+        write_network(network4, [0, 1, 2], paths[-1], dataclasses.replace(info, thresholds=tuple([0.5] * 3)), images)
     nested, flat = (required_operators(path) for path in paths)
     lines = [line.split(";") for line in nested.splitlines()]
     assert all(len(parts) == 3 and parts[1].isdecimal() for parts in lines)  # domain;opset;operators

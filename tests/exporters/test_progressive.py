@@ -10,18 +10,11 @@ import pytest
 import torch
 
 from lcprune.errors import ExportError, ParityError
-from lcprune.exporters import progressive
+from lcprune.exporters import stages as exporter
 from lcprune.exporters.metadata import ModelInfo, read_info
-from lcprune.exporters.progressive import (
-    cascade_stages,
-    file_size,
-    stitch,
-    submodel_stages,
-    write_progressive,
-    write_submodel,
-)
+from lcprune.exporters.progressive import file_size, stitch, write_network
 from lcprune.exporters.session import ProgressiveSession
-from lcprune.exporters.stages import cpu_copy, export_stages
+from lcprune.exporters.stages import cascade_stages, cpu_copy, export_stages
 from lcprune.exporters.verify import stage_logits
 from lcprune.models.network import Network
 
@@ -119,11 +112,10 @@ def test_a_threshold_met_exactly_leaves(make_network: Callable[[int], Network]) 
 
 @pytest.mark.usefixtures("quick_export")
 def test_threshold_inputs(network4: Network, images: np.ndarray, make_info: MakeInfo, tmp_path: Path) -> None:
-    arguments = network4, [0, 2], [0.6, 0.7]
     results = {}
     for kind in ("optional", "required", "none"):
         path = tmp_path / f"{kind}.onnx"
-        write_progressive(*arguments, path, make_info(0, 2, 3), images, kind)
+        write_network(network4, [0, 2], path, make_info(0, 2, 3, thresholds=[0.6, 0.7]), images, kind)
         session = ProgressiveSession(path)
         assert [entry.name for entry in session.runtime.get_inputs()] == (
             ["image", "threshold"] if kind == "required" else ["image"]
@@ -144,7 +136,9 @@ def test_criterion_and_temperatures_are_those_of_the_metadata(
     network4: Network, images: np.ndarray, make_info: MakeInfo, tmp_path: Path
 ) -> None:
     path, given = tmp_path / "model.onnx", {"criterion": "margin", "temperatures": (0.5, 3.0, 1.0)}
-    write_progressive(network4, [0, 2], [0.5, 0.5], path, dataclasses.replace(make_info(0, 2, 3), **given), images)
+    write_network(
+        network4, [0, 2], path, dataclasses.replace(make_info(0, 2, 3), **given, thresholds=tuple([0.5, 0.5])), images
+    )
     session = ProgressiveSession(path)
     assert (session.info.criterion, session.info.temperatures) == ("margin", (0.5, 3.0, 1.0))
     logits = torch_all(network4, images.astype(np.float32) / 255)[[0, 2]] / np.array([0.5, 3.0])[:, None, None]
@@ -177,9 +171,9 @@ def test_the_same_weights_give_the_same_bytes(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    write_progressive(network4, [1], [0.5], tmp_path / "a.onnx", make_info(1, 3), images)
-    monkeypatch.setattr(progressive, "export_stages", lambda *arguments: stages_of(1))  # another export of the same
-    write_progressive(network4, [1], [0.5], tmp_path / "b.onnx", make_info(1, 3), images)
+    write_network(network4, [1], tmp_path / "a.onnx", make_info(1, 3, thresholds=[0.5]), images)
+    monkeypatch.setattr(exporter, "export_stages", lambda *arguments: stages_of(1))  # another export of the same
+    write_network(network4, [1], tmp_path / "b.onnx", make_info(1, 3, thresholds=[0.5]), images)
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
@@ -202,7 +196,7 @@ def test_a_submodel(
     network4: Network, images: np.ndarray, make_info: MakeInfo, torch_logits: np.ndarray, tmp_path: Path, k: int
 ) -> None:
     path = tmp_path / "sub.onnx"
-    parity = write_submodel(network4, k, path, make_info(k - 1), np.tile(images, (3, 1, 1, 1)))
+    parity = write_network(network4.truncated(k), (), path, make_info(k - 1), np.tile(images, (3, 1, 1, 1)))
     assert (parity.samples, parity.exits_agree, parity.near_threshold) == (99, True, 0)
     session = ProgressiveSession(path)
     assert [output.name for output in session.runtime.get_outputs()] == ["logits"]
@@ -222,7 +216,7 @@ def test_the_network_is_left_as_it_was(
     before = {name: value.clone() for name, value in network.state_dict().items()}
     modes = [module.training for module in network.modules()]
     layers = [type(module) for module in network.modules()]
-    write_progressive(network, [0], [0.5], tmp_path / "x.onnx", make_info(0, 1), images)
+    write_network(network, [0], tmp_path / "x.onnx", make_info(0, 1, thresholds=[0.5]), images)
     assert [module.training for module in network.modules()] == modes
     assert [type(module) for module in network.modules()] == layers
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
@@ -245,13 +239,13 @@ def test_a_wrong_weight_leaves_no_file_and_the_older_one_as_it_was(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     stages = with_a_wrong_bias(stages_of(0, 2))
-    monkeypatch.setattr(progressive, "export_stages", lambda *arguments: stages)
+    monkeypatch.setattr(exporter, "export_stages", lambda *arguments: stages)
     older = tmp_path / "older.onnx"
     older.write_bytes(b"older")
     for path in (older, tmp_path / "new.onnx"):
         for kind in ("optional", "none"):  # with thresholds of 0 no image reaches the fault by itself
             with pytest.raises(ExportError, match="differs from torch"):
-                write_progressive(network4, [0, 2], [0.0, 0.0], path, make_info(0, 2, 3), images, kind)
+                write_network(network4, [0, 2], path, make_info(0, 2, 3, thresholds=[0.0, 0.0]), images, kind)
     assert [entry.name for entry in tmp_path.iterdir()] == ["older.onnx"]
     assert older.read_bytes() == b"older"
 
@@ -265,18 +259,20 @@ def test_stages_are_held_against_torch_before_anything_is_made_of_them(
 ) -> None:
     network = make_network(3)
     expected = torch_all(network, images.astype(np.float32) / 255)
-    stages, [alone] = cascade_stages(network, [0], images), submodel_stages(network, 2, images)
+    (stages, _), ([alone], _) = (cascade_stages(*cut, images) for cut in ((network, [0]), (network.truncated(2), ())))
     assert network.training  # left as it was
     np.testing.assert_allclose(stage_logits(stages, images), expected[[0, 2]], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(stage_logits([alone], images), expected[[1]], rtol=1e-4, atol=1e-5)
     assert [value.name for value in alone.graph.output] == ["logits"]
 
-    monkeypatch.setattr(progressive, "export_stages", lambda *arguments: with_a_wrong_bias(stages))
-    monkeypatch.setattr(progressive, "export_module", lambda *arguments: with_a_wrong_bias([alone])[0])
+    path, info = tmp_path / "wrong.onnx", make_info(1)
+    monkeypatch.setattr(
+        exporter, "export_stages", lambda _, kept, shape: with_a_wrong_bias(stages if kept else [alone])
+    )
     for export in (
         lambda: cascade_stages(network, [0], images),
-        lambda: submodel_stages(network, 2, images),
-        lambda: write_submodel(network, 2, tmp_path / "wrong.onnx", make_info(1), images),
+        lambda: cascade_stages(network.truncated(2), (), images),
+        lambda: write_network(network.truncated(2), (), path, info, images),
     ):
         with pytest.raises(ParityError, match="differs? from torch"):
             export()
@@ -288,10 +284,10 @@ def test_the_size_of_a_file_that_is_not_written(
     network4: Network, stages_of: StagesOf, images: np.ndarray, make_info: MakeInfo, tmp_path: Path
 ) -> None:
     written = tmp_path / "model.onnx"
-    write_progressive(network4, [0, 2], [0.6, 0.75], written, make_info(0, 2, 3), images)
-    assert file_size(stages_of(0, 2), [0.6, 0.75], make_info(0, 2, 3)) == written.stat().st_size
-    write_submodel(network4, 1, written, make_info(0), images)
-    assert file_size(submodel_stages(network4, 1, images), (), make_info(0)) == written.stat().st_size
+    write_network(network4, [0, 2], written, make_info(0, 2, 3, thresholds=[0.6, 0.75]), images)
+    assert file_size(stages_of(0, 2), make_info(0, 2, 3, thresholds=[0.6, 0.75])) == written.stat().st_size
+    write_network(network4.truncated(1), (), written, make_info(0), images)
+    assert file_size(cascade_stages(network4.truncated(1), (), images)[0], make_info(0)) == written.stat().st_size
 
 
 def test_a_place_that_cannot_be_written(
@@ -301,24 +297,23 @@ def test_a_place_that_cannot_be_written(
     (tmp_path / "folder.onnx").mkdir()
     for path in (tmp_path / "file" / "model.onnx", tmp_path / "folder.onnx"):
         with pytest.raises(ExportError, match="cannot be written"):
-            write_submodel(network4, 1, path, make_info(0), images)
+            write_network(network4.truncated(1), (), path, make_info(0), images)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "folder.onnx"]
 
 
 def test_slips_of_the_caller(network4: Network, images: np.ndarray, make_info: MakeInfo, tmp_path: Path) -> None:
     path = tmp_path / "x.onnx"
-    with pytest.raises(ValueError, match="^a progressive model needs an early exit"):
-        write_progressive(network4, [], [], path, make_info(3), images)
-    with pytest.raises(ValueError, match="as many thresholds"):
-        write_progressive(network4, [0], [0.5, 0.5], path, make_info(0, 3), images)
     with pytest.raises(ValueError, match="ascending"):
-        write_progressive(network4, [1, 0], [0.5, 0.5], path, make_info(0, 1, 3), images)
+        write_network(network4, [1, 0], path, make_info(0, 1, 3, thresholds=[0.5, 0.5]), images)
     with pytest.raises(ValueError, match="ascending"):
-        write_progressive(network4, [3], [0.5], path, make_info(0, 3), images)
+        write_network(network4, [3], path, make_info(0, 3, thresholds=[0.5]), images)
+    with pytest.raises(ValueError, match="describes 2 exits and 2 thresholds, the file has 2 exits"):
+        write_network(network4, [0], path, make_info(0, 3, thresholds=[0.5, 0.5]), images)
     with pytest.raises(ValueError, match="describes 4 exits"):
-        write_progressive(network4, [0], [0.5], path, make_info(0, 1, 2, 3), images)
+        write_network(network4, [0], path, make_info(0, 1, 2, 3, thresholds=[0.5]), images)
+    wrong = dataclasses.replace(make_info(0, 3, thresholds=[0.5]), exit_macs=(1,))
     with pytest.raises(ValueError, match="describes 2 exits"):
-        write_progressive(network4, [0], [0.5], path, dataclasses.replace(make_info(0, 3), exit_macs=(1,)), images)
+        write_network(network4, [0], path, wrong, images)
     assert not list(tmp_path.iterdir())
 
 
@@ -331,15 +326,20 @@ def test_a_graph_that_is_no_valid_onnx_is_refused(
 ) -> None:
     """Also where only its shapes contradict one another, which the quick check does not see."""
     network = make_network(2)
-    [model] = submodel_stages(network, 1, images)
+    [model], _ = cascade_stages(network.truncated(1), (), images)
     model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 4  # of 5 classes
-    monkeypatch.setattr(progressive, "export_module", lambda *arguments: model)
+    monkeypatch.setattr(exporter, "export_stages", lambda *arguments: [model])
     with pytest.raises(
         ExportError, match="^the exported graph is not valid ONNX: .*\n  fix: report this, with the recipe$"
     ) as told:
-        write_submodel(network, 1, tmp_path / "model.onnx", make_info(0), images)
+        write_network(network.truncated(1), (), tmp_path / "model.onnx", make_info(0), images)
     assert "Inferred shape and existing shape differ" in str(told.value)
     assert not list(tmp_path.iterdir())
+
+
+def alone(module: torch.nn.Module) -> Network:
+    """A network of one group."""
+    return Network(torch.nn.Identity(), [module], [])
 
 
 class OnlyFloat32(torch.nn.Module):
@@ -356,7 +356,7 @@ class OnlyFloat32(torch.nn.Module):
 def test_where_nobody_knows_how_exact_torch_is_the_difference_is_all_that_is_said() -> None:
     error = ParityError("it differs", "report this")
     images = np.zeros((2, 1, 8, 8), np.float32)
-    with pytest.raises(ParityError) as told, progressive._rounding_named(OnlyFloat32(), images):
+    with pytest.raises(ParityError) as told, exporter._rounding_named(alone(OnlyFloat32()), images):
         raise error
     assert told.value is error
 
@@ -367,12 +367,12 @@ def test_a_network_that_float32_cannot_say_is_named() -> None:
     smooth = np.repeat(images[:, :, :, ::2], 2, axis=3)  # neighbours are the same, and cancel
     plain = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
     error = ParityError("it differs", "report this")
-    with pytest.raises(ParityError) as told, progressive._rounding_named(plain, smooth):
+    with pytest.raises(ParityError) as told, exporter._rounding_named(alone(plain), smooth):
         raise error
     assert told.value is error
     with torch.no_grad():
         plain[1].weight.copy_(1e6 * torch.tensor([1.0, -1.0]).repeat(32) * torch.ones(3, 1))
         plain[1].weight[:, ::2] += 1
     said = pytest.raises(ParityError, match=r"^it differs; torch itself is [0-9e-]+ of .*\n  fix: train it longer")
-    with said, progressive._rounding_named(plain, smooth):
+    with said, exporter._rounding_named(alone(plain), smooth):
         raise error

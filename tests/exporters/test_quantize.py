@@ -4,6 +4,7 @@ import copy
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,11 +17,11 @@ from torch import nn
 from lcprune.errors import ExportError
 from lcprune.exporters import quantize
 from lcprune.exporters.metadata import ModelInfo
-from lcprune.exporters.progressive import cascade_stages, file_size, stitch, write_reduced
+from lcprune.exporters.progressive import file_size, stitch
 from lcprune.exporters.quantize import Quantization, Reduced, check_int8, int8_convolutions, reduce
 from lcprune.exporters.session import ProgressiveSession, open_session
-from lcprune.exporters.stages import export_module
-from lcprune.exporters.verify import check_stages, stage_logits
+from lcprune.exporters.stages import cascade_stages, export_module
+from lcprune.exporters.verify import Reference, check_stages, stage_logits
 from lcprune.models.network import Network
 from lcprune.specs import Int8Range
 
@@ -179,10 +180,16 @@ def test_the_float_stages_are_left_alone(stages_of: StagesOf, calibration: np.nd
 @pytest.mark.parametrize("pixel", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("precision", ["int8", "fp16", "w8"])
 def test_a_row_with_a_pixel_that_is_not_finite_never_leaves_early(
-    reduced_of: ReducedOf, make_info: MakeInfo, images: np.ndarray, tmp_path: Path, precision: str, pixel: float
+    write_reduced: Callable[..., Any],
+    reduced_of: ReducedOf,
+    make_info: MakeInfo,
+    images: np.ndarray,
+    tmp_path: Path,
+    precision: str,
+    pixel: float,
 ) -> None:
     path = tmp_path / "m.onnx"
-    write_reduced(reduced_of(precision, 0, 1, 2), [0.5] * 3, path, make_info(0, 1, 2, 3), images)
+    write_reduced(reduced_of(precision, 0, 1, 2), path, make_info(0, 1, 2, 3, thresholds=[0.5] * 3), images)
     pixels = images.astype(np.float32) / 255
     pixels[7, 1, 7, 3] = pixel
     for rows in (pixels, pixels[7:8]):
@@ -191,11 +198,11 @@ def test_a_row_with_a_pixel_that_is_not_finite_never_leaves_early(
 
 
 def test_the_stitched_graph_is_its_stages_to_the_bit(
-    reduced_of: ReducedOf, make_info: MakeInfo, images: np.ndarray, tmp_path: Path
+    write_reduced: Callable[..., Any], reduced_of: ReducedOf, make_info: MakeInfo, images: np.ndarray, tmp_path: Path
 ) -> None:
     path = tmp_path / "m.onnx"
     reduced = reduced_of("int8", 0, 1, 2)
-    parity = write_reduced(reduced, [0.5, 0.4, 0.3], path, make_info(0, 1, 2, 3), images)
+    parity = write_reduced(reduced, path, make_info(0, 1, 2, 3, thresholds=[0.5, 0.4, 0.3]), images)
     assert (parity.max_abs_diff, parity.exits_agree, parity.samples) == (0.0, True, 33)
     assert parity.against == "its own stages"
     np.testing.assert_array_equal(ProgressiveSession(path).exit_logits(images), stage_logits(reduced.stages, images))
@@ -205,6 +212,7 @@ def test_the_stitched_graph_is_its_stages_to_the_bit(
 
 @pytest.mark.parametrize("kind", ["optional", "none"])
 def test_a_stitched_graph_that_is_not_its_stages_leaves_no_file(
+    write_reduced: Callable[..., Any],
     reduced_of: ReducedOf,
     make_info: MakeInfo,
     images: np.ndarray,
@@ -223,22 +231,29 @@ def test_a_stitched_graph_that_is_not_its_stages_leaves_no_file(
 
     monkeypatch.setattr(progressive, "stitch", faulty)
     with pytest.raises(ExportError, match=r"m\.onnx differs from its own stages"):
-        write_reduced(reduced_of("int8", 1), [0.0], tmp_path / "m.onnx", make_info(1, 3), images, kind)
+        write_reduced(reduced_of("int8", 1), tmp_path / "m.onnx", make_info(1, 3, thresholds=[0.0]), images, kind)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_file_with_a_float_convolution_is_not_written(
-    reduced_of: ReducedOf, stages_of: StagesOf, make_info: MakeInfo, images: np.ndarray, tmp_path: Path
+    write_reduced: Callable[..., Any],
+    reduced_of: ReducedOf,
+    stages_of: StagesOf,
+    make_info: MakeInfo,
+    images: np.ndarray,
+    tmp_path: Path,
 ) -> None:
     wrong = Reduced(tuple(stages_of(1)), reduced_of("int8", 1).quantization)
     with pytest.raises(ExportError, match="5 convolutions would not be int8"):
-        write_reduced(wrong, [0.5], tmp_path / "m.onnx", make_info(1, 3), images)
+        write_reduced(wrong, tmp_path / "m.onnx", make_info(1, 3, thresholds=[0.5]), images)
     assert not list(tmp_path.iterdir())
 
 
-def test_the_metadata_says_how(reduced_of: ReducedOf, make_info: MakeInfo, images: np.ndarray, tmp_path: Path) -> None:
+def test_the_metadata_says_how(
+    write_reduced: Callable[..., Any], reduced_of: ReducedOf, make_info: MakeInfo, images: np.ndarray, tmp_path: Path
+) -> None:
     reduced = reduced_of("int8", 1)
-    write_reduced(reduced, [0.5], tmp_path / "m.onnx", make_info(1, 3), images)
+    write_reduced(reduced, tmp_path / "m.onnx", make_info(1, 3, thresholds=[0.5]), images)
     model = onnx.load(tmp_path / "m.onnx")
     properties = {prop.key: prop.value for prop in model.metadata_props}
     import json
@@ -262,6 +277,7 @@ def wide() -> onnx.ModelProto:
 
 @pytest.mark.parametrize(("precision", "share"), [("int8", 0.30), ("fp16", 0.55), ("w8", 0.30)])
 def test_the_size(
+    write_reduced: Callable[..., Any],
     wide: onnx.ModelProto,
     calibration: np.ndarray,
     images: np.ndarray,
@@ -272,8 +288,8 @@ def test_the_size(
     tmp_path: Path,
 ) -> None:
     reduced = reduce([wide], precision, calibration, images)
-    write_reduced(reduced, (), tmp_path / "m.onnx", make_info(3), images)
-    assert (tmp_path / "m.onnx").stat().st_size < share * file_size([wide], (), make_info(3))
+    write_reduced(reduced, tmp_path / "m.onnx", make_info(3), images)
+    assert (tmp_path / "m.onnx").stat().st_size < share * file_size([wide], make_info(3))
     got, expected = plain_logits(reduced.stages, images), stage_logits([wide], images)
     assert np.abs(got - expected).mean() < 0.05 * np.abs(expected).max()
     assert ProgressiveSession(tmp_path / "m.onnx").info.kind == "submodel"
@@ -322,7 +338,7 @@ def test_a_hidden_layer_that_other_nodes_read_as_floats_too(
     network = make_network(2)
     network.groups[1] = nn.Sequential(*[layer for layer in network.groups[1] if not isinstance(layer, nn.MaxPool2d)])
     network.groups[1][-1] = nn.Linear(4 * 64, 5)
-    stages = cascade_stages(network, [0], images)
+    stages, _ = cascade_stages(network, [0], images)
     reduced = reduce(stages, "int8", calibration, images)
     assert reduced.stages[0].graph.output[0].type.tensor_type.elem_type == TensorProto.UINT8
     assert int8_convolutions(stitch(reduced.stages, [0.5], "none").SerializeToString()) == 4
@@ -392,7 +408,7 @@ def test_what_trunks_of_torchvision_are_made_of_runs_in_int8(
     network.groups[0] = nn.Sequential(*stem)
     network.critics[0] = nn.Sequential(nn.Conv2d(16, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 5))
     network.groups[1] = nn.Sequential(_Dense(), _ChannelsLast(), *head)
-    stages = cascade_stages(network.eval(), [0], images)
+    stages, _ = cascade_stages(network.eval(), [0], images)
     reduced = reduce(stages, "int8", calibration, images)
     assert reduced.quantization.int8_convolutions == 7
     check_int8(stitch(reduced.stages, [0.5], "optional").SerializeToString(), 7)
@@ -454,9 +470,9 @@ def test_the_safe_range_is_the_same_whether_or_not_the_processor_would_overflow(
 
 
 def test_stages_are_held_against_torch(stages_of: StagesOf, images: np.ndarray, torch_logits: np.ndarray) -> None:
-    check_stages(stages_of(0, 1, 2), images, torch_logits)
+    check_stages(stages_of(0, 1, 2), Reference(images, torch_logits))
     with pytest.raises(ExportError, match="the network in ONNX differs from torch by 1.0e-02"):
-        check_stages(stages_of(0, 1, 2), images, torch_logits + np.float32(0.01))
+        check_stages(stages_of(0, 1, 2), Reference(images, torch_logits + np.float32(0.01)))
 
 
 def test_stages_run_over_no_images(stages_of: StagesOf, images: np.ndarray) -> None:

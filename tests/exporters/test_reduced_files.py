@@ -11,9 +11,8 @@ import onnx
 import pytest
 
 from lcprune.errors import ExportError, ParityError
-from lcprune.exporters import progressive
+from lcprune.exporters import verify
 from lcprune.exporters.metadata import ModelInfo
-from lcprune.exporters.progressive import write_reduced
 from lcprune.exporters.quantize import Quantization, Reduced, reduce
 from lcprune.exporters.session import ProgressiveSession
 from lcprune.exporters.verify import stage_logits
@@ -45,10 +44,15 @@ def quantization_in(path: Path) -> Any:
 
 @pytest.mark.parametrize("threshold_input", [None, "required", "none"])
 def test_a_progressive_file(
-    int8: Reduced, images: np.ndarray, make_info: MakeInfo, tmp_path: Path, threshold_input: str | None
+    write_reduced: Callable[..., Any],
+    int8: Reduced,
+    images: np.ndarray,
+    make_info: MakeInfo,
+    tmp_path: Path,
+    threshold_input: str | None,
 ) -> None:
     path, given = tmp_path / "model.onnx", [threshold_input] if threshold_input else []
-    parity = write_reduced(int8, [0.5, 0.4], path, make_info(0, 2, 3), images, *given)
+    parity = write_reduced(int8, path, make_info(0, 2, 3, thresholds=[0.5, 0.4]), images, *given)
     assert (parity.samples, parity.max_abs_diff, parity.exits_agree) == (40, 0.0, True)
     session = ProgressiveSession(path)
     assert (session.info.kind, session.info.thresholds) == ("progressive", (0.5, 0.4))
@@ -57,12 +61,14 @@ def test_a_progressive_file(
     assert quantization_in(path) == int8.quantization.as_json()
 
 
-def test_one_stage_is_a_submodel(in_w8: Reduced, images: np.ndarray, make_info: MakeInfo, tmp_path: Path) -> None:
+def test_one_stage_is_a_submodel(
+    write_reduced: Callable[..., Any], in_w8: Reduced, images: np.ndarray, make_info: MakeInfo, tmp_path: Path
+) -> None:
     exit_only = onnx.ModelProto()
     exit_only.CopyFrom(in_w8.stages[0])
     del exit_only.graph.output[0]  # what is handed on
     path = tmp_path / "model.onnx"
-    write_reduced(dataclasses.replace(in_w8, stages=(exit_only,)), (), path, make_info(0), images)
+    write_reduced(dataclasses.replace(in_w8, stages=(exit_only,)), path, make_info(0), images)
     session = ProgressiveSession(path)
     assert session.info.kind == "submodel"
     assert quantization_in(path) == in_w8.quantization.as_json()
@@ -70,14 +76,19 @@ def test_one_stage_is_a_submodel(in_w8: Reduced, images: np.ndarray, make_info: 
 
 
 def test_a_convolution_that_is_not_int8_is_refused_where_it_should_be(
-    int8: Reduced, in_w8: Reduced, images: np.ndarray, make_info: MakeInfo, tmp_path: Path
+    write_reduced: Callable[..., Any],
+    int8: Reduced,
+    in_w8: Reduced,
+    images: np.ndarray,
+    make_info: MakeInfo,
+    tmp_path: Path,
 ) -> None:
     one_more = int8.quantization.int8_convolutions + 1
 
     def write(reduced: Reduced) -> None:
         quantization: Quantization = dataclasses.replace(reduced.quantization, int8_convolutions=one_more)
         changed = dataclasses.replace(reduced, quantization=quantization)
-        write_reduced(changed, [0.5, 0.4], tmp_path / "model.onnx", make_info(0, 2, 3), images)
+        write_reduced(changed, tmp_path / "model.onnx", make_info(0, 2, 3, thresholds=[0.5, 0.4]), images)
 
     with pytest.raises(ExportError, match=f"{one_more - 1} of {one_more} convolutions are int8"):
         write(int8)
@@ -86,6 +97,7 @@ def test_a_convolution_that_is_not_int8_is_refused_where_it_should_be(
 
 
 def test_a_file_that_differs_from_its_stages_is_refused(
+    write_reduced: Callable[..., Any],
     int8: Reduced,
     in_w8: Reduced,
     images: np.ndarray,
@@ -98,8 +110,8 @@ def test_a_file_that_differs_from_its_stages_is_refused(
     def write(reduced: Reduced, off: float) -> None:
         wrong = stage_logits(reduced.stages, images)
         wrong[1] += np.float32(off * np.abs(wrong).max())
-        monkeypatch.setattr(progressive, "stage_logits", lambda *arguments: wrong)
-        write_reduced(reduced, [0.0, 0.0], tmp_path / "model.onnx", make_info(0, 2, 3), images)
+        monkeypatch.setattr(verify, "stage_logits", lambda *arguments: wrong)
+        write_reduced(reduced, tmp_path / "model.onnx", make_info(0, 2, 3, thresholds=[0.0, 0.0]), images)
 
     with pytest.raises(ParityError, match="differs from its own stages"):
         write(int8, 1e-5)

@@ -20,7 +20,7 @@ from lcprune.exporters.quantize import reduce
 from lcprune.exporters.segment_session import SegmentedSession, open_model
 from lcprune.exporters.segments import write_segments
 from lcprune.exporters.session import open_session
-from lcprune.exporters.verify import stage_logits
+from lcprune.exporters.verify import Reference, stage_logits
 from lcprune.specs import CRITERIA, Criterion
 
 MakeInfo = Callable[..., ModelInfo]
@@ -45,8 +45,13 @@ def segments(
     tmp_path_factory: pytest.TempPathFactory, stages_of: StagesOf, about: Callable[..., ModelInfo], images: np.ndarray
 ) -> Path:
     folder = tmp_path_factory.mktemp("segments") / "model-segments"
-    write_segments(stages_of(0, 1, 2), folder, about(), images, 1e-4)
+    write_segments(stages_of(0, 1, 2), reference(stages_of(0, 1, 2), images), folder, about())
     return folder
+
+
+def reference(stages: list[onnx.ModelProto], images: np.ndarray) -> Reference:
+    """Within the bound of fp16, the widest of all."""
+    return Reference.of_stages(stages, images, "fp16")
 
 
 def drive(folder: Path, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -91,7 +96,7 @@ def test_a_host_with_the_manifest_alone_gets_the_exits_of_the_graph(
     thresholds = tuple(map(between_the_middle_two, scores))
     info = about(criterion=criterion, thresholds=thresholds)
     folder = tmp_path / "model-segments"
-    assert write_segments(stages, folder, info, images, 4e-4).exits_agree
+    assert write_segments(stages, reference(stages, images), folder, info).exits_agree
     graph = open_session(stitch(stages, thresholds, "none", criterion, TEMPERATURES).SerializeToString(), "the graph")
     pixels = images.astype(np.float32) / 255
     pixels[7, 0, 0, 0] = np.nan
@@ -137,7 +142,8 @@ def test_two_segments_hand_nothing_on_that_nobody_needs(
 ) -> None:
     exits = make_info(1, 3)
     info = about(exits=exits.exits, exit_macs=exits.exit_macs, thresholds=(0.4,), temperatures=(1.0, 1.0))
-    write_segments(stages_of(1), tmp_path / "two", dataclasses.replace(info, criterion="agreement"), images, 1e-4)
+    info = dataclasses.replace(info, criterion="agreement")
+    write_segments(stages_of(1), reference(stages_of(1), images), tmp_path / "two", info)
     names = [[value.name for value in onnx.load(tmp_path / "two" / f"segment-{k}.onnx").graph.output] for k in (1, 2)]
     assert names == [["hidden.1", "logits", "confidence"], ["logits", "confidence"]]
 
@@ -146,7 +152,7 @@ def test_segments_for_one_image_have_no_open_dimension(
     stages_of: StagesOf, about: Callable[..., ModelInfo], images: np.ndarray, segments: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "one"
-    write_segments(stages_of(0, 1, 2), folder, about(batch=1), images, 1e-4)
+    write_segments(stages_of(0, 1, 2), reference(stages_of(0, 1, 2), images), folder, about(batch=1))
     for path in sorted(folder.glob("*.onnx")):
         graph = onnx.shape_inference.infer_shapes(onnx.load(path), strict_mode=True, data_prop=True).graph
         for value in (*graph.value_info, *graph.input, *graph.output):
@@ -205,6 +211,7 @@ def test_segments_that_do_something_else_get_no_folder(
     stages_of: StagesOf, about: Callable[..., ModelInfo], images: np.ndarray, tmp_path: Path
 ) -> None:
     """An impossible limit stands for a fault."""
+    impossible = dataclasses.replace(reference(stages_of(0, 1, 2), images), max_relative_diff=-1.0)
     with pytest.raises(ExportError, match=r"differs|NaN"):
-        write_segments(stages_of(0, 1, 2), tmp_path / "model", about(), images, -1.0)
+        write_segments(stages_of(0, 1, 2), impossible, tmp_path / "model", about())
     assert list(tmp_path.iterdir()) == []

@@ -15,7 +15,7 @@ from lcprune.criterion import row_scores
 from lcprune.errors import OnnxModelError
 from lcprune.exporters import session as module
 from lcprune.exporters.metadata import ModelInfo
-from lcprune.exporters.progressive import write_progressive, write_submodel
+from lcprune.exporters.progressive import write_network
 from lcprune.exporters.session import CHUNK
 from lcprune.models.network import Network
 
@@ -128,7 +128,7 @@ def test_required_thresholds_are_those_of_the_file_where_none_are_given(
 ) -> None:
     thresholds = ProgressiveSession(exported).info.thresholds
     path = tmp_path / "required.onnx"
-    write_progressive(network4, [0, 1, 2], thresholds, path, make_info(0, 1, 2, 3), images, "required")
+    write_network(network4, [0, 1, 2], path, make_info(0, 1, 2, 3, thresholds=thresholds), images, "required")
     session = ProgressiveSession(path)
     np.testing.assert_array_equal(session(images).exits, ProgressiveSession(exported)(images).exits)
     assert set(session(images, 2).exits.tolist()) == {3}
@@ -146,8 +146,8 @@ def test_thresholds_that_do_not_fit(
     with pytest.raises(OnnxModelError, match="not a number"):
         ProgressiveSession(exported)(images, [0.5, float("nan"), 0.5])
     fixed, submodel = tmp_path / "fixed.onnx", tmp_path / "submodel.onnx"
-    write_progressive(network4, [1], [0.5], fixed, make_info(1, 3), images, "none")
-    write_submodel(network4, 1, submodel, make_info(0), images)
+    write_network(network4, [1], fixed, make_info(1, 3, thresholds=[0.5]), images, "none")
+    write_network(network4.truncated(1), (), submodel, make_info(0), images)
     for path, fix in ((fixed, "--threshold-input optional"), (submodel, "leave them out")):
         with pytest.raises(OnnxModelError, match=f"{path.name} are fixed") as refused:
             ProgressiveSession(path)(images, [0.5])

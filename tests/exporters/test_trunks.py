@@ -10,7 +10,7 @@ from torch import nn
 
 from lcprune import recipe
 from lcprune.exporters.metadata import ModelInfo
-from lcprune.exporters.progressive import write_progressive
+from lcprune.exporters.progressive import write_network
 from lcprune.exporters.session import ProgressiveSession
 from lcprune.models import Network, Normalize, build, initialize
 from lcprune.models.msdnet import build_msdnet, classifier, reader
@@ -64,7 +64,7 @@ def test_a_progressive_model_says_what_torch_says_at_any_batch_size(
     expected = torch.where(confidences[0] >= thresholds[0], 0, torch.where(confidences[1] >= thresholds[1], 1, 2))
     assert expected.unique().tolist() == [0, 1, 2]
     path = tmp_path / "model.onnx"
-    parity = write_progressive(network, [0, 1], thresholds, path, make_info(0, 1, 2), images)
+    parity = write_network(network, [0, 1], path, make_info(0, 1, 2, thresholds=thresholds), images)
     assert parity.max_abs_diff < 1e-4
     session = ProgressiveSession(path)
     for count in (33, 1, 0):

@@ -9,11 +9,11 @@ from lcprune.criterion import row_scores
 from lcprune.errors import ExportError
 from lcprune.exporters.metadata import read_info
 from lcprune.exporters.session import ProgressiveSession
-from lcprune.exporters.verify import check_parity, write_checked
+from lcprune.exporters.verify import Reference, check_parity, write_checked
 
 
 def test_an_honest_file_passes(exported: Path, images: np.ndarray, torch_logits: np.ndarray) -> None:
-    parity = check_parity(exported, images, torch_logits, read_info(exported).thresholds)
+    parity = check_parity(exported, Reference(images, torch_logits), read_info(exported).thresholds)
     assert parity.samples == 33
     assert parity.exits_agree
     assert parity.near_threshold == 0
@@ -22,7 +22,7 @@ def test_an_honest_file_passes(exported: Path, images: np.ndarray, torch_logits:
 
 def test_float_images_are_taken_as_they_are(exported: Path, images: np.ndarray, torch_logits: np.ndarray) -> None:
     pixels = images.astype(np.float32) / 255
-    assert check_parity(exported, pixels, torch_logits, read_info(exported).thresholds).samples == 33
+    assert check_parity(exported, Reference(pixels, torch_logits), read_info(exported).thresholds).samples == 33
 
 
 def test_an_exit_that_no_image_reaches_is_checked_too(
@@ -34,7 +34,7 @@ def test_an_exit_that_no_image_reaches_is_checked_too(
     wrong = torch_logits.copy()
     wrong[3, row] += 1.0
     with pytest.raises(ExportError, match="differs from torch"):
-        check_parity(exported, images[row : row + 1], wrong[:, row : row + 1], thresholds)
+        check_parity(exported, Reference(images[row : row + 1], wrong[:, row : row + 1]), thresholds)
 
 
 @pytest.mark.parametrize("fault", [1.0, np.nan, np.inf])
@@ -42,12 +42,12 @@ def test_a_difference_is_found(exported: Path, images: np.ndarray, torch_logits:
     wrong = torch_logits.copy()
     wrong[3, 5, 0] += fault
     with pytest.raises(ExportError):
-        check_parity(exported, images, wrong, read_info(exported).thresholds)
+        check_parity(exported, Reference(images, wrong), read_info(exported).thresholds)
 
 
 def test_another_exit_is_found(exported: Path, images: np.ndarray, torch_logits: np.ndarray) -> None:
     with pytest.raises(ExportError, match="another exit"):
-        check_parity(exported, images, torch_logits, [0.999, 0.999, 0.999])
+        check_parity(exported, Reference(images, torch_logits), [0.999, 0.999, 0.999])
 
 
 def test_a_row_on_its_threshold_is_excused_and_counted(
@@ -60,15 +60,15 @@ def test_a_row_on_its_threshold_is_excused_and_counted(
     default.CopyFrom(numpy_helper.from_array(np.float32([confidence - 4e-6, *thresholds[1:]]), "threshold"))
     path = tmp_path / "m.onnx"
     onnx.save(model, path)  # lets the row go; torch, with a threshold on the other side of it, would not
-    parity = check_parity(path, images, torch_logits, [confidence + 4e-6, *thresholds[1:]])
+    parity = check_parity(path, Reference(images, torch_logits), [confidence + 4e-6, *thresholds[1:]])
     assert (parity.near_threshold, parity.exits_agree) == (1, True)
     with pytest.raises(ExportError, match="1 of 33 images leave at another exit"):
-        check_parity(path, images, torch_logits, [confidence + 2e-5, *thresholds[1:]])
+        check_parity(path, Reference(images, torch_logits), [confidence + 2e-5, *thresholds[1:]])
 
 
 def test_no_images_are_no_check(exported: Path, images: np.ndarray, torch_logits: np.ndarray) -> None:
     with pytest.raises(ValueError, match="needs images"):
-        check_parity(exported, images[:0], torch_logits[:, :0], read_info(exported).thresholds)
+        check_parity(exported, Reference(images[:0], torch_logits[:, :0]), read_info(exported).thresholds)
 
 
 def test_write_checked_keeps_the_last_version_only(tmp_path: Path) -> None:

@@ -12,13 +12,13 @@ from lcprune import runs
 from lcprune.analysis.select import Budget
 from lcprune.data import sources
 from lcprune.errors import BudgetError, ExportError
-from lcprune.exporters import progressive
+from lcprune.exporters import stages
 from lcprune.exporters.session import ProgressiveSession
 from lcprune.pipeline import evaluate_onnx, stored
 from lcprune.pipeline import export as pipeline
-from lcprune.pipeline.export import ExportRequest
+from lcprune.pipeline.export import ExportRequest, calibration
+from lcprune.pipeline.export.exported_cascade import ExportedCascade, reduced_cascade
 from lcprune.pipeline.export.latency_cost import CascadeLatency
-from lcprune.pipeline.export.reduced import ReducedNetwork, reduce_network
 from lcprune.pipeline.select import select
 
 Asked = Callable[..., ExportRequest]
@@ -94,7 +94,7 @@ def test_a_budget_of_time_is_held(run: Path, asked: Asked) -> None:
 def test_the_least_time_is_not_the_fewest_macs(run: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     """Critic 1 takes so long that no row may pay for it, whatever its MACs."""
     slow = CascadeLatency((0.001, 0.001, 0.001, 0.001), (1000.0, 1e-6, 1e-6))
-    monkeypatch.setattr(pipeline, "cascade_latency", lambda *_: slow)
+    monkeypatch.setattr(calibration, "cascade_latency", lambda *_: slow)
     by_macs = write(run, asked(max_drop_pct=5.0))
     by_time = write(run, asked(max_drop_pct=5.0, minimize="latency"))
     assert "sub-model 1" in by_macs["exits"]
@@ -159,9 +159,9 @@ def test_a_file_that_differs_from_torch_is_not_written(
 ) -> None:
     path = run / "export/progressive.onnx"
     before = path.read_bytes()
-    truth = progressive._torch_logits
-    monkeypatch.setattr(progressive, "_torch_logits", lambda *arguments: truth(*arguments) + np.float32(0.01))
-    with pytest.raises(ExportError, match=r"progressive\.onnx differs from torch by 1\.0e-02 in a logit"):
+    truth = stages._torch_logits
+    monkeypatch.setattr(stages, "_torch_logits", lambda *arguments: truth(*arguments) + np.float32(0.01))
+    with pytest.raises(ExportError, match=r"the network in ONNX differs from torch by 1\.0e-02 in a logit"):
         write(run, asked(threshold="0.4"))
     assert path.read_bytes() == before
     assert runs.changed_files(run) == []
@@ -230,8 +230,8 @@ def test_a_sub_model_in_int8(run: Path, asked: Asked) -> None:
     )
 
 
-def worse_by(points: float, run: Path) -> Callable[..., ReducedNetwork]:
-    """`reduce_network` for a main that is wrong about that many more images than float32's, whatever rounding does.
+def worse_by(points: float, run: Path) -> Callable[..., ExportedCascade]:
+    """`reduced_cascade` for a main that is wrong about that many more images than float32's, whatever rounding does.
 
     The early exits are wrong about 10 points more than that.
     """
@@ -241,8 +241,8 @@ def worse_by(points: float, run: Path) -> Callable[..., ReducedNetwork]:
     lost = int(points * percent)
     more = right[lost :: (len(right) - lost) // (10 * percent)]
 
-    def reduce(*arguments: Any) -> ReducedNetwork:
-        own = reduce_network(*arguments)
+    def reduce(*arguments: Any) -> ExportedCascade:
+        own = reduced_cascade(*arguments)
         rows = own.scores.by_criterion["softmax"]
         correct = np.zeros_like(rows["val"].correct)
         correct[:, right[lost:]] = True
@@ -256,7 +256,7 @@ def worse_by(points: float, run: Path) -> Callable[..., ReducedNetwork]:
 def test_a_main_that_loses_the_budget_to_its_precision_is_refused(
     run: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "reduce_network", worse_by(10, run))
+    monkeypatch.setattr(pipeline, "reduced_cascade", worse_by(10, run))
     with pytest.raises(BudgetError, match="in w8 main alone loses .* points against float32's main; 2 are allowed"):
         write(run, asked(max_drop_pct=2.0, exits=(1, 2, 3), precision="w8"))
     assert not (run / "export" / "progressive-w8.onnx").exists()
@@ -266,7 +266,7 @@ def test_a_main_that_loses_the_budget_to_its_precision_is_refused(
 def test_in_another_precision_the_budget_is_what_is_lost_against_float32s_main(
     run: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "reduce_network", worse_by(4, run))
+    monkeypatch.setattr(pipeline, "reduced_cascade", worse_by(4, run))
     said, content = (
         write(run, asked(max_drop_pct=10.0, exits=(1, 2, 3), precision="w8")),
         runs.read_json(run / runs.THRESHOLDS),

@@ -10,10 +10,10 @@ from lcprune.analysis.budget import Calibration, Family
 from lcprune.analysis.evaluate import drop_pct, within
 from lcprune.analysis.thresholds import Alternatives, Pay, Rows
 from lcprune.errors import BudgetError, ExportError
-from lcprune.pipeline.export.latency_cost import CascadeLatency
+from lcprune.pipeline.export.latency_cost import CascadeLatency, cascade_latency
 from lcprune.pipeline.export.loaded_run import LoadedRun
-from lcprune.pipeline.export.reduced import ReducedNetwork
 from lcprune.pipeline.export.request import ExportRequest
+from lcprune.pipeline.export.scores import ExitScores
 from lcprune.pipeline.select import deciding_split
 from lcprune.specs import Criterion
 
@@ -22,7 +22,7 @@ DEFAULT_MAX_DROP_PCT = 0.5
 
 @dataclass(frozen=True)
 class Decision:
-    """What a progressive file keeps, and when rows leave it."""
+    """Which early exits a file keeps, and when images take them; a sub-model has none."""
 
     exits: tuple[int, ...]
     """``exit_index`` of the early exits, ascending."""
@@ -31,7 +31,7 @@ class Decision:
     temperatures: tuple[float, ...]
     """Of the kept exits and main."""
     content: dict[str, Any] | None = None
-    """As in ``thresholds.json``; None where the user named the thresholds."""
+    """As in ``thresholds.json``; None where the thresholds were not calibrated."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,25 @@ class _Budget:
         return found
 
 
+def decide(loaded: LoadedRun, request: ExportRequest, notice: Callable[[str], None]) -> Decision:
+    """The early exits that are kept in float32, and their thresholds.
+
+    Raises:
+        BudgetError: If no early exit pays within the budget.
+        ExportError: If the user names exits or thresholds that are none.
+    """
+    if not request.progressive:
+        return Decision((), (), "softmax", (1.0,))
+    if not request.calibrates:
+        return exits_by_hand(loaded, request)
+
+    def latency() -> CascadeLatency:
+        notice("measuring how long an image takes to every exit")
+        return cascade_latency(loaded.network, loaded.parity_images)
+
+    return calibrate_exits(loaded, request, latency)
+
+
 def calibrate_exits(
     loaded: LoadedRun, request: ExportRequest, latency: Callable[[], CascadeLatency] | None = None
 ) -> Decision:
@@ -91,21 +110,28 @@ def calibrate_exits(
 def recalibrate(
     loaded: LoadedRun,
     request: ExportRequest,
-    own: ReducedNetwork,
+    own: ExitScores,
     chosen: Decision,
     latency: Callable[[], CascadeLatency] | None = None,
 ) -> Decision:
-    """`chosen` with thresholds for the logits of another precision; what is lost is lost against float32's main.
+    """`chosen` with thresholds for the logits of another precision; drops are measured from float32's main.
+
+    Args:
+        loaded: The run.
+        request: Names the budget and the precision.
+        own: Of the logits in that precision; its exits are those of the file.
+        chosen: For float32.
+        latency: As for `calibrate_exits`.
 
     Raises:
         BudgetError: As `calibrate_exits`, and if the last exit alone loses more than the budget.
     """
     split = deciding_split(loaded.labels, request.use_test_split)
-    rows = own.scores.by_criterion[chosen.criterion][split]
+    rows = own.by_criterion[chosen.criterion][split]
     budget = _budget(loaded, request, rows.cost.exit_macs, latency)
     _refuse_what_the_last_exit_loses(loaded, budget, rows, request.precision)
     found = budget.spend({chosen.criterion: rows}, range(len(chosen.exits)))
-    temperatures = own.scores.temperatures
+    temperatures = own.temperatures
     content = _content(loaded, request, budget, found, temperatures) | {"exits": chosen.exits}
     return replace(chosen, thresholds=found.thresholds, temperatures=temperatures, content=content)
 
@@ -142,13 +168,6 @@ def exits_by_hand(loaded: LoadedRun, request: ExportRequest) -> Decision:
     thresholds = tuple(values) if len(values) == len(kept) else tuple(values) * len(kept)
     (criterion,) = loaded.scores.by_criterion
     return Decision(kept, thresholds, criterion, (1.0,) * (len(kept) + 1))
-
-
-def write_thresholds(loaded: LoadedRun, decision: Decision) -> None:
-    """Writes ``thresholds.json`` of the run, if thresholds were calibrated."""
-    if decision.content is not None:
-        runs.write_json(loaded.folder / runs.THRESHOLDS, decision.content)
-        runs.record(loaded.folder, runs.THRESHOLDS, made_from=[runs.PREDICTIONS])
 
 
 def _budget(

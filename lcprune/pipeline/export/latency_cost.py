@@ -9,9 +9,10 @@ import numpy as np
 
 from lcprune.analysis.cost import paid_at_exits
 from lcprune.exporters.latency import Latency, exit_latencies
-from lcprune.exporters.progressive import cascade_stages, stitch, submodel_stages
+from lcprune.exporters.progressive import stitch
 from lcprune.exporters.quantize import Stages
 from lcprune.exporters.session import NEVER
+from lcprune.exporters.stages import cascade_stages
 from lcprune.models import Network
 
 RUNS = 200
@@ -44,9 +45,8 @@ def cascade_latency(network: Network, images: np.ndarray[Any, Any]) -> CascadeLa
         network: All its exits are measured.
         images: For the check of the exported stages, ``(N, C, H, W)``.
     """
-    kept = range(len(network.critics))
-    stages = cascade_stages(network, kept, images)
-    alone = [submodel_stages(network, k, images)[0] for k in range(1, len(network.groups) + 1)]
+    stages, _ = cascade_stages(network, range(len(network.critics)), images)
+    alone = [cascade_stages(network.truncated(k + 1), (), images)[0][0] for k in range(len(network.groups))]
     times_ms = _medians_ms(exit_latencies(_stitched(stages), alone, RUNS))
     return split_latency(times_ms[: len(stages)], times_ms[len(stages) :])
 

@@ -1,6 +1,6 @@
 """What an export reads of a run, and where it writes."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,19 +39,18 @@ class LoadedRun:
     """What the logits say, which are too large to be kept."""
     main_macs: int
     """Of main alone, whatever the last exit is."""
+    dataset: Dataset
+    """What the run was trained on."""
 
-    def truncated(self, k: int) -> "LoadedRun":
-        """The run as if sub-model `k`, from 1, came last: what comes after it is no part of the network."""
-        return replace(
-            self,
-            network=self.network.truncated(k),
-            costs=self.costs.truncated(k),
-            scores=self.scores.truncated(k),
-        )
+    @property
+    def parity_images(self) -> np.ndarray[Any, Any]:
+        """The first validation images, or test images where none were held out, ``(N, C, H, W)`` uint8."""
+        splits = (self.dataset.val, self.dataset.test, self.dataset.train)
+        return next(split.images for split in splits if len(split))[:PARITY_IMAGES]
 
 
 def load(folder: Path, recipe: Recipe, request: ExportRequest) -> LoadedRun:
-    """Reads a finished run, up to the exit that is the last of the file.
+    """Reads a finished run as if the last exit of the file were its last one.
 
     Raises:
         RunError: If the run is not finished, no images were held out for what is asked for, or a sub-model is neither
@@ -59,22 +58,32 @@ def load(folder: Path, recipe: Recipe, request: ExportRequest) -> LoadedRun:
         ExportError: If there is no such exit, or no early one before it for a progressive graph.
     """
     network, facts = stored.load_network(folder, recipe)
+    exits = range(_last_exit(request, folder, len(network.groups)))
     costs = costs_of(folder, recipe)
     arrays = runs.read_predictions(folder)
     labels = {split: arrays[f"{split}_labels"] for split in ("val", "test")}
     logits = {split: arrays.pop(f"{split}_logits") for split in labels}
     scores = score_logits(logits, labels, costs.cascade, request)
-    loaded = LoadedRun(folder, recipe, network, facts, costs, labels, scores, costs.cascade.main_macs)
-    return loaded.truncated(_last_exit(loaded, request))
+    return LoadedRun(
+        folder=folder,
+        recipe=recipe,
+        network=network.truncated(len(exits)),
+        facts=facts,
+        costs=costs.kept(exits),
+        labels=labels,
+        scores=scores.kept(exits),
+        main_macs=costs.cascade.main_macs,
+        dataset=sources.load(recipe.data, Path(facts.data_root), recipe.train.seed, download=False),
+    )
 
 
-def _last_exit(loaded: LoadedRun, request: ExportRequest) -> int:
+def _last_exit(request: ExportRequest, folder: Path, count: int) -> int:
     """The number, from 1, of the last exit of the file: what the user names, else what was selected, or main."""
-    count, name = len(loaded.costs.exits), request.exit_name
+    name = request.exit_name
     if request.progressive and count < 2:
         raise ExportError("this run has no critics, so there is nothing to stop at", "export it with --exit main")
     if name is None and not request.progressive:
-        return _selected(loaded.folder)
+        return _selected(folder)
     if name is None or name == MAIN:
         return count
     if not name.isdecimal() or not 1 <= int(name) <= count:
@@ -96,17 +105,6 @@ def _selected(folder: Path) -> int:
         )
     selection = runs.read_json(runs.require(folder, runs.SELECTION, f"lcprune select {folder}"))
     return int(selection["selected"]["exit_index"]) + 1
-
-
-def load_dataset(loaded: LoadedRun) -> Dataset:
-    """What the run was trained on."""
-    return sources.load(loaded.recipe.data, Path(loaded.facts.data_root), loaded.recipe.train.seed, download=False)
-
-
-def parity_images(dataset: Dataset) -> np.ndarray[Any, Any]:
-    """The first validation images, or test images where none were held out, ``(N, C, H, W)`` uint8."""
-    splits = (dataset.val, dataset.test, dataset.train)
-    return next(split.images for split in splits if len(split))[:PARITY_IMAGES]
 
 
 def output_path(loaded: LoadedRun, request: ExportRequest) -> Path:

@@ -1,6 +1,6 @@
 """What the logits of a cascade say of the validation and the test images: all that a calibration reads."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,40 +29,30 @@ class ExitScores:
     temperatures: tuple[float, ...]
     """Of all exits, main last."""
 
-    def truncated(self, k: int) -> "ExitScores":
-        """Those of the first `k` exits alone."""
-        return ExitScores(
-            {
-                criterion: {split: rows.truncated(k) for split, rows in of_split.items()}
-                for criterion, of_split in self.by_criterion.items()
-            },
-            self.temperatures[:k],
-        )
+    def kept(self, exits: Sequence[int]) -> "ExitScores":
+        """Those of these exits alone, ascending, the last of which takes every image that reaches it."""
+        return ExitScores(self._each(lambda _, rows: rows.kept(exits)), tuple(self.temperatures[k] for k in exits))
 
     def against(self, other: "ExitScores") -> "ExitScores":
-        """The same rows, with drops measured from the main of `other`."""
-        return ExitScores(
-            {
-                criterion: {split: replace(rows, main=other.main_correct(split)) for split, rows in of_split.items()}
-                for criterion, of_split in self.by_criterion.items()
-            },
-            self.temperatures,
-        )
+        """The same images, with drops measured from the main of `other`."""
+        mains = {split: rows.main_correct for split, rows in other.any_criterion.items()}
+        return ExitScores(self._each(lambda split, rows: replace(rows, main=mains[split])), self.temperatures)
 
-    def main_correct(self, split: str) -> np.ndarray[Any, Any] | None:
-        """Whether main is right about each image, ``(N,)``; None where `split` has no images."""
-        rows = next(iter(self.by_criterion.values())).get(split)
-        return None if rows is None else rows.main_correct
-
-    def correct(self, split: str) -> np.ndarray[Any, Any] | None:
-        """Whether each exit is right about each image, ``(K, N)``; None where `split` has no images."""
-        rows = next(iter(self.by_criterion.values())).get(split)
-        return None if rows is None else rows.correct
+    @property
+    def any_criterion(self) -> dict[str, Rows]:
+        """Of each split that has images; which exit is right does not depend on the criterion."""
+        return next(iter(self.by_criterion.values()))
 
     def accuracies(self, split: str) -> tuple[float, ...]:
         """In percent, of every exit; empty where `split` has no images."""
-        correct = self.correct(split)
-        return () if correct is None else tuple(map(accuracy_pct, correct))
+        rows = self.any_criterion.get(split)
+        return () if rows is None else tuple(map(accuracy_pct, rows.correct))
+
+    def _each(self, change: Callable[[str, Rows], Rows]) -> dict[Criterion, dict[str, Rows]]:
+        return {
+            criterion: {split: change(split, rows) for split, rows in of_split.items()}
+            for criterion, of_split in self.by_criterion.items()
+        }
 
 
 def score_logits(logits: Logits, labels: Labels, cost: CascadeCost, request: ExportRequest) -> ExitScores:

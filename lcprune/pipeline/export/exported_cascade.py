@@ -1,0 +1,108 @@
+"""The stages of a file in the precision that was asked for, and their results on validation and test images."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from lcprune.analysis.evaluate import accuracies_pct, accuracy_pct, within
+from lcprune.data.sources import Split
+from lcprune.exporters.quantize import Quantization, Stages, reduce
+from lcprune.exporters.stages import cascade_stages
+from lcprune.exporters.verify import Reference, stage_logits
+from lcprune.pipeline.export.loaded_run import LoadedRun
+from lcprune.pipeline.export.request import ExportRequest
+from lcprune.pipeline.export.scores import ExitScores, score_logits
+from lcprune.specs import Criterion
+
+SAMPLES = 256
+"""Training images that the ranges of int8 activations are found on."""
+HELD_OUT = 1000
+"""Images, at most, on which the way to find these ranges is chosen."""
+MAX_PRECISION_LOSS_PCT = 1.0
+"""Where the last exit loses more points than this to its precision, the user is told."""
+
+
+@dataclass(frozen=True)
+class ExportedCascade:
+    """Stages of a file and their results. Exits are those of the file."""
+
+    stages: Stages
+    reference: Reference
+    scores: ExitScores
+    """Of the logits of these stages; drops are measured from float32's main."""
+    quantization: Quantization | None = None
+    """How float32 was reduced; None in float32."""
+    agreement: dict[str, Any] | None = None
+    """How these stages compare with float32, exit by exit; None in float32, or where no images were held out."""
+
+
+def float32_cascade(run: LoadedRun, exits: Sequence[int]) -> ExportedCascade:
+    """The cascade of a file as it was trained.
+
+    Args:
+        run: Up to the last exit of the file.
+        exits: ``exit_index`` of the exits of the file, ascending.
+
+    Raises:
+        ExportError: If torch cannot export a stage.
+    """
+    return ExportedCascade(*cascade_stages(run.network, exits[:-1], run.parity_images), run.scores.kept(exits))
+
+
+def reduced_cascade(
+    run: LoadedRun, request: ExportRequest, fp32: ExportedCascade, exits: Sequence[int], criterion: Criterion
+) -> ExportedCascade:
+    """The same in the precision of `request`, with the results of its own logits.
+
+    Args:
+        run: Up to the last exit of the file.
+        request: Names the precision.
+        fp32: See `float32_cascade`.
+        exits: ``exit_index`` of the exits of the file, ascending.
+        criterion: Of its early exits.
+
+    Raises:
+        ExportError: If a convolution would not be int8, or a number is too large for the precision.
+        ValueError: If the precision is float32.
+    """
+    if request.precision == "fp32":
+        raise ValueError("fp32 is not reduced")
+    train, splits = run.dataset.train, {"val": run.dataset.val, "test": run.dataset.test}
+    order = np.random.default_rng(run.recipe.train.seed).permutation(len(train))
+    held_out = splits["val"].images if len(splits["val"]) else train.images[order[SAMPLES : SAMPLES + HELD_OUT]]
+    calibration = train.images[order[:SAMPLES]]
+    reduced = reduce(fp32.stages, request.precision, calibration, held_out[:HELD_OUT], request.int8_range)
+    logits = {name: stage_logits(reduced.stages, split.images) for name, split in splits.items()}
+    agreement = None
+    if compared := next((name for name, split in splits.items() if len(split)), None):
+        agreement = {"split": compared, **_agreement(fp32.stages, logits[compared], splits[compared])}
+    cost, settled = run.costs.cascade.kept(exits), replace(request, criterion=criterion)
+    return ExportedCascade(
+        stages=reduced.stages,
+        reference=Reference.of_stages(reduced.stages, run.parity_images, request.precision),
+        scores=score_logits(logits, run.labels, cost, settled).against(run.scores),
+        quantization=reduced.quantization,
+        agreement=agreement,
+    )
+
+
+def _agreement(stages: Stages, logits: np.ndarray[Any, Any], split: Split) -> dict[str, Any]:
+    expected = stage_logits(stages, split.images)
+    same = logits.argmax(axis=2) == expected.argmax(axis=2)
+    return {
+        "samples": len(split),
+        "same_class_pct": [accuracy_pct(of_exit) for of_exit in same],
+        "accuracy_pct": list(accuracies_pct(logits, split.labels)),
+        "fp32_accuracy_pct": list(accuracies_pct(expected, split.labels)),
+    }
+
+
+def warn_of_loss(own: ExportedCascade, precision: str, notice: Callable[[str], None]) -> None:
+    """Tells the user where the last exit loses more than `MAX_PRECISION_LOSS_PCT`."""
+    if own.agreement is None:
+        return
+    lost_pct = own.agreement["fp32_accuracy_pct"][-1] - own.agreement["accuracy_pct"][-1]
+    if not within(lost_pct, MAX_PRECISION_LOSS_PCT):
+        notice(f"warning: {precision} costs {lost_pct:.2f} points of accuracy at the last exit")
