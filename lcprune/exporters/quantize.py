@@ -1,9 +1,9 @@
 """Stages of a network in fewer bits: int8 throughout, float16, or int8 weights alone. Needs no torch.
 
-A quantiser never enters the branches of a progressive model, and says nothing about it. So every stage is quantised
-by itself, calibrated on what the stage before it hands over, and only then are the stages stitched. Between int8 stages
-the hidden layer stays uint8, its channels last: a stage begins with the scale that the one before it ends with. The
-first one begins with the 256 levels that the pixels of a picture have; its normalisation is in the weights.
+A quantiser never enters the branches of a progressive model, and says nothing about it. So for int8 the stages are
+joined to one graph without decisions, which is quantised as any network is and cut again where it was joined: between
+int8 stages the hidden layer stays uint8. The first one begins with the 256 levels that the pixels of a picture have,
+and its normalisation is in the weights.
 """
 
 import contextlib
@@ -12,16 +12,17 @@ import io
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import onnx
+import onnx.utils
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from onnxruntime import quantization as tool
 from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.quantization.quant_utils import save_and_reload_model_with_shape_infer
@@ -29,30 +30,25 @@ from onnxruntime.quantization.quant_utils import save_and_reload_model_with_shap
 from lcprune.errors import ExportError
 from lcprune.exporters import rewrite
 from lcprune.exporters.graphs import subgraphs
+from lcprune.exporters.parts import inline
 from lcprune.exporters.session import Floats, open_session, to_float
-from lcprune.exporters.verify import stage_logits
 from lcprune.specs import Int8Range
 
 Stages = Sequence[ModelProto]
 Reduction = Literal["int8", "fp16", "w8"]
 """``w8``: weights of 8 bits in the file, float32 in memory and in every computation."""
 
-CALIBRATORS: dict[str, tuple[Any, dict[str, float]]] = {
-    "min-max": (tool.CalibrationMethod.MinMax, {}),
-    "percentile 99.99": (tool.CalibrationMethod.Percentile, {"percentile": 99.99}),
-    # With onnxruntime's own 128 bins there is but one range to choose from: all of it.
-    "entropy": (tool.CalibrationMethod.Entropy, {"num_bins": 256, "num_quantized_bins": 128}),
-}
 LARGEST_WEIGHT: dict[Int8Range, int] = {"safe": 64, "full": 127}
 """Largest integer that stands for a weight."""
 QUANTIZED_OPS = (
     *("Conv", "Gemm", "MatMul", "Add", "Concat", "Relu", "Clip"),
     *("MaxPool", "AveragePool", "GlobalAveragePool", "Flatten", "Reshape", "Transpose"),
 )
-_OPTIONS = {"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]}  # logits of 256 levels would tie
+_LEVELS = {"scale": np.array(1 / 255, np.float32), "zero_point": np.array(0, np.uint8)}
+"""Of pixels in 0..1, as the bytes that they were read from."""
 _FLOAT_CONVOLUTIONS = ("Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose")  # in any domain of onnxruntime's
 _OPEN = "import sys, onnxruntime as o; o.InferenceSession(sys.argv[1], providers=['CPUExecutionProvider'])"
-_CHUNK = 64  # images that the calibrator sees together: it keeps all their activations
+_CHUNK = 64  # images that are computed together
 _FP16_MAX = float(np.finfo(np.float16).max)
 
 
@@ -62,14 +58,14 @@ class Quantization:
 
     precision: Reduction
     method: str | None = None
-    """How the ranges of activations were found; None where they stay floating."""
+    """How the ranges of activations were found, as onnxruntime calls it; None where they stay floating."""
     samples: int = 0
     """Training images that the ranges were found on."""
     int8_convolutions: int = 0
     """Convolutions that onnxruntime computes in integers: all of the file's, average pools among them, or none."""
     int8_range: Int8Range | None = None
     agreement_pct: dict[str, float] | None = None
-    """For each method that was tried, rows with the class that float32 gives, over all exits."""
+    """For that method, images with the class that float32 gives, over all exits; None: there were none to compare."""
 
     def as_json(self) -> dict[str, Any]:
         """As in the metadata."""
@@ -87,8 +83,7 @@ class Reduced:
 def reduce(
     stages: Stages,
     precision: Reduction,
-    calibration: NDArray[np.generic],
-    held_out: NDArray[np.generic],
+    images: NDArray[np.generic],
     int8_range: Int8Range = "safe",
 ) -> Reduced:
     """`stages` in another precision; inputs and outputs of the first and the last stay float32.
@@ -96,20 +91,19 @@ def reduce(
     Args:
         stages: As `stages.export_stages` makes them; left as they are.
         precision: See `Reduction`.
-        calibration: Training images for the ranges of int8 activations, ``(N, C, H, W)``.
-        held_out: Images on which the calibrator is chosen that changes fewest classes, and whose numbers have to fit
-            into fp16.
+        images: Training images for the ranges of int8 activations, whose numbers have to fit into fp16,
+            ``(N, C, H, W)``.
         int8_range: Of int8 weights.
 
     Raises:
-        ExportError: If a convolution is not computed in integers though int8 was asked for, or `held_out` makes
+        ExportError: If a convolution is not computed in integers though int8 was asked for, or `images` make
             numbers that are too large for fp16.
         ValueError: If int8 is asked for without images.
     """
     if precision == "int8":
-        return _to_int8(stages, calibration, held_out, int8_range)
+        return _to_int8(stages, images, int8_range)
     if precision == "fp16":
-        _refuse_overflow(stages, held_out[:_CHUNK])
+        _refuse_overflow(stages, images[:_CHUNK])
     convert = _to_fp16 if precision == "fp16" else _to_w8
     return Reduced(tuple(convert(stage) for stage in stages), Quantization(precision))
 
@@ -156,121 +150,75 @@ def _refuse_what_kills_onnxruntime(content: bytes) -> None:
         )
 
 
-def _to_int8(
-    stages: Stages, calibration: NDArray[np.generic], held_out: NDArray[np.generic], int8_range: Int8Range
-) -> Reduced:
-    if not len(calibration) or not len(held_out):
-        raise ValueError("int8 needs images to calibrate on, and others to choose the calibrator")
-    expected = stage_logits(stages, held_out)
-    stages = [copy.deepcopy(stage) for stage in stages]
+def _to_int8(stages: Stages, images: NDArray[np.generic], int8_range: Int8Range) -> Reduced:
+    if not len(images):
+        raise ValueError("int8 needs images to calibrate on")
+    stages, pixels = [copy.deepcopy(stage) for stage in stages], to_float(images)
     for stage in stages:
         rewrite.pools_as_convolutions(stage)
         rewrite.flatten_channels_last(stage)
     levels = rewrite.fold_normalization(stages[0], LARGEST_WEIGHT[int8_range])
-    tried = {method: _quantize_stages(stages, calibration, method, levels, int8_range) for method in CALIBRATORS}
-    logits = {method: stage_logits(quantized, held_out) for method, quantized in tried.items()}
-    agreement_pct = {
-        method: 100 * float((of_method.argmax(axis=2) == expected.argmax(axis=2)).mean())
-        for method, of_method in logits.items()
-    }
-    gaps = {method: float(np.abs(of_method - expected).mean()) for method, of_method in logits.items()}
-    best = min(CALIBRATORS, key=lambda method: (-agreement_pct[method], gaps[method]))
+    whole = _joined(stages)
+    ranges = _ranges(whole, rewrite.with_ones(pixels) if levels else pixels)
+    quantized = _cut(_quantized(whole, ranges, levels, int8_range), stages)
+    if levels:
+        _take_pixels(quantized[0].graph, images.shape[1])
     convolutions = sum(node.op_type == "Conv" for stage in stages for node in stage.graph.node)
-    counted = sum(int8_convolutions(stage.SerializeToString()) for stage in tried[best])
+    counted = sum(int8_convolutions(stage.SerializeToString()) for stage in quantized)
     if counted != convolutions:
         raise ExportError(
             f"{counted} of {convolutions} convolutions are int8", "export with --precision fp32 or w8, and report this"
         )
-    return Reduced(tuple(tried[best]), Quantization("int8", best, len(calibration), counted, int8_range, agreement_pct))
+    return Reduced(tuple(quantized), Quantization("int8", "min-max", len(images), counted, int8_range))
 
 
-def _quantize_stages(
-    stages: Stages, images: NDArray[np.generic], method: str, levels: bool, int8_range: Int8Range
-) -> list[ModelProto]:
-    """All stages, each calibrated on what the quantised one before it hands over.
-
-    Args:
-        stages: Rewritten for integers.
-        images: ``(N, C, H, W)``.
-        method: A key of `CALIBRATORS`.
-        levels: Whether the first stage reads pixels and ones; see `rewrite.fold_normalization`.
-        int8_range: Of the weights.
-    """
-    quantized: list[ModelProto] = []
-    hidden: NDArray[Any] = to_float(images)
-    taken: _Integers | None = None
-    if levels:
-        taken, hidden = _LEVELS, np.round(rewrite.with_ones(hidden) * 255).clip(0, 255).astype(np.uint8)
-    for stage in stages:
-        ranges = _ranges(stage, hidden if taken is None else taken.to_float(hidden), method)
-        model = _quantize_stage(stage, ranges, taken, int8_range)
-        if taken is not None:
-            _take_integers(model.graph, taken)
-        taken = _hand_over_integers(model.graph)
-        hidden = _first_output(model, hidden)
-        quantized.append(model)
-    if levels:
-        _take_pixels(quantized[0].graph, images.shape[1])
-    return quantized
+def _joined(stages: Stages) -> ModelProto:
+    """All stages as one graph without decisions, with the outputs ``logits.0`` and on."""
+    nodes: list[NodeProto] = []
+    initializers: list[TensorProto] = []
+    hidden = "image"
+    for k, stage in enumerate(stages):
+        ends = [f"hidden.{k + 1}", f"logits.{k}"][-len(stage.graph.output) :]
+        part, weights = inline(stage, f"stage{k}.", hidden, ends)
+        nodes += part
+        initializers += weights
+        hidden = ends[0]
+    outputs = []
+    for k, stage in enumerate(stages):
+        outputs.append(copy.deepcopy(stage.graph.output[-1]))
+        outputs[-1].name = f"logits.{k}"
+    graph = helper.make_graph(nodes, stages[0].graph.name, [stages[0].graph.input[0]], outputs, initializers)
+    return helper.make_model(graph, opset_imports=stages[0].opset_import, ir_version=stages[0].ir_version)
 
 
-def _first_output(stage: ModelProto, images: NDArray[Any]) -> NDArray[Any]:
-    """What a stage hands over; of the last one its logits."""
-    session = open_session(stage.SerializeToString(), "a stage")
-    chunks = [images[start : start + _CHUNK] for start in range(0, len(images), _CHUNK)]
-    return np.concatenate([session.run(None, {"image": chunk})[0] for chunk in chunks])
-
-
-@dataclass(frozen=True)
-class _Integers:
-    """How integers stand for the values of a tensor ``(N, C, H, W)``."""
-
-    scale: NDArray[np.float32]
-    zero_point: NDArray[np.uint8]
-    channels_last: bool
-
-    def to_float(self, integers: NDArray[np.uint8]) -> Floats:
-        values = (integers.astype(np.float32) - np.float32(self.zero_point)) * self.scale
-        return values.transpose(rewrite.CHANNELS_FIRST) if self.channels_last else values
-
-    def override(self) -> dict[str, Any]:
-        """For the quantiser."""
-        return {"scale": self.scale, "zero_point": self.zero_point, "quant_type": tool.QuantType.QUInt8}
-
-
-_LEVELS = _Integers(np.array(1 / 255, np.float32), np.array(0, np.uint8), channels_last=False)
-"""Pixels in 0..1 as the bytes that they were read from."""
-
-
-def _ranges(stage: ModelProto, images: NDArray[np.generic], method: str) -> Any:
+def _ranges(model: ModelProto, images: Floats) -> Any:
     """Smallest and largest value of every activation, as the quantiser wants them."""
-    kind, options = CALIBRATORS[method]
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        path = Path(folder) / "stage.onnx"
-        onnx.save(stage, path)
-        calibrator = tool.create_calibrator(
-            path, list(QUANTIZED_OPS), f"{folder}/augmented.onnx", calibrate_method=kind, extra_options=options
-        )
-        for start in range(0, len(images), _CHUNK):
-            calibrator.collect_data(_Batch(to_float(images[start : start + _CHUNK])))
+        path = Path(folder) / "model.onnx"
+        onnx.save(model, path)
+        calibrator = tool.create_calibrator(path, list(QUANTIZED_OPS), f"{folder}/augmented.onnx")
+        calibrator.collect_data(_Batches(images))
         return calibrator.compute_data()
 
 
-class _Batch:
-    """One batch, in the form that a calibrator reads."""
+class _Batches(tool.CalibrationDataReader):  # type: ignore[misc]
+    """Images in the form that a calibrator reads."""
 
     def __init__(self, images: Floats) -> None:
-        self._rest = [{"image": images}]
+        self._batches = iter([images[start : start + _CHUNK] for start in range(0, len(images), _CHUNK)])
 
     def get_next(self) -> dict[str, Floats] | None:
-        return self._rest.pop() if self._rest else None
+        batch = next(self._batches, None)
+        return None if batch is None else {"image": batch}
 
 
-def _quantize_stage(stage: ModelProto, ranges: Any, taken: _Integers | None, int8_range: Int8Range) -> ModelProto:
+def _quantized(model: ModelProto, ranges: Any, levels: bool, int8_range: Int8Range) -> ModelProto:
     """QDQ: uint8 activations and int8 weights per channel, which is what the kernels for CPUs are made for."""
-    options = dict(_OPTIONS) if taken is None else {**_OPTIONS, "TensorQuantOverrides": {"image": [taken.override()]}}
+    options: dict[str, Any] = {"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]}  # 256 levels of logits tie
+    if levels:
+        options["TensorQuantOverrides"] = {"image": [{**_LEVELS, "quant_type": tool.QuantType.QUInt8}]}
     quantizer = tool.QDQQuantizer(
-        save_and_reload_model_with_shape_infer(stage),
+        save_and_reload_model_with_shape_infer(model),
         per_channel=True,
         reduce_range=int8_range == "safe",
         weight_qType=tool.QuantType.QInt8,
@@ -282,84 +230,69 @@ def _quantize_stage(stage: ModelProto, ranges: Any, taken: _Integers | None, int
         extra_options=options,
     )
     quantizer.quantize_model()
-    return _like(quantizer.model.model, stage)
+    return _like(quantizer.model.model, model)
 
 
-def _hand_over_integers(graph: GraphProto) -> _Integers | None:
-    """Makes the output ``hidden`` the integers that it was made from; None where it was not made from any.
+def _cut(model: ModelProto, stages: Stages) -> list[ModelProto]:
+    """The stages of a quantised `_joined`: the hidden layer between two of them is handed over as the integers.
 
     Images go ``(N, H, W, C)``: so the kernels want them, and a branch begins without a transpose.
     """
-    last = next((n for n in graph.node if n.output[0] == "hidden" and n.op_type == "DequantizeLinear"), None)
-    if last is None:
-        return None
-    integers = last.input[0]
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    image_like = len(graph.output[0].type.tensor_type.shape.dim) == 4
-    taken = _Integers(constants[last.input[1]], constants[last.input[2]], image_like)
-    _rename(graph, "hidden", "hidden.float")
-    if image_like:
-        _permute(graph.output[0])
-        graph.node.append(helper.make_node("Transpose", [integers], ["hidden"], "hidden", perm=rewrite.CHANNELS_LAST))
+    integers = {n.input[0]: n.output[0] for n in model.graph.node if n.op_type == "QuantizeLinear"}
+    names = ["image", *(integers.get(f"hidden.{k}", f"hidden.{k}") for k in range(1, len(stages)))]
+    extractor = onnx.utils.Extractor(onnx.shape_inference.infer_shapes(model))
+    parts = []
+    for k, stage in enumerate(stages):
+        ends = {name: new for name, new in zip(names[k : k + 2], ("image", "hidden"), strict=False)}
+        part = _like(extractor.extract_model([names[k]], [*names[k + 1 : k + 2], f"logits.{k}"]), stage)
+        _rename(part.graph, ends | {f"logits.{k}": "logits"})
+        if k and part.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8:
+            _channels_last(part.graph, part.graph.input[0])
+        if k < len(stages) - 1 and part.graph.output[0].type.tensor_type.elem_type == TensorProto.UINT8:
+            _channels_last(part.graph, part.graph.output[0])
+        parts.append(part)
+    return parts
+
+
+def _channels_last(graph: GraphProto, value: ValueInfoProto) -> None:
+    """Makes an input or output ``(N, C, H, W)`` of a graph one of ``(N, H, W, C)``; any other shape stays."""
+    dims = value.type.tensor_type.shape.dim
+    if len(dims) != 4:
+        return
+    order = [copy.deepcopy(dims[axis]) for axis in rewrite.CHANNELS_LAST]
+    del dims[:]
+    dims.extend(order)
+    name, inner = value.name, f"{value.name}.first"
+    is_input = value.name == graph.input[0].name
+    for node in graph.node:
+        node.input[:] = [inner if each == name else each for each in node.input]
+        node.output[:] = [inner if each == name else each for each in node.output]
+    if is_input:
+        graph.node.insert(0, helper.make_node("Transpose", [name], [inner], inner, perm=rewrite.CHANNELS_FIRST))
     else:
-        _rename(graph, integers, "hidden")
-    if not any("hidden.float" in node.input for node in graph.node):
-        graph.node.remove(last)
-    graph.output[0].type.tensor_type.elem_type = TensorProto.UINT8
-    return taken
-
-
-def _take_integers(graph: GraphProto, taken: _Integers) -> None:
-    """Makes the input ``image`` the integers that `_hand_over_integers` gives."""
-    for node in [n for n in graph.node if n.op_type == "QuantizeLinear" and n.input[0] == "image"]:
-        graph.node.remove(node)
-        _rename(graph, node.output[0], "image.integers")
-    _rename(graph, "image", "image.float")
-    _rename(graph, "image.integers", "image")
-    if any("image.float" in node.input for node in graph.node):
-        names = ["image.scale", "image.zero_point"]
-        dequantize = helper.make_node("DequantizeLinear", ["image", *names], ["image.float"], name="image.float")
-        graph.node.insert(0, dequantize)
-        for name, value in zip(names, (taken.scale, taken.zero_point), strict=True):
-            graph.initializer.append(numpy_helper.from_array(value, name))
-    if taken.channels_last:
-        _rename(graph, "image", "image.first")
-        first = helper.make_node("Transpose", ["image"], ["image.first"], "image.first", perm=rewrite.CHANNELS_FIRST)
-        graph.node.insert(0, first)
-        _permute(graph.input[0])
-    graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
+        graph.node.append(helper.make_node("Transpose", [inner], [name], name, perm=rewrite.CHANNELS_LAST))
 
 
 def _take_pixels(graph: GraphProto, channels: int) -> None:
-    """Makes the input ``image`` pixels in 0..1 without ones, of a graph that takes both as integers."""
-    _rename(graph, "image", "image.ones")
+    """Lets the input ``image`` be pixels alone: the channels of ones are appended to the bytes that they become."""
+    quantize = next(node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] == "image")
     pads = np.zeros(8, np.int64)
     pads[5] = rewrite.padded_channels(channels) - channels  # behind the channels
-    constants = {"pads": pads, "one": np.array(255, np.uint8), "step": _LEVELS.scale, "black": _LEVELS.zero_point}
-    names = {name: f"image.{name}" for name in constants}
-    quantize = helper.make_node("QuantizeLinear", ["image", names["step"], names["black"]], ["image.bytes"])
-    pad = helper.make_node("Pad", ["image.bytes", names["pads"], names["one"]], ["image.ones"])
-    for position, node in enumerate((quantize, pad)):
-        node.name = node.output[0]
-        graph.node.insert(position, node)
-    graph.initializer.extend(numpy_helper.from_array(value, names[name]) for name, value in constants.items())
-    graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT
+    inputs, padded = ["image.bytes", "image.pads", "image.one"], quantize.output[0]
+    quantize.output[0] = inputs[0]
+    graph.node.insert(list(graph.node).index(quantize) + 1, helper.make_node("Pad", inputs, [padded], padded))
+    graph.initializer.append(numpy_helper.from_array(pads, inputs[1]))
+    graph.initializer.append(numpy_helper.from_array(np.array(255, np.uint8), inputs[2]))
     graph.input[0].type.tensor_type.shape.dim[1].dim_value = channels
 
 
-def _permute(value: ValueInfoProto) -> None:
-    """Writes the shape of an input or output with its channels last."""
-    shape = value.type.tensor_type.shape
-    dims = [copy.deepcopy(shape.dim[axis]) for axis in rewrite.CHANNELS_LAST]
-    del shape.dim[:]
-    shape.dim.extend(dims)
-
-
-def _rename(graph: GraphProto, old: str, new: str) -> None:
-    """Renames a tensor inside a graph; inputs and outputs of the graph keep their names."""
+def _rename(graph: GraphProto, names: Mapping[str, str]) -> None:
+    """Renames tensors of a graph, its inputs and outputs among them."""
     for node in graph.node:
-        node.input[:] = [new if name == old else name for name in node.input]
-        node.output[:] = [new if name == old else name for name in node.output]
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    for value in (*graph.input, *graph.output):
+        value.name = names.get(value.name, value.name)
 
 
 def _refuse_overflow(stages: Stages, images: NDArray[np.generic]) -> None:

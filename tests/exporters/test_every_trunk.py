@@ -75,7 +75,7 @@ def test_every_convolution_of_a_trunk_is_int8(
     _spread_confidences(network, torch.from_numpy(images[64:].astype(np.float32) / 255))
     stages, _ = cascade_stages(network.eval(), (0, 1), images[64:])
     convolutions = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
-    reduced = reduce(stages, "int8", images[:64], images[64:])
+    reduced = reduce(stages, "int8", images[:64])
     assert reduced.quantization.int8_convolutions >= len(convolutions)  # average pools become convolutions
     parity = write_reduced(reduced, tmp_path / "int8.onnx", _info(network, 0.5, 0.4), images[64:])
     assert (parity.max_abs_diff, parity.exits_agree) == (0.0, True)

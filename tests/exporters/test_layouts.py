@@ -49,11 +49,11 @@ def run(model: onnx.ModelProto, images: np.ndarray, thresholds: Any) -> tuple[np
 def reduced(stages_of: StagesOf) -> Callable[[str], Reduced | None]:
     """The stages of `network4` in another precision, made once; None for fp32."""
     rng = np.random.default_rng(3)
-    calibration, held_out = (rng.integers(0, 256, (64, 3, 8, 8), dtype=np.uint8) for _ in range(2))
+    calibration = rng.integers(0, 256, (64, 3, 8, 8), dtype=np.uint8)
 
     @functools.cache
     def make(precision: str) -> Reduced | None:
-        return None if precision == "fp32" else reduce(stages_of(*KEPT), precision, calibration, held_out)
+        return None if precision == "fp32" else reduce(stages_of(*KEPT), precision, calibration)
 
     return make
 

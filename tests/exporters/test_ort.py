@@ -46,7 +46,7 @@ def test_int8(
     make_info: MakeInfo,
     tmp_path: Path,
 ) -> None:
-    reduced = reduce(stages_of(0, 1, 2), "int8", images, images)
+    reduced = reduce(stages_of(0, 1, 2), "int8", images)
     path = tmp_path / "model.ort"
     parity = write_reduced(reduced, path, make_info(0, 1, 2, 3, thresholds=[0.4] * 3), images)
     assert (parity.max_abs_diff, parity.exits_agree) == (0.0, True)

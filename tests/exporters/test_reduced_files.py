@@ -28,12 +28,12 @@ def images() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def int8(stages_of: StagesOf, images: np.ndarray) -> Reduced:
-    return reduce(stages_of(0, 2), "int8", images, images)
+    return reduce(stages_of(0, 2), "int8", images)
 
 
 @pytest.fixture(scope="module")
 def in_w8(stages_of: StagesOf, images: np.ndarray) -> Reduced:
-    return reduce(stages_of(0, 2), "w8", images, images)
+    return reduce(stages_of(0, 2), "w8", images)
 
 
 def quantization_in(path: Path) -> Any:

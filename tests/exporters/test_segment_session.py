@@ -91,7 +91,7 @@ def test_a_host_with_the_manifest_alone_gets_the_exits_of_the_graph(
 ) -> None:
     stages: Any = stages_of(0, 1, 2)
     if precision != "fp32":
-        stages = reduce(stages, precision, images, images).stages
+        stages = reduce(stages, precision, images).stages
     scores = exit_scores(stage_logits(stages, images)[:-1], criterion, TEMPERATURES[:-1])[0]
     thresholds = tuple(map(between_the_middle_two, scores))
     info = about(criterion=criterion, thresholds=thresholds)

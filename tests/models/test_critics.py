@@ -202,7 +202,7 @@ def test_every_convolution_of_the_cheap_heads_can_be_int8(plain_logits: Callable
     groups = [nn.Conv2d(3, 6, 3, padding=1), *same_size, nn.Sequential(nn.Flatten(), nn.Linear(6 * 64, 5))]
     stages = export_stages(Network(nn.Identity(), groups, critics).eval(), range(len(heads)), (3, 8, 8))
     images = np.random.default_rng(0).random((32, 3, 8, 8), dtype=np.float32)
-    reduced = reduce(stages, "int8", images, images)  # raises if onnxruntime would compute a convolution in floats
+    reduced = reduce(stages, "int8", images)  # raises if onnxruntime would compute a convolution in floats
     assert reduced.quantization.int8_convolutions >= len(heads) + 1 + 2 + 2  # average pools may become some as well
     floats, integers = plain_logits(stages, images), plain_logits(reduced.stages, images)
     assert float(np.abs(integers - floats).max()) < 0.05 * float(np.abs(floats).max())

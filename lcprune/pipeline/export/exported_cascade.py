@@ -18,8 +18,6 @@ from lcprune.specs import Criterion
 
 SAMPLES = 256
 """Training images that the ranges of int8 activations are found on."""
-HELD_OUT = 1000
-"""Images, at most, on which the way to find these ranges is chosen."""
 MAX_PRECISION_LOSS_PCT = 1.0
 """Where the last exit loses more points than this to its precision, the user is told."""
 
@@ -70,20 +68,21 @@ def reduced_cascade(
     if request.precision == "fp32":
         raise ValueError("fp32 is not reduced")
     train, splits = run.dataset.train, {"val": run.dataset.val, "test": run.dataset.test}
-    order = np.random.default_rng(run.recipe.train.seed).permutation(len(train))
-    held_out = splits["val"].images if len(splits["val"]) else train.images[order[SAMPLES : SAMPLES + HELD_OUT]]
-    calibration = train.images[order[:SAMPLES]]
-    reduced = reduce(fp32.stages, request.precision, calibration, held_out[:HELD_OUT], request.int8_range)
+    some = np.random.default_rng(run.recipe.train.seed).permutation(len(train))[:SAMPLES]
+    reduced = reduce(fp32.stages, request.precision, train.images[some], request.int8_range)
     logits = {name: stage_logits(reduced.stages, split.images) for name, split in splits.items()}
-    agreement = None
+    agreement, quantization = None, reduced.quantization
     if compared := next((name for name, split in splits.items() if len(split)), None):
         agreement = {"split": compared, **_agreement(fp32.stages, logits[compared], splits[compared])}
+        if quantization.method:
+            same_pct = float(np.mean(agreement["same_class_pct"]))
+            quantization = replace(quantization, agreement_pct={quantization.method: same_pct})
     cost, settled = run.costs.cascade.kept(exits), replace(request, criterion=criterion)
     return ExportedCascade(
         stages=reduced.stages,
         reference=Reference.of_stages(reduced.stages, run.parity_images, request.precision),
         scores=score_logits(logits, run.labels, cost, settled).against(run.scores),
-        quantization=reduced.quantization,
+        quantization=quantization,
         agreement=agreement,
     )
 
