@@ -49,7 +49,7 @@ endef
 
 # Done once, and again when the versions have changed. They are those of the constraints, setuptools included (hence no
 # isolation), unless pip cannot have them, as on a Python for which there are no wheels: then the newest that fit.
-$(INSTALLED): pyproject.toml $(CONSTRAINTS)
+$(INSTALLED): pyproject.toml runtime/pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: lcprune needs Python 3.11 or newer, and $(PYTHON) is not"; \
 		  echo "  fix: name one, such as make demo PYTHON=python3.12"; exit 1; }
@@ -58,9 +58,9 @@ $(INSTALLED): pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -m venv --clear "$(VENV)"
 	@log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
 	{ $(call pip_install,$(BIN),-c $(CONSTRAINTS) setuptools) && \
-	  $(call pip_install,$(BIN),-c $(CONSTRAINTS) --no-build-isolation -e '.[dev]'); } 2> "$$log" || { \
+	  $(call pip_install,$(BIN),-c $(CONSTRAINTS) --no-build-isolation -e runtime -e '.[dev]'); } 2> "$$log" || { \
 		echo "$(CONSTRAINTS) cannot be met here ($$(sed -n '/^ERROR: /{s///p;q;}' "$$log")): taking the newest versions"; \
-		$(call pip_install,$(BIN),-e '.[dev]'); \
+		$(call pip_install,$(BIN),-e runtime -e '.[dev]'); \
 	}
 	@touch $(INSTALLED)
 	@echo "Installed."
@@ -70,7 +70,7 @@ $(INSTALLED): pyproject.toml $(CONSTRAINTS)
 constraints:
 	@folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
 	$(PYTHON) -m venv "$$folder"; \
-	$(call pip_install,$$folder/bin,-e '.[dev]'); \
+	$(call pip_install,$$folder/bin,-e runtime -e '.[dev]'); \
 	{ echo "# The versions that the tests run with; \`make constraints\` wrote them, with $$($(PYTHON) --version)."; \
 	  "$$folder/bin/python" -m pip freeze --all --exclude-editable --exclude pip \
 		| sed -E '/^(nvidia-|cuda-|triton=)/d; s/\+.*//'; } > "$$folder/constraints.txt"; \

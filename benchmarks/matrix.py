@@ -69,7 +69,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.matrix")
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"{', '.join(rows)}; left out, all of them")
     parser.add_argument("--seed", type=int, help="of the order of the tests; left out, one at random")
-    parser.add_argument("--save", action="store_true", help=f"write {RESULT.relative_to(ROOT)}")
+    parser.add_argument("--save", action="store_true", help=f"write {RESULT.relative_to(ROOT)}, whose other rows stay")
     at = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     options, for_pytest = parser.parse_args(sys.argv[1:at]), sys.argv[at + 1 :]
     if unknown := [name for name in options.rows if name not in rows]:
@@ -87,8 +87,15 @@ def main() -> int:
         print(f"\n{table(map(asdict, outcomes))}")
     if options.save:
         about = provenance("benchmarks.matrix", 0) | {"seed": "of each row", "versions": "of each row"}
-        save(RESULT, {**about, "rows": list(map(asdict, outcomes))})
+        save(RESULT, {**about, "rows": _with_rows_of_before(outcomes)})
     return int(any(outcome.problem for outcome in outcomes))
+
+
+def _with_rows_of_before(outcomes: Sequence[Outcome]) -> list[Mapping[str, object]]:
+    """All rows of the page in their order, those that were not run as they stand there."""
+    before = json.loads(RESULT.read_text(encoding="utf-8"))["rows"] if RESULT.exists() else []
+    rows = {row["row"]: row for row in [*before, *map(asdict, outcomes)]}
+    return [rows[name] for name in all_rows() if name in rows]
 
 
 def all_rows() -> dict[str, Row]:
@@ -142,7 +149,9 @@ def install(python: Path, row: Row) -> str:
         print(f"Making an environment with {' '.join([base, *row.requirements])}", flush=True)
         subprocess.run([base, "-m", "venv", "--clear", python.parents[1]], check=True)
         pip = [python, "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "off", "-q"]
-        done = subprocess.run([*pip, *row.requirements, "-e", ".[dev]"], cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run(
+            [*pip, *row.requirements, "-e", "runtime", "-e", ".[dev]"], cwd=ROOT, capture_output=True, text=True
+        )
         if not done.returncode:
             return ""
         log = done.stderr

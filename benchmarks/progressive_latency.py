@@ -22,10 +22,10 @@ from benchmarks.provenance import RESULTS, provenance, save
 from benchmarks.timing import Timed, in_turn, repeated
 from lcprune import recipe
 from lcprune.exporters.progressive import stitch
-from lcprune.exporters.session import open_session
 from lcprune.exporters.stages import export_module, export_stages
 from lcprune.models.build import build
 from lcprune.models.network import Network
+from lcprune_runtime.session import open_session
 
 SHAPE = (3, 32, 32)
 SEED = 0

@@ -20,13 +20,14 @@ from lcprune.analysis.cost import NetworkCost
 from lcprune.analysis.counting import count_cost, count_params
 from lcprune.analysis.evaluate import accuracies_pct, sweep
 from lcprune.analysis.thresholds import rows_of
+from lcprune.data import sources
 from lcprune.data.loaders import TrainLoader
 from lcprune.data.sources import Dataset
 from lcprune.errors import RunError
 from lcprune.exporters.progressive import write_network
 from lcprune.models import Network
-from lcprune.pipeline.info import file_info
-from lcprune.pipeline.stored import DataFacts, load_dataset, load_network
+from lcprune.pipeline.info import RunInfo, file_info
+from lcprune.pipeline.stored import load_dataset, load_network
 from lcprune.recipe import Recipe
 from lcprune.training.predicting import predict_logits
 
@@ -39,7 +40,7 @@ class Subject:
 
     recipe: Recipe
     network: Network
-    facts: DataFacts
+    info: RunInfo
     dataset: Dataset
     cost: NetworkCost
     arrays: dict[str, np.ndarray[Any, Any]]
@@ -90,7 +91,9 @@ def load(run: Path, out: Path | None) -> Subject:
     models.mkdir(parents=True, exist_ok=True)
     cost = count_cost(network, facts.image_shape)
     loader = loader_of(recipe, dataset.train, torch.device("cpu"))
-    return Subject(recipe, network, facts, dataset, cost, runs.read_predictions(folder), loader, models)
+    preparation = sources.preparation(recipe.data, facts.image_shape)
+    info = RunInfo(facts, preparation, runs.sha256(folder / runs.RECIPE), cost.cascade.main_macs)
+    return Subject(recipe, network, info, dataset, cost, runs.read_predictions(folder), loader, models)
 
 
 def submodel(subject: Subject, k: int) -> Row:
@@ -99,8 +102,7 @@ def submodel(subject: Subject, k: int) -> Row:
     def make(path: Path) -> Row:
         cost = subject.cost.exits[k - 1]
         started = pruning.clock()
-        main_macs = subject.cost.cascade.main_macs
-        info = file_info(subject.recipe, subject.facts, subject.cost.kept([k - 1]), main_macs)
+        info = file_info(subject.info, subject.cost.kept([k - 1]))
         write_network(subject.network.truncated(k), (), path, info, subject.parity_images)
         taken_s = pruning.clock() - started
         val, test = (
@@ -130,8 +132,7 @@ def progressive_model(subject: Subject, budget_pct: float) -> Row:
         if chosen is None or not chosen.exits:
             return {}
         kept = [*chosen.exits, len(subject.cost.exits) - 1]
-        cost, main_macs = subject.cost.kept(kept), of_cascade.main_macs
-        info = file_info(subject.recipe, subject.facts, cost, main_macs, chosen.thresholds)
+        info = file_info(subject.info, subject.cost.kept(kept), chosen.thresholds)
         write_network(subject.network, chosen.exits, path, info, subject.parity_images)
         taken_s = pruning.clock() - started
         macs = of_cascade.exit_macs(chosen.exits)
@@ -201,10 +202,9 @@ def _attempt(subject: Subject, attempt: Attempt, *, is_trial: bool) -> Row:
 def _write_pruned(subject: Subject, attempt: Attempt, network: Network, path: Path, trained_s: float) -> Row:
     """Writes the model and returns its figures; `trained_s` is the time that it took before."""
     network.to(memory_format=torch.contiguous_format)
-    cost = count_cost(network, subject.facts.image_shape)
+    cost = count_cost(network, subject.info.facts.image_shape)
     started = pruning.clock()
-    info = file_info(subject.recipe, subject.facts, cost, cost.cascade.main_macs)
-    write_network(network, (), path, info, subject.parity_images)
+    write_network(network, (), path, file_info(subject.info, cost), subject.parity_images)
     taken_s = trained_s + pruning.clock() - started
     return {
         "kind": "torch-pruning",

@@ -7,6 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from lcprune_runtime.specs import CRITERIA as CRITERIA
+from lcprune_runtime.specs import Criterion as Criterion
+from lcprune_runtime.specs import Layout as Layout
+
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Parallel = Literal["data", "layers", "both"]
 """What several processes divide: batches, layer groups, or both."""
@@ -16,13 +20,9 @@ Minimize = Literal["macs", "params", "latency", "size"]
 """What a chosen sub-model has least of."""
 MeanCost = Literal["macs", "latency"]
 """What the mean image of a progressive graph has least of."""
-Criterion = Literal["softmax", "margin", "entropy", "agreement"]
-"""What is held against the thresholds of a progressive graph: `lcprune.criterion`."""
 ThresholdInput = Literal["optional", "required", "none"]
 """How a progressive graph takes its thresholds."""
 Format = Literal["onnx", "ort"]
-Layout = Literal["nested", "flat"]
-"""How a progressive graph goes on with the images that stay: in branches, or in one graph with fewer rows."""
 Precision = Literal["fp32", "int8", "fp16", "w8"]
 Int8Range = Literal["safe", "full"]
 """``safe``: weights of 7 bits. Processors of x86 without VNNI add two products of 8 bits in 16, where 8-bit weights
@@ -119,13 +119,6 @@ HEADS: dict[str, HeadSpec] = {
     ),
 }
 
-
-CRITERIA: dict[Criterion, str] = {
-    "softmax": "largest probability",
-    "margin": "margin between the two largest probabilities",
-    "entropy": "certainty (1 - entropy / log classes)",
-    "agreement": "largest probability, where the exit before it names the same class,",
-}
 
 PRECISIONS: dict[Precision, PrecisionSpec] = {
     "fp32": PrecisionSpec("float32 throughout.", 1e-4),

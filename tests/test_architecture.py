@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lcprune"
+RUNTIME = Path(__file__).parents[1] / "runtime" / "lcprune_runtime"
 MODULES = {
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(PACKAGE.glob("**/*.py"))
@@ -16,7 +17,7 @@ MODULES = {
 
 LAYERS = (  # lowest first; a part may import what stands below it, and itself
     {"errors", "specs"},
-    {"recipe", "criterion"},
+    {"recipe"},
     {"models", "data", "runs"},
     {"training", "analysis", "exporters"},
     {"reporting"},
@@ -32,7 +33,7 @@ HOMES = {  # who may import a library, as prefixes of module names
     "onnx": ("lcprune.exporters.",),
     "onnxscript": ("lcprune.exporters.",),
     "onnxruntime": ("lcprune.exporters.",),
-    "rich": ("lcprune.reporting.tables", "lcprune.reporting.progress"),
+    "rich": ("lcprune.reporting.progress",),
     "matplotlib": ("lcprune.paper.plots",),
     "torchvision": ("lcprune.data.cifar", "lcprune.data.transforms", "lcprune.models.backbones"),
     "jinja2": ("lcprune.reporting.",),
@@ -41,8 +42,6 @@ HOMES = {  # who may import a library, as prefixes of module names
     "pydantic_core": ("lcprune.recipe",),
     "ruamel": ("lcprune.recipe",),
 }
-FACADE = {"lcprune.exporters.session.ProgressiveSession"}
-"""What `lcprune` itself offers, imported when it is asked for."""
 INSTANT = ("lcprune", "lcprune.errors", "lcprune.specs", "lcprune.recipe", "lcprune.cli")
 HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "numpy", "scipy", "matplotlib", "fvcore", "rich")
 
@@ -67,7 +66,7 @@ def part_of(name: str) -> str | None:
 def wrong_imports(module: str, source: str) -> list[str]:
     own = part_of(module)
     if own is None:  # lcprune/__init__.py
-        return [name for name in imports(source, module) if name.split(".")[0] == "lcprune" and name not in FACADE]
+        return [name for name in imports(source, module) if name.split(".")[0] == "lcprune"]
     lower = {part for part, level in LEVEL.items() if level < LEVEL[own]}
     names = [name for name in imports(source, module) if name.split(".")[0] == "lcprune"]
     return [name for name in names if part_of(name) not in {None, own, *lower}]
@@ -108,7 +107,7 @@ def test_the_rules_see_what_they_forbid() -> None:
         "lcprune.analysis.select"
     ]
     assert (
-        wrong_imports("lcprune.exporters.verify", "from lcprune.exporters.session import a\nfrom lcprune import runs")
+        wrong_imports("lcprune.exporters.verify", "from lcprune.exporters.flat import a\nfrom lcprune import runs")
         == []
     )
     assert wrong_imports("lcprune", "from lcprune.recipe import load") == ["lcprune.recipe.load"]
@@ -116,6 +115,14 @@ def test_the_rules_see_what_they_forbid() -> None:
     assert forbidden("lcprune.cli", "import typer\nfrom onnx import helper") == ["onnx"]
     assert forbidden("lcprune.analysis.select", "def f():\n    import fvcore.nn") == ["fvcore"]
     assert forbidden("lcprune.exporters.verify", "import onnx, onnxruntime, numpy") == []
+
+
+@pytest.mark.parametrize("path", sorted(RUNTIME.glob("*.py")), ids=lambda path: path.stem)
+def test_the_runtime_needs_little(path: Path) -> None:
+    """The device has no torch, no onnx and no lcprune; typer and rich are for the commands alone."""
+    libraries = {name.split(".")[0] for name in imports(path.read_text(encoding="utf-8"), path.stem)}
+    commands = {"typer", "rich"} if path.stem in ("__main__", "commands", "command_line", "tables") else set()
+    assert libraries - set(sys.stdlib_module_names) <= {"lcprune_runtime", "numpy", "onnxruntime", "PIL"} | commands
 
 
 @pytest.mark.parametrize("module", [module for module in INSTANT if module in MODULES])

@@ -8,8 +8,8 @@ import pytest
 
 from lcprune import models, recipe
 from lcprune.errors import RecipeError
-from lcprune.exporters import metadata
 from lcprune.recipe.schema import model
+from lcprune_runtime import metadata
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 IMAGES = {

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from lcprune import ProgressiveSession
-from lcprune.data.images import list_images, read_prepared
 from lcprune.errors import DataError, LcpruneError
+from lcprune_runtime.images import list_images, read_prepared
 
 COLUMNS = ("file", "class", "confidence", "exit", "macs_ratio", "error")
 

@@ -15,9 +15,9 @@ from starlette.exceptions import HTTPException  # FastAPI's is a child of it
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive
 
-from lcprune.data.images import read_prepared
 from lcprune.errors import DataError
-from lcprune.exporters.metadata import InputInfo
+from lcprune_runtime.images import read_prepared
+from lcprune_runtime.metadata import InputInfo
 
 FORMATS = {"image/bmp": "BMP", "image/gif": "GIF", "image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WEBP"}
 FORM = "multipart/form-data"

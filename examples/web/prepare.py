@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lcprune.data.images import list_images, read_prepared
 from lcprune.data.sources import read_digits
 from lcprune.errors import DataError, LcpruneError, OnnxModelError
-from lcprune.exporters.metadata import ModelInfo, load_model
-from lcprune.exporters.session import open_session
+from lcprune_runtime.images import list_images, read_prepared
+from lcprune_runtime.metadata import ModelInfo, load_model
+from lcprune_runtime.session import open_session
 
 MODEL = "model.onnx"
 INFO = "model.json"

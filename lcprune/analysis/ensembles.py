@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
-from lcprune.criterion import FloatArray, IntArray, check_logits, chunks, row_classes
+from lcprune_runtime.criterion import FloatArray, IntArray, check_logits, chunks, row_classes
 
 Kind = Literal["logits", "probabilities", "weighted"]
 Doubles = npt.NDArray[np.float64]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lcprune.criterion import BoolArray, FloatArray, IntArray, predicted_classes, scores
+from lcprune_runtime.criterion import BoolArray, FloatArray, IntArray, predicted_classes, scores
 
 SWEEP_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 """Default thresholds of `sweep`, each for all early exits."""

@@ -6,7 +6,7 @@ from statistics import NormalDist
 import numpy as np
 from scipy.optimize import brentq
 
-from lcprune.criterion import BoolArray
+from lcprune_runtime.criterion import BoolArray
 
 OFF_THE_ESTIMATE = 1e-12
 """How far above the observed drop the search starts: at the drop itself the score may be 0 / 0."""

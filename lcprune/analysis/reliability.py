@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lcprune.criterion import BoolArray, FloatArray
+from lcprune_runtime.criterion import BoolArray, FloatArray
 
 BINS = 15
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lcprune.criterion import FloatArray, IntArray
+from lcprune_runtime.criterion import FloatArray, IntArray
 
 CHUNK_COLUMNS = 4096
 """Activations of each sample in one block: 13 MB of float64 for 400 samples."""

@@ -8,9 +8,9 @@ from typing import Literal, get_args
 from lcprune.analysis.cost import ExitCost
 from lcprune.analysis.evaluate import accuracy_pct, correct_rows, drop_pct, drop_se_pct, within
 from lcprune.analysis.intervals import paired_drop_upper_pct
-from lcprune.criterion import FloatArray, IntArray, predicted_classes
 from lcprune.errors import BudgetError, LcpruneError
 from lcprune.specs import Minimize
+from lcprune_runtime.criterion import FloatArray, IntArray, predicted_classes
 
 FIELDS = {"macs": "macs", "params": "params", "latency": "latency_ms", "size": "size_bytes"}
 """Of a cost, by what is minimized."""

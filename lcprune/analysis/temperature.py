@@ -15,7 +15,7 @@ import math
 import numpy as np
 from scipy.optimize import brentq
 
-from lcprune.criterion import FloatArray, IntArray, check_logits, chunks
+from lcprune_runtime.criterion import FloatArray, IntArray, check_logits, chunks
 
 BOUNDS = 0.05, 20.0
 """Smallest and largest temperature: an exit that is right, or wrong, about every image has no best one."""

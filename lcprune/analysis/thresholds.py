@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from lcprune.analysis.cost import CascadeCost
 from lcprune.analysis.evaluate import ProgressiveResult, cascade, correct_rows, leave_at
-from lcprune.criterion import BoolArray, FloatArray, IntArray, agreeing, scores
 from lcprune.specs import Criterion
+from lcprune_runtime.criterion import BoolArray, FloatArray, IntArray, agreeing, scores
 
 NEVER = 1.01
 """A threshold that no score reaches."""

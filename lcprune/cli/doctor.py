@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from lcprune.cli.options import LATEST, Json, Quiet
-from lcprune.cli.output import Result, command, show
+from lcprune.cli.options import LATEST
+from lcprune.cli.output import command
+from lcprune_runtime.command_line import Json, Quiet, Result, show
 
 
 @command

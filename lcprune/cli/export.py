@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 import typer
 
 from lcprune.cli.failing import torch_needed
-from lcprune.cli.options import LATEST, Quiet, Run, UseTestSplit, exit_numbers, finite
-from lcprune.cli.output import Result, command, notice
+from lcprune.cli.options import LATEST, Run, UseTestSplit, exit_numbers, finite
+from lcprune.cli.output import command, notice
 from lcprune.specs import Criterion, Format, Int8Range, Layout, MeanCost, Precision, ThresholdInput
+from lcprune_runtime.command_line import Quiet, Result
 
 
 @command

@@ -1,6 +1,5 @@
 """Errors as one message and an exit code."""
 
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -8,7 +7,8 @@ from contextlib import contextmanager
 
 import typer
 
-from lcprune.errors import INSTALL_TORCH, Interrupted, LcpruneError, SetupError, printable
+from lcprune.errors import INSTALL_TORCH, Interrupted, LcpruneError, SetupError
+from lcprune_runtime.command_line import reported
 
 PATIENCE_S = 10.0
 """How long a rank waits for torchrun to end it after an error of rank 0; then the error is its own."""
@@ -21,13 +21,7 @@ def user_errors(as_json: bool) -> Iterator[None]:
         yield
     except (LcpruneError, KeyboardInterrupt) as caught:
         error = caught if isinstance(caught, LcpruneError) else Interrupted("interrupted", "run the command again")
-        if _tells(error):
-            if as_json:
-                content = {"kind": error.kind, "problem": error.problem, "fix": error.fix}
-                typer.echo(json.dumps({"error": content}))
-            else:
-                typer.echo(printable(str(error) if isinstance(error, Interrupted) else f"error: {error}"), err=True)
-        raise typer.Exit(error.exit_code) from None
+        raise (reported(error, as_json) if _tells(error) else typer.Exit(error.exit_code)) from None
 
 
 def _tells(error: LcpruneError) -> bool:

@@ -6,20 +6,11 @@ from typing import Annotated
 import typer
 
 from lcprune.cli.failing import torch_needed
-from lcprune.cli.options import (
-    LATEST,
-    DataRoot,
-    Exits,
-    Quiet,
-    Run,
-    UseTestSplit,
-    data_root_or_default,
-    exit_numbers,
-    finite,
-)
-from lcprune.cli.output import Result, command, notice
+from lcprune.cli.options import LATEST, DataRoot, Exits, Run, UseTestSplit, data_root_or_default, exit_numbers, finite
+from lcprune.cli.output import command, notice
 from lcprune.errors import OnnxModelError, RunError
 from lcprune.specs import Minimize
+from lcprune_runtime.command_line import Quiet, Result
 
 
 @command
@@ -85,7 +76,7 @@ def evaluate(
     quiet: Quiet = False,
 ) -> Result:
     """Accuracy of every exit, ensemble and progressive inference."""
-    from lcprune.reporting import tables
+    from lcprune_runtime import tables
 
     if target.suffix in (".onnx", ".ort", ".json"):
         from lcprune.pipeline import evaluate_onnx

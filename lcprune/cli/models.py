@@ -1,42 +1,30 @@
-"""`lcprune predict` and `lcprune bench`: exported files at work, without torch."""
+"""`lcprune predict` and `lcprune bench`: those of `lcprune_runtime`, after a look at the checksums of the run."""
 
+import functools
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-import typer
-
-from lcprune.cli.output import Result, command
-
-
-@command
-def predict(
-    model: Annotated[Path, typer.Argument(help="A model that `lcprune export` wrote.")],
-    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
-    save_grid: Annotated[
-        Path | None,
-        typer.Option(metavar="SHEET.png", help="Also write a contact sheet: every image above its prediction."),
-    ] = None,
-    columns: Annotated[int, typer.Option(min=1, max=100, help="Images in a row of the contact sheet.")] = 6,
-) -> Result:
-    """Class, confidence and exit of each image, without torch."""
-    from lcprune.pipeline import predict as pipeline
-    from lcprune.reporting import tables
-
-    result = pipeline.predict(model, images, save_grid, columns)
-    return result, tables.prediction_table(result)
+from lcprune.cli.output import command
+from lcprune_runtime import commands
+from lcprune_runtime.command_line import Result
 
 
 @command
-def bench(
-    models: Annotated[list[Path], typer.Argument(help="The files, or folders of segments, to compare.")],
-    runs: Annotated[int, typer.Option(min=1, help="Timed runs of each model.")] = 200,
-) -> Result:
-    """Compare latency and size of models, without torch.
+@functools.wraps(commands.predict)
+def predict(model: Path, **options: Any) -> Result:
+    """As in the runtime."""
+    from lcprune import runs
 
-    Batch 1, one thread.
-    """
-    from lcprune.pipeline import bench as pipeline
-    from lcprune.reporting import tables
+    runs.check_exported(model)
+    return commands.predict(model, **options)
 
-    result = pipeline.bench(models, runs)
-    return result, tables.bench_table(result)
+
+@command
+@functools.wraps(commands.bench)
+def bench(models: list[Path], **options: Any) -> Result:
+    """As in the runtime."""
+    from lcprune import runs
+
+    for path in models:
+        runs.check_exported(path)
+    return commands.bench(models, **options)

@@ -12,8 +12,6 @@ from lcprune.specs import Device
 
 LATEST = Path("runs/latest")
 
-Json = Annotated[bool, typer.Option("--json", help="Print data as JSON on stdout, everything else on stderr.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and JSON.")]
 Run = Annotated[Path, typer.Argument(help="Folder that `lcprune train` wrote.", show_default=True)]
 RecipeName = Annotated[
     str | None, typer.Argument(metavar="RECIPE", help="A YAML file or a shipped name; left out, ./lcprune.yaml.")

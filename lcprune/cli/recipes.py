@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from lcprune.cli.failing import torch_needed
-from lcprune.cli.options import Json, Overrides, RecipeName
-from lcprune.cli.output import Result, command
+from lcprune.cli.options import Overrides, RecipeName
+from lcprune.cli.output import command
+from lcprune_runtime.command_line import Json, Result
 
 
 @command

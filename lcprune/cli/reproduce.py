@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 import typer
 
 from lcprune.cli.failing import torch_needed
-from lcprune.cli.options import DataRoot, Overrides, Quiet, TrainingDevice, data_root_or_default
-from lcprune.cli.output import Result, command, display, is_other_rank, notice
+from lcprune.cli.options import DataRoot, Overrides, TrainingDevice, data_root_or_default
+from lcprune.cli.output import command, display, is_other_rank, notice
+from lcprune_runtime.command_line import Quiet, Result
 
 Part = Literal[
     "table1", "table2", "table3", "table4", "table5", "table6", "table7", "table8", "table9",

@@ -11,17 +11,17 @@ from lcprune.cli.options import (
     LATEST,
     DataRoot,
     Overrides,
-    Quiet,
     RecipeName,
     Run,
     TrainingDevice,
     data_root_or_default,
     whole_numbers,
 )
-from lcprune.cli.output import Result, command, display, notice
+from lcprune.cli.output import command, display, notice
 from lcprune.cli.recipes import dry_run as cost_of
 from lcprune.errors import SetupError
 from lcprune.specs import BadImage, Parallel
+from lcprune_runtime.command_line import Quiet, Result
 
 Divided = Annotated[
     Parallel | None,

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lcprune.data.cache import Cache
-from lcprune.data.files import Files
-from lcprune.data.images import Preparation, center_crop, read_resized
 from lcprune.errors import DataError
+from lcprune_runtime.files import Files
+from lcprune_runtime.images import Preparation, center_crop, read_resized
 
 Pixels = NDArray[np.uint8]
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lcprune.data.files import SPLITS, Files, Listing, refuse_unprintable
+from lcprune.data.files import SPLITS, Listing
 from lcprune.errors import DataError, SetupError
+from lcprune_runtime.files import Files, refuse_unprintable
 
 _COLUMNS = ("path", "label", "split")
 _FIX = "the columns are path, label and, if you like, split (train, val or test)"

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from lcprune.data.cache import Cache, DiskCache, MemoryCache, cache_folder
 from lcprune.data.file_images import FileImages
-from lcprune.data.files import Files, Listing, class_names, list_folder, train_folder
-from lcprune.data.images import Preparation, fits_into_memory, refuse_too_many
+from lcprune.data.files import Listing, list_folder, train_folder
 from lcprune.data.manifest import read_manifest
 from lcprune.data.split import balanced_split
 from lcprune.errors import DataError
 from lcprune.recipe import DataConfig
+from lcprune_runtime.files import Files, class_names
+from lcprune_runtime.images import Preparation, fits_into_memory, refuse_too_many
 
 DIGIT_CLASSES = tuple("0123456789")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from lcprune.data.file_images import FileImages, Pixels
-from lcprune.data.images import center_crop
 from lcprune.data.in_memory import Crops
 from lcprune.data.sampling import TRANSFORM, BatchSampler, global_generator
 from lcprune.data.sources import Split
 from lcprune.data.transforms import Transform, random_transform
 from lcprune.data.workers import read_ahead
 from lcprune.errors import LcpruneError
+from lcprune_runtime.images import center_crop
 
 _IMAGES = 1 << 20  # more than a batch can have: separates the random numbers of images of different steps
 

@@ -16,18 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lcprune.data.files import (
-    class_names,
-    is_image,
-    list_folder,
-    loose_images,
-    subfolders,
-    suffix_of,
-    train_folder,
-    walk,
-)
-from lcprune.data.images import FORMATS, errors_named, read_image
+from lcprune.data.files import list_folder, train_folder
 from lcprune.errors import DataError
+from lcprune_runtime.files import class_names, is_image, loose_images, subfolders, suffix_of, walk
+from lcprune_runtime.images import FORMATS, errors_named, read_image
 
 SAMPLE = 2_000  # files whose header is read
 DECODE_BYTES = 200_000_000  # of the sample's files; photographs of a camera decode at some 25 MB/s

@@ -24,7 +24,7 @@ from onnx import ModelProto, TensorProto, helper
 from lcprune.errors import ExportError
 from lcprune.exporters.flat import flat_exits
 from lcprune.exporters.graphs import Part, constant
-from lcprune.exporters.metadata import PREFIX, ModelInfo, attach, refuse_unreadable
+from lcprune.exporters.metadata import attach, refuse_unreadable
 from lcprune.exporters.nested import nested_exits
 from lcprune.exporters.parts import Plan, taint
 from lcprune.exporters.quantize import Quantization, check_int8
@@ -33,6 +33,7 @@ from lcprune.exporters.stages import cascade_stages
 from lcprune.exporters.verify import Parity, Reference, check_parity, write_checked
 from lcprune.models.network import Network
 from lcprune.specs import Criterion, Layout, ThresholdInput, format_of
+from lcprune_runtime.metadata import PREFIX, ModelInfo
 
 
 def write_network(

@@ -31,8 +31,8 @@ from lcprune.errors import ExportError
 from lcprune.exporters import rewrite
 from lcprune.exporters.graphs import subgraphs
 from lcprune.exporters.parts import inline
-from lcprune.exporters.session import Floats, open_session, to_float
 from lcprune.specs import Int8Range
+from lcprune_runtime.session import Floats, open_session, to_float
 
 Stages = Sequence[ModelProto]
 Reduction = Literal["int8", "fp16", "w8"]

@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
-from lcprune.exporters.session import Floats
+from lcprune_runtime.session import Floats
 
 CHANNELS_LAST, CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 _ALIGNED = 4  # integer kernels of x86 and Arm multiply four channels at a time

@@ -1,4 +1,4 @@
-"""How sure an exit is of a row, computed inside the graph: what `lcprune.criterion` computes in numpy.
+"""How sure an exit is of a row, computed inside the graph: what `lcprune_runtime.criterion` computes in numpy.
 
 A test holds the two together. Here a score is NaN where a logit is NaN or infinity, whatever the criterion; a logit of
 minus infinity is no more than a probability of 0.

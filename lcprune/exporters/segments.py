@@ -20,11 +20,11 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from lcprune.errors import ExportError
 from lcprune.exporters.graphs import Part, node
-from lcprune.exporters.metadata import PREFIX, SEGMENT, ModelInfo
 from lcprune.exporters.parts import Incoming, Plan, inline, taint
-from lcprune.exporters.segment_session import FORMAT, MANIFEST
 from lcprune.exporters.single import fixed_batch
 from lcprune.exporters.verify import Parity, Reference, check_parity, writable
+from lcprune_runtime.metadata import PREFIX, SEGMENT, ModelInfo
+from lcprune_runtime.segment_session import FORMAT, MANIFEST
 
 
 def write_segments(stages: Sequence[ModelProto], reference: Reference, folder: Path, info: ModelInfo) -> Parity:

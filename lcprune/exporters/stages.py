@@ -17,9 +17,9 @@ from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from lcprune.errors import ExportError, ParityError
-from lcprune.exporters.session import Floats, to_float
 from lcprune.exporters.verify import MAX_RELATIVE_DIFF, Reference, check_stages
 from lcprune.models.network import Network
+from lcprune_runtime.session import Floats, to_float
 
 OPSET = 18  # the lowest that the exporter takes: older ones it ignores
 BATCH = "batch"

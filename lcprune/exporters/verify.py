@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from lcprune.criterion import exit_scores
 from lcprune.errors import ExportError, OnnxModelError, ParityError
-from lcprune.exporters.segment_session import open_model
-from lcprune.exporters.session import CHUNK, Floats, Ints, Prediction, open_session, to_float
 from lcprune.specs import PRECISIONS, Criterion, Precision
+from lcprune_runtime.criterion import exit_scores
+from lcprune_runtime.segment_session import open_model
+from lcprune_runtime.session import CHUNK, Floats, Ints, Prediction, open_session, to_float
 
 TORCH = "torch"
 MAX_RELATIVE_DIFF = PRECISIONS["fp32"].max_relative_diff  # of the largest logit

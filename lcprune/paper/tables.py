@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lcprune.reporting.tables import NOT_KNOWN, Shown, millions, table
+from lcprune_runtime.tables import NOT_KNOWN, Shown, millions, table
 
 NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet": "ImageNet"}
 

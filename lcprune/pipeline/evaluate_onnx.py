@@ -8,16 +8,15 @@ import numpy as np
 from lcprune import recipe as recipes
 from lcprune import runs
 from lcprune.analysis.ensembles import ensembles
-from lcprune.analysis.evaluate import ProgressiveResult, exit_rows, sweep
+from lcprune.analysis.evaluate import exit_rows, sweep
 from lcprune.data import sources
-from lcprune.data.images import read_folder, refuse_too_many
 from lcprune.errors import DataError
-from lcprune.exporters.segment_session import SegmentedSession, open_model
-from lcprune.exporters.session import ProgressiveSession
+from lcprune_runtime.evaluate import Session, at_own_thresholds, gives_exits
+from lcprune_runtime.images import read_folder, refuse_too_many
+from lcprune_runtime.segment_session import open_model
 
 Images = np.ndarray[Any, np.dtype[np.uint8]]
 Labels = np.ndarray[Any, np.dtype[np.int64]]
-Session = ProgressiveSession | SegmentedSession
 
 
 def evaluate(model: Path, data: str, data_root: Path) -> dict[str, Any]:
@@ -37,7 +36,7 @@ def evaluate(model: Path, data: str, data_root: Path) -> dict[str, Any]:
     images, labels, split = _images(session, data, data_root)
     info = session.info
     result: dict[str, Any] = {"split": split, "samples": len(labels), "exits": [], "ensembles": {}, "progressive": []}
-    if info.kind == "submodel" or session.takes_thresholds:
+    if gives_exits(session):
         logits = session.exit_logits(images)  # (exits, N, classes)
         exits = [(known.name, known.exit_index) for known in info.exits]
         result["exits"] = exit_rows(exits, logits, labels)
@@ -46,24 +45,8 @@ def evaluate(model: Path, data: str, data_root: Path) -> dict[str, Any]:
         if info.kind == "progressive":
             result["progressive"] = [row.as_json() for row in sweep(logits, labels, info.exit_macs, info.main_macs)]
     if info.kind == "progressive":
-        result["progressive"].insert(0, _at_own_thresholds(session, images, labels))
+        result["progressive"].insert(0, at_own_thresholds(session, images, labels))
     return result
-
-
-def _at_own_thresholds(session: Session, images: Images, labels: Labels) -> dict[str, Any]:
-    """What the graph itself does with the thresholds that are in it."""
-    info = session.info
-    prediction = session(images)
-    counts = np.bincount(prediction.exit_indices, minlength=len(info.exits))
-    mean_macs = float(counts @ np.asarray(info.exit_macs, np.float64)) / len(labels)
-    own = ProgressiveResult(
-        thresholds=info.thresholds,
-        accuracy_pct=100 * float((prediction.labels == labels).mean()),
-        mean_macs=mean_macs,
-        macs_ratio=mean_macs / info.main_macs,
-        exit_fractions=tuple((counts / len(labels)).tolist()),
-    )
-    return {**own.as_json(), "threshold": list(info.thresholds)}
 
 
 def _images(session: Session, data: str, data_root: Path) -> tuple[Images, Labels, str]:

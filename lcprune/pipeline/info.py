@@ -1,21 +1,29 @@
 """Metadata of an exported file."""
 
-import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from lcprune import recipe as recipes
 from lcprune.analysis.cost import NetworkCost
-from lcprune.data import sources
-from lcprune.exporters.metadata import ExitInfo, InputInfo, ModelInfo
 from lcprune.pipeline.stored import DataFacts
-from lcprune.recipe import Recipe
+from lcprune_runtime.images import Preparation
+from lcprune_runtime.metadata import ExitInfo, InputInfo, ModelInfo
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What all files of a run say alike."""
+
+    facts: DataFacts
+    preparation: Preparation
+    """What `lcprune.data.sources.preparation` says of an image file."""
+    recipe_sha256: str
+    main_macs: int
+    """Of the network's main, whether or not a file has it."""
 
 
 def file_info(
-    recipe: Recipe,
-    facts: DataFacts,
+    run: RunInfo,
     cost: NetworkCost,
-    main_macs: int,
     thresholds: Sequence[float] = (),
     val: Sequence[float] = (),
     test: Sequence[float] = (),
@@ -23,18 +31,16 @@ def file_info(
     """The metadata of a file.
 
     Args:
-        recipe: Of the run.
-        facts: Of its data.
+        run: Which the file is made of.
         cost: Of the exits of the file alone.
-        main_macs: Of the network's main, whether or not the file has it.
         thresholds: Of the early exits of the file.
         val: Accuracies of the exits of the file, in percent, or empty.
         test: Likewise.
     """
     return ModelInfo(
-        classes=facts.classes,
-        mean=facts.mean,
-        std=facts.std,
+        classes=run.facts.classes,
+        mean=run.facts.mean,
+        std=run.facts.std,
         exits=tuple(
             ExitInfo(
                 name=of_exit.name,
@@ -46,9 +52,9 @@ def file_info(
             )
             for k, of_exit in enumerate(cost.exits)
         ),
-        input=InputInfo.of(sources.preparation(recipe.data, facts.image_shape)),
-        recipe_sha256=hashlib.sha256(recipes.dump(recipe).encode()).hexdigest(),
-        main_macs=main_macs,
+        input=InputInfo.of(run.preparation),
+        recipe_sha256=run.recipe_sha256,
+        main_macs=run.main_macs,
         exit_macs=cost.cascade.exit_macs(),
         thresholds=tuple(map(float, thresholds)),
     )

@@ -11,15 +11,15 @@ from lcprune import runs
 from lcprune.analysis.cost import NetworkCost
 from lcprune.analysis.counting import count_cost
 from lcprune.analysis.thresholds import NEVER
-from lcprune.exporters.latency import compare_latency
+from lcprune.data import sources
 from lcprune.exporters.progressive import write_network
-from lcprune.exporters.session import ProgressiveSession
 from lcprune.models import Network
 from lcprune.pipeline import stored
 from lcprune.pipeline.costs import cost_rows, costs_of, write_costs
-from lcprune.pipeline.info import file_info
-from lcprune.pipeline.stored import DataFacts
+from lcprune.pipeline.info import RunInfo, file_info
 from lcprune.recipe import Recipe
+from lcprune_runtime.latency import compare_latency
+from lcprune_runtime.session import ProgressiveSession
 
 LATENCY_RUNS = 100
 
@@ -34,8 +34,10 @@ def profile_run(folder: Path) -> dict[str, Any]:
     folder, recipe = runs.open_run(folder)
     network, facts = stored.load_network(folder, recipe)
     cost = count_cost(network, facts.image_shape)
+    preparation = sources.preparation(recipe.data, facts.image_shape)
+    run = RunInfo(facts, preparation, runs.sha256(folder / runs.RECIPE), cost.cascade.main_macs)
     with tempfile.TemporaryDirectory() as scratch:
-        paths = _export_all(network, recipe, facts, cost, Path(scratch))
+        paths = _export_all(network, run, cost, Path(scratch))
         latencies = compare_latency([ProgressiveSession(path, threads=1) for path in paths], LATENCY_RUNS)
         measured = [
             replace(row, size_bytes=path.stat().st_size, latency_ms=latency.median_ms)
@@ -57,18 +59,16 @@ def measured_costs(folder: Path, recipe: Recipe) -> NetworkCost:
     return costs_of(folder, recipe)
 
 
-def _export_all(network: Network, recipe: Recipe, facts: DataFacts, cost: NetworkCost, folder: Path) -> list[Path]:
+def _export_all(network: Network, run: RunInfo, cost: NetworkCost, folder: Path) -> list[Path]:
     """Every sub-model, and the cascade with no early exit taken, as ONNX files."""
-    images = np.random.default_rng(0).integers(0, 256, (8, *facts.image_shape), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (8, *run.facts.image_shape), dtype=np.uint8)
     paths = []
     for k in range(1, len(network.groups) + 1):
         paths.append(folder / f"{k}.onnx")
-        info = file_info(recipe, facts, cost.kept([k - 1]), cost.cascade.main_macs)
-        write_network(network.truncated(k), (), paths[-1], info, images)
+        write_network(network.truncated(k), (), paths[-1], file_info(run, cost.kept([k - 1])), images)
     kept = range(len(network.critics))
     if not kept:
         return [*paths, paths[-1]]  # main alone is the cascade
     paths.append(folder / "cascade.onnx")
-    info = file_info(recipe, facts, cost, cost.cascade.main_macs, (NEVER,) * len(kept))
-    write_network(network, kept, paths[-1], info, images)
+    write_network(network, kept, paths[-1], file_info(run, cost, (NEVER,) * len(kept)), images)
     return paths

@@ -16,12 +16,12 @@ from lcprune.analysis.representation import Dissimilarities
 from lcprune.analysis.thresholds import rows_of
 from lcprune.data.sources import Split
 from lcprune.errors import LcpruneError, OnnxModelError, RunError
-from lcprune.exporters.metadata import ModelInfo, read_info
 from lcprune.pipeline import metrics, rdm, stored
 from lcprune.pipeline.costs import costs_of
 from lcprune.recipe import Recipe
 from lcprune.reporting.page import page
 from lcprune.reporting.page.subject import Labelled, Setting, Subject
+from lcprune_runtime.metadata import ModelInfo, read_info
 
 DEFAULT_MAX_DROP_PCT = 0.5
 """Points for which thresholds are calibrated where nothing was selected, as `lcprune export` does."""

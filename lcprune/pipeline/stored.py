@@ -105,9 +105,9 @@ def load_network(folder: Path, recipe: Recipe) -> tuple[Network, DataFacts]:
     Raises:
         RunError: If the run is not finished, or its files are damaged.
     """
-    path = runs.require(folder, runs.WEIGHTS, f"lcprune resume {folder}")
     facts = read_facts(folder)
-    network = build_network(recipe, facts)
+    path = runs.require(folder, runs.WEIGHTS, f"lcprune resume {folder}")
+    network = models.build(recipe, len(facts.classes), facts.image_shape, facts.mean, facts.std)
     try:
         network.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError, OSError) as error:

@@ -8,10 +8,11 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from lcprune.exporters.metadata import ModelInfo
 from lcprune.recipe import Recipe
-from lcprune.reporting.tables import NOT_KNOWN, forecast, kilobytes, millions, percent, share
+from lcprune.reporting.tables import forecast
 from lcprune.specs import CRITERIA, METHODS, PRECISIONS, format_of
+from lcprune_runtime.metadata import ModelInfo
+from lcprune_runtime.tables import NOT_KNOWN, kilobytes, millions, percent, share
 
 _HUB_DATASETS = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
 _DATA = {

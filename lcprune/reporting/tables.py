@@ -1,45 +1,14 @@
-"""Tables for the terminal: lists of rich tables and of lines of text, which `print_table` prints."""
+"""Tables for the terminal: what the commands that train, choose and export have found."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, TextIO
+from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from lcprune_runtime.tables import NOT_KNOWN, Shown, kilobytes, millions, milliseconds, percent, share, shares, table
 
-from lcprune.errors import printable
-
-Shown = list[Table | str]
-
-NOT_KNOWN = "-"
 MOST_CLASSES = 20
 MOST_NAMED = 5
 LEAST_SHOWN_PCT = 1.0  # points between accuracy and balanced accuracy, from which on both are worth a column
-UNBOUNDED = 10_000
-"""Columns off a terminal: paths must come out whole."""
-WRAPPED = ("verdict", "what it is")
-TEXTS = (*WRAPPED, "found", "class", "exit", "sub-model", "kind", "row")
-"""Columns that hold words; all others but the first hold numbers."""
-
-
-def print_table(shown: Shown | str, file: TextIO) -> None:
-    """Prints tables and lines as plain text, without markup; off a terminal they are as wide as they need to be."""
-    console = Console(file=file, highlight=False, markup=False, emoji=False)
-    if not console.is_terminal:
-        console.width = UNBOUNDED
-    for part in [shown] if isinstance(shown, str) else shown:
-        console.print(printable(part) if isinstance(part, str) else part)
-
-
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], bold: Sequence[int] = ()) -> Table:
-    """A table of plain text; the rows with the indices `bold` are bold."""
-    made = Table(box=None, pad_edge=False, header_style="bold")
-    for index, column in enumerate(columns):
-        is_text = index == 0 or column in TEXTS
-        made.add_column(column, justify="left" if is_text else "right", no_wrap=column not in WRAPPED)
-    for index, row in enumerate(rows):
-        made.add_row(*(printable(str(cell)) for cell in row), style="bold" if index in bold else None)
-    return made
 
 
 def trained_table(result: Any) -> Shown:
@@ -153,8 +122,8 @@ def export_table(result: Mapping[str, Any]) -> Shown:
         if "mean_latency_ms" in result:
             parts.append(f"mean latency {result['mean_latency_ms']:.3f} ms, from latencies measured on this machine")
         thresholds = [*(f"{value:.4f}" for value in result["thresholds"]), NOT_KNOWN]
-        shares = map(share, result["exit_fractions"] or [None] * len(thresholds))
-        rows = zip(result["exits"], thresholds, shares, strict=True)
+        leave = map(share, result["exit_fractions"] or [None] * len(thresholds))
+        rows = zip(result["exits"], thresholds, leave, strict=True)
         parts.append(table(["exit", f"{result['criterion']} from", "leave here"], rows))
     return parts
 
@@ -191,68 +160,10 @@ def _precision_parts(result: Mapping[str, Any]) -> Shown:
         parts.append(f"same class as fp32 on {agreement['samples']} {agreement['split']} images, by exit: {same} %")
     rows = (
         [precision, kilobytes(row["size_bytes"]), share(row["size_bytes"] / fp32["size_bytes"])]
-        + [percent(row["test_accuracy_pct"]), share(row["macs_ratio"]), _shares(row["exit_fractions"] or ())]
+        + [percent(row["test_accuracy_pct"]), share(row["macs_ratio"]), shares(row["exit_fractions"] or ())]
         for precision, row in (("fp32", fp32), (result["precision"], result))
     )
     return [*parts, table(["precision", "size", "of fp32", "test %", "MACs of main", "leave at each exit"], rows)]
-
-
-def _shares(fractions: Iterable[float]) -> str:
-    return "  ".join(map(share, fractions))
-
-
-def evaluation_table(result: Mapping[str, Any]) -> Shown:
-    """Exits, ensembles, and early exits at several thresholds."""
-    parts: Shown = []
-    if result["exits"]:
-        rows = [(row["name"], percent(row["accuracy_pct"])) for row in result["exits"]]
-        for name, accuracy in result["ensembles"].items():
-            rows.append((f"ensemble {name}", percent(accuracy)))
-            for row in result.get("ensemble_kinds", ()):  # of a run; a file has no validation split
-                if row["members"] == name and row["kind"] != "logits":
-                    weights = f"weighted {' '.join(f'{weight:.2f}' for weight in row['weights'])}"
-                    kind = "sum of probabilities" if row["kind"] == "probabilities" else weights
-                    rows.append((f"  {kind}", percent(row["accuracy_pct"])))
-        parts.append(table(["exit", "accuracy %"], rows))
-    if result["progressive"]:
-        cells = (
-            [_thresholds(row["threshold"]), percent(row["accuracy_pct"]), millions(row["mean_macs"])]
-            + [share(row["macs_ratio"]), _shares(row["exit_fractions"])]
-            for row in result["progressive"]
-        )
-        parts.append(table(["threshold", "accuracy %", "MACs", "of main", "leave at each exit"], cells))
-    return [*parts, f"{result['split']}: {result['samples']} images"]
-
-
-def _thresholds(values: float | Sequence[float]) -> str:
-    return ", ".join(f"{value:.4f}" for value in values) if isinstance(values, Sequence) else f"{values:.2f}"
-
-
-def prediction_table(result: Mapping[str, Any]) -> Shown:
-    """A line for each image."""
-    progressive = result["kind"] == "progressive"
-    rows = (
-        [row["image"], row["class"], f"{row['confidence']:.4f}"]
-        + ([row["exit"], share(row["macs_ratio"])] if progressive else [])
-        for row in result["images"]
-    )
-    columns = ["image", "class", "confidence", *(["exit", "MACs of main"] if progressive else [])]
-    return [table(columns, rows), *([f"contact sheet: {result['grid']}"] if "grid" in result else [])]
-
-
-def bench_table(result: Sequence[Mapping[str, Any]]) -> Shown:
-    """Models side by side."""
-    rows = (
-        [row["model"], row["kind"], kilobytes(row["size_bytes"])]
-        + [milliseconds(row["latency_ms"]), milliseconds(row["latency_p95_ms"]), f"{row['ratio']:.2f}"]
-        for row in result
-    )
-    progressive = any(row["kind"] == "progressive" for row in result)
-    return [
-        table(["model", "kind", "file", "median", "p95", "to the first"], rows),
-        "onnxruntime on this machine's CPU, batch 1, one thread, runs taken in turn, a random image",
-        *(["a progressive model takes longer for an image that leaves later"] if progressive else []),
-    ]
 
 
 def survey_table(result: Mapping[str, Any]) -> Shown:
@@ -313,28 +224,3 @@ def doctor_table(result: Mapping[str, Any]) -> Shown:
         differs = [f"differs from the run: {line}" for line in result["differs"]]
         lines += differs or [f"this is the machine of {result['run']}, as far as it is recorded"]
     return [table(["what", "found"], result["found"].items()), *lines]
-
-
-def millions(count: float) -> str:
-    """``1.42M``."""
-    return f"{count / 1e6:.2f}M"
-
-
-def share(fraction: float | None) -> str:
-    """``36.0 %``."""
-    return NOT_KNOWN if fraction is None else f"{100 * fraction:.1f} %"
-
-
-def percent(value: float | None) -> str:
-    """Percent, or percentage points: ``92.39``."""
-    return NOT_KNOWN if value is None else f"{value:.2f}"
-
-
-def kilobytes(size: int | None) -> str:
-    """``532 kB``."""
-    return NOT_KNOWN if size is None else f"{size / 1000:,.0f} kB"
-
-
-def milliseconds(value: float | None) -> str:
-    """``1.25 ms``."""
-    return NOT_KNOWN if value is None else f"{value:.2f} ms"

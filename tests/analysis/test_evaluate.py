@@ -12,7 +12,7 @@ from lcprune.analysis.evaluate import (
     sweep,
     within,
 )
-from lcprune.criterion import predicted_classes, scores
+from lcprune_runtime.criterion import predicted_classes, scores
 
 COST = CascadeCost(group_macs=(10, 20, 30, 40), critic_macs=(1, 2, 3))
 

@@ -12,7 +12,7 @@ from lcprune.analysis.ensembles import ensembles
 from lcprune.analysis.evaluate import sweep
 from lcprune.analysis.select import candidates_from
 from lcprune.analysis.thresholds import rows_of
-from lcprune.criterion import scores
+from lcprune_runtime.criterion import scores
 
 COST = CascadeCost((10, 20, 30), (1, 2))
 COSTS = [ExitCost("", k, macs, macs) for k, macs in enumerate((10, 30, 60))]

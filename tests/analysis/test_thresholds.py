@@ -10,8 +10,8 @@ from lcprune.analysis import thresholds as module
 from lcprune.analysis.cost import CascadeCost
 from lcprune.analysis.evaluate import cascade
 from lcprune.analysis.thresholds import GAIN, MIN_GAP, NEVER, Rows, Setting, rows_of, settings_at, simulate
-from lcprune.criterion import exit_scores, scores
 from lcprune.specs import CRITERIA, Criterion
+from lcprune_runtime.criterion import exit_scores, scores
 
 CHEAP = CascadeCost(group_macs=(10, 20, 30, 40), critic_macs=(1, 2, 3))
 PRICES = [np.geomspace(3000, 3, 8), np.zeros(1)]

@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks import analysis_scale
 from lcprune.analysis.evaluate import accuracies_pct
-from lcprune.criterion import scores
+from lcprune_runtime.criterion import scores
 
 ROOT = Path(__file__).parents[2]
 SIZE = ["--samples", "300", "--classes", "20", "--exits", "3"]

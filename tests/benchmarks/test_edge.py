@@ -8,7 +8,7 @@ import pytest
 from benchmarks import edge
 from benchmarks.image_latency import mean_latencies, to_first
 from lcprune.analysis.evaluate import leave_at
-from lcprune.criterion import scores
+from lcprune_runtime.criterion import scores
 
 
 @pytest.mark.parametrize("fractions", [(0.5, 0.25, 0.25), (0.0, 0.1, 0.9), (1.0, 0.0, 0.0), (0.3, 0.0, 0.7)])

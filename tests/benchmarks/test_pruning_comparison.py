@@ -18,8 +18,8 @@ from benchmarks.pruning_figure import frontier, standing
 from benchmarks.pruning_models import Subject, load
 from lcprune.analysis.counting import count_macs
 from lcprune.errors import RunError, SetupError
-from lcprune.exporters.session import ProgressiveSession
 from lcprune.models import Network
+from lcprune_runtime.session import ProgressiveSession
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pruning")]
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from lcprune.pipeline import predict
 from lcprune.reporting.progress import TrainingProgress
 from lcprune.training import checkpoint
 from lcprune.training.loop import LoggedStep
+from lcprune_runtime import predict
 
 START = [sys.executable, "-c", "from lcprune.cli import main; main()"]
 

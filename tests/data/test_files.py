@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lcprune.data.files import Files, class_names, list_classes, list_folder, scan, train_folder
+from lcprune.data.files import list_folder, train_folder
 from lcprune.data.survey import survey
 from lcprune.errors import DataError
+from lcprune_runtime.files import Files, class_names, list_classes, scan
 
 
 def touch(folder: Path, *names: str) -> None:

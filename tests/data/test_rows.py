@@ -10,11 +10,11 @@ from PIL import Image
 from torch import Tensor
 
 from lcprune.data.file_images import FileImages
-from lcprune.data.files import Files
-from lcprune.data.images import Preparation
 from lcprune.data.loaders import TrainLoader
 from lcprune.data.sampling import Targets
 from lcprune.data.sources import Split
+from lcprune_runtime.files import Files
+from lcprune_runtime.images import Preparation
 
 BATCH = 6
 CLASSES = 5

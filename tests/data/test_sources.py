@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lcprune.data import images as images_module
 from lcprune.data import sources
 from lcprune.data.cifar import _with_channels
 from lcprune.data.file_images import FileImages
 from lcprune.data.sources import load, read_digits
 from lcprune.errors import DataError, SetupError
 from lcprune.recipe import DataConfig
+from lcprune_runtime import images as images_module
 
 NOWHERE = Path("nowhere")
 CIFAR_FILES = ["data_batch_1", "test_batch", "batches.meta"]

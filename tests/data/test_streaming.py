@@ -8,12 +8,12 @@ from PIL import Image
 
 from lcprune.data import sources, streaming
 from lcprune.data.file_images import FileImages
-from lcprune.data.files import Files
-from lcprune.data.images import Preparation
 from lcprune.data.loaders import TrainLoader, eval_batches
 from lcprune.data.sources import Dataset, Split
 from lcprune.errors import DataError
 from lcprune.recipe import DataConfig
+from lcprune_runtime.files import Files
+from lcprune_runtime.images import Preparation
 
 CPU = torch.device("cpu")
 

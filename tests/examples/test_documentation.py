@@ -19,11 +19,11 @@ from PIL import Image
 
 from lcprune import recipe as recipes
 from lcprune.cli import app
-from lcprune.data.images import Preparation, read_prepared
 from lcprune.data.sources import read_digits
-from lcprune.exporters.metadata import PREFIX, InputInfo, ModelInfo
-from lcprune.exporters.session import ProgressiveSession
 from lcprune.recipe.schema.recipe import sections
+from lcprune_runtime.images import Preparation, read_prepared
+from lcprune_runtime.metadata import PREFIX, InputInfo, ModelInfo
+from lcprune_runtime.session import ProgressiveSession
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from lcprune import ProgressiveSession
-from lcprune.data.images import read_image
+from lcprune_runtime.images import read_image
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples/python/classify_folder.py"
 WITHOUT_TORCH = """

@@ -19,13 +19,13 @@ import pytest
 from PIL import Image
 
 from lcprune import runs
-from lcprune.criterion import row_scores
-from lcprune.data.images import Preparation, read_prepared
 from lcprune.data.sources import read_digits
-from lcprune.exporters.metadata import InputInfo, read_info
-from lcprune.exporters.session import ProgressiveSession
 from lcprune.pipeline.export import ExportRequest, export
 from lcprune.specs import CRITERIA, Criterion
+from lcprune_runtime.criterion import row_scores
+from lcprune_runtime.images import Preparation, read_prepared
+from lcprune_runtime.metadata import InputInfo, read_info
+from lcprune_runtime.session import ProgressiveSession
 
 pytestmark = pytest.mark.xdist_group("web example")
 

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from lcprune.exporters import progressive, stages
-from lcprune.exporters.metadata import ExitInfo, InputInfo, ModelInfo, read_info
 from lcprune.exporters.quantize import Reduced
 from lcprune.exporters.stages import cpu_copy, export_stages
 from lcprune.exporters.verify import Parity, Reference
 from lcprune.models.network import Network, Normalize
+from lcprune_runtime.metadata import ExitInfo, InputInfo, ModelInfo, read_info
 
 CLASSES = 5
 SIZE = 8

@@ -13,16 +13,16 @@ from torch.optim.swa_utils import update_bn
 from lcprune import recipe
 from lcprune.analysis.counting import count_cost, count_macs, count_params
 from lcprune.data.sources import DIGIT_CLASSES
-from lcprune.exporters.metadata import ExitInfo, InputInfo, ModelInfo
 from lcprune.exporters.progressive import write_network
 from lcprune.exporters.quantize import reduce
-from lcprune.exporters.session import ProgressiveSession
 from lcprune.exporters.stages import cascade_stages
 from lcprune.models import Network, build
 from lcprune.models.backbones import cut_names, make
 from lcprune.training.methods import build_method
 from lcprune.training.optim import build_optimizers
 from lcprune.training.step import EagerStep
+from lcprune_runtime.metadata import ExitInfo, InputInfo, ModelInfo
+from lcprune_runtime.session import ProgressiveSession
 
 TRUNKS = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large"),

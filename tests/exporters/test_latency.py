@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from lcprune.exporters import latency
-from lcprune.exporters.session import ProgressiveSession
+from lcprune_runtime import latency
+from lcprune_runtime.session import ProgressiveSession
 
 
 def test_every_model_gets_its_own_median(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,14 +10,14 @@ import numpy as np
 import onnx
 import pytest
 
-from lcprune.exporters.metadata import ModelInfo, read_info
 from lcprune.exporters.progressive import stitch, write_network
 from lcprune.exporters.quantize import Reduced, reduce
-from lcprune.exporters.session import ProgressiveSession, open_session
 from lcprune.exporters.single import fixed_batch
 from lcprune.exporters.verify import Parity
 from lcprune.models.network import Network
 from lcprune.specs import CRITERIA, Criterion
+from lcprune_runtime.metadata import ModelInfo, read_info
+from lcprune_runtime.session import ProgressiveSession, open_session
 
 MakeInfo = Callable[..., ModelInfo]
 Written = Callable[..., Parity]

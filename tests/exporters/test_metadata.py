@@ -9,8 +9,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lcprune.errors import ExportError, OnnxModelError
-from lcprune.exporters import metadata
-from lcprune.exporters.metadata import MAX_SIDE, InputInfo, ModelInfo, attach, load_model, read_info, refuse_unreadable
+from lcprune.exporters.metadata import attach, refuse_unreadable
+from lcprune_runtime import metadata
+from lcprune_runtime.metadata import MAX_SIDE, InputInfo, ModelInfo, load_model, read_info
 
 MakeInfo = Callable[..., ModelInfo]
 

@@ -10,13 +10,13 @@ import onnx
 import pytest
 
 from lcprune.errors import OnnxModelError
-from lcprune.exporters.metadata import ModelInfo
 from lcprune.exporters.ort import required_operators
 from lcprune.exporters.progressive import write_network
 from lcprune.exporters.quantize import reduce
-from lcprune.exporters.session import ProgressiveSession
 from lcprune.exporters.verify import Parity
 from lcprune.models.network import Network
+from lcprune_runtime.metadata import ModelInfo
+from lcprune_runtime.session import ProgressiveSession
 
 MakeInfo = Callable[..., ModelInfo]
 Written = Callable[..., Parity]

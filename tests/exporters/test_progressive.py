@@ -11,12 +11,12 @@ import torch
 
 from lcprune.errors import ExportError, ParityError
 from lcprune.exporters import stages as exporter
-from lcprune.exporters.metadata import ModelInfo, read_info
 from lcprune.exporters.progressive import file_size, stitch, write_network
-from lcprune.exporters.session import ProgressiveSession
 from lcprune.exporters.stages import cascade_stages, cpu_copy, export_stages
 from lcprune.exporters.verify import stage_logits
 from lcprune.models.network import Network
+from lcprune_runtime.metadata import ModelInfo, read_info
+from lcprune_runtime.session import ProgressiveSession
 
 MakeInfo = Callable[..., ModelInfo]
 StagesOf = Callable[..., list[onnx.ModelProto]]

@@ -16,14 +16,14 @@ from torch import nn
 
 from lcprune.errors import ExportError
 from lcprune.exporters import quantize
-from lcprune.exporters.metadata import ModelInfo
 from lcprune.exporters.progressive import file_size, stitch
 from lcprune.exporters.quantize import Quantization, Reduced, check_int8, int8_convolutions, reduce
-from lcprune.exporters.session import ProgressiveSession, open_session
 from lcprune.exporters.stages import cascade_stages, export_module
 from lcprune.exporters.verify import Reference, check_stages, stage_logits
 from lcprune.models.network import Network
 from lcprune.specs import Int8Range
+from lcprune_runtime.metadata import ModelInfo
+from lcprune_runtime.session import ProgressiveSession, open_session
 
 MakeInfo = Callable[..., ModelInfo]
 StagesOf = Callable[..., list[onnx.ModelProto]]

@@ -13,11 +13,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from lcprune.criterion import exit_scores
 from lcprune.exporters.progressive import stitch
-from lcprune.exporters.session import open_session
 from lcprune.exporters.verify import stage_logits
 from lcprune.specs import CRITERIA, Criterion
+from lcprune_runtime.criterion import exit_scores
+from lcprune_runtime.session import open_session
 
 StagesOf = Callable[..., list[onnx.ModelProto]]
 FORMS = ("nested", "flat")

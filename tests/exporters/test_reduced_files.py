@@ -12,10 +12,10 @@ import pytest
 
 from lcprune.errors import ExportError, ParityError
 from lcprune.exporters import verify
-from lcprune.exporters.metadata import ModelInfo
 from lcprune.exporters.quantize import Quantization, Reduced, reduce
-from lcprune.exporters.session import ProgressiveSession
 from lcprune.exporters.verify import stage_logits
+from lcprune_runtime.metadata import ModelInfo
+from lcprune_runtime.session import ProgressiveSession
 
 MakeInfo = Callable[..., ModelInfo]
 StagesOf = Callable[..., list[onnx.ModelProto]]

@@ -11,9 +11,9 @@ from onnx import numpy_helper
 from torch import nn
 
 from lcprune.exporters import rewrite
-from lcprune.exporters.session import open_session
 from lcprune.exporters.stages import export_module
 from lcprune.models.network import Normalize
+from lcprune_runtime.session import open_session
 
 StagesOf = Callable[..., list[onnx.ModelProto]]
 

@@ -7,11 +7,11 @@ from onnx import TensorProto, helper
 
 from lcprune.analysis.cost import CascadeCost
 from lcprune.analysis.thresholds import MIN_GAP, rows_of
-from lcprune.criterion import exit_scores, row_scores
 from lcprune.exporters.score_nodes import score_nodes
-from lcprune.exporters.session import open_session
 from lcprune.exporters.stages import OPSET
 from lcprune.specs import CRITERIA, Criterion
+from lcprune_runtime.criterion import exit_scores, row_scores
+from lcprune_runtime.session import open_session
 
 FLOOR = np.finfo(np.float32).min
 

@@ -12,16 +12,16 @@ import onnx
 import onnxruntime
 import pytest
 
-from lcprune.criterion import exit_scores
 from lcprune.errors import ExportError, OnnxModelError
-from lcprune.exporters.metadata import ModelInfo, load_model
 from lcprune.exporters.progressive import stitch
 from lcprune.exporters.quantize import reduce
-from lcprune.exporters.segment_session import SegmentedSession, open_model
 from lcprune.exporters.segments import write_segments
-from lcprune.exporters.session import open_session
 from lcprune.exporters.verify import Reference, stage_logits
 from lcprune.specs import CRITERIA, Criterion
+from lcprune_runtime.criterion import exit_scores
+from lcprune_runtime.metadata import ModelInfo, load_model
+from lcprune_runtime.segment_session import SegmentedSession, open_model
+from lcprune_runtime.session import open_session
 
 MakeInfo = Callable[..., ModelInfo]
 StagesOf = Callable[..., list[onnx.ModelProto]]

@@ -11,13 +11,13 @@ import pytest
 
 import lcprune
 from lcprune import ProgressiveSession
-from lcprune.criterion import row_scores
 from lcprune.errors import OnnxModelError
-from lcprune.exporters import session as module
-from lcprune.exporters.metadata import ModelInfo
 from lcprune.exporters.progressive import write_network
-from lcprune.exporters.session import CHUNK
 from lcprune.models.network import Network
+from lcprune_runtime import session as module
+from lcprune_runtime.criterion import row_scores
+from lcprune_runtime.metadata import ModelInfo
+from lcprune_runtime.session import CHUNK
 
 MakeInfo = Callable[..., ModelInfo]
 

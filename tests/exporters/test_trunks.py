@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from lcprune import recipe
-from lcprune.exporters.metadata import ModelInfo
 from lcprune.exporters.progressive import write_network
-from lcprune.exporters.session import ProgressiveSession
 from lcprune.models import Network, Normalize, build, initialize
 from lcprune.models.msdnet import build_msdnet, classifier, reader
 from lcprune.models.resnet import RESNETS
+from lcprune_runtime.metadata import ModelInfo
+from lcprune_runtime.session import ProgressiveSession
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 

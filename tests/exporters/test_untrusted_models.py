@@ -11,10 +11,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lcprune.errors import OnnxModelError
-from lcprune.exporters import metadata
-from lcprune.exporters.metadata import ModelInfo, attach, load_model
-from lcprune.exporters.segment_session import open_model
-from lcprune.exporters.session import ProgressiveSession
+from lcprune.exporters.metadata import attach
+from lcprune_runtime import metadata
+from lcprune_runtime.metadata import ModelInfo, load_model
+from lcprune_runtime.segment_session import open_model
+from lcprune_runtime.session import ProgressiveSession
 
 MakeInfo = Callable[..., ModelInfo]
 IMAGE = np.zeros((2, 3, 8, 8), np.float32)

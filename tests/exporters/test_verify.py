@@ -5,11 +5,11 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from lcprune.criterion import row_scores
 from lcprune.errors import ExportError
-from lcprune.exporters.metadata import read_info
-from lcprune.exporters.session import ProgressiveSession
 from lcprune.exporters.verify import Reference, check_parity, write_checked
+from lcprune_runtime.criterion import row_scores
+from lcprune_runtime.metadata import read_info
+from lcprune_runtime.session import ProgressiveSession
 
 
 def test_an_honest_file_passes(exported: Path, images: np.ndarray, torch_logits: np.ndarray) -> None:

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lcprune.exporters.progressive import stitch
-from lcprune.exporters.session import open_session
 from lcprune.exporters.stages import cpu_copy, export_stages
 from lcprune.models.network import Network, Normalize
+from lcprune_runtime.session import open_session
 
 NETWORKS = max(2, settings().max_examples // 40)
 """torch takes seconds to export one, so each is asked often."""

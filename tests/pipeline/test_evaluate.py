@@ -15,7 +15,7 @@ from lcprune.errors import RunError
 from lcprune.pipeline import evaluate_onnx, stored
 from lcprune.pipeline.evaluate_run import evaluate
 from lcprune.pipeline.export import ExportRequest, export
-from lcprune.pipeline.predict import predict
+from lcprune_runtime.predict import predict
 
 
 def test_by_hand_on_three_images(shaped_run: Callable[..., Path]) -> None:

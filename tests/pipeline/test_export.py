@@ -13,13 +13,13 @@ from lcprune.analysis.select import Budget
 from lcprune.data import sources
 from lcprune.errors import BudgetError, ExportError
 from lcprune.exporters import stages
-from lcprune.exporters.session import ProgressiveSession
 from lcprune.pipeline import evaluate_onnx, stored
 from lcprune.pipeline import export as pipeline
 from lcprune.pipeline.export import ExportRequest, calibration
-from lcprune.pipeline.export.exported_cascade import ExportedCascade, reduced_cascade
+from lcprune.pipeline.export.exported_cascade import ExportedCascade, reduced
 from lcprune.pipeline.export.latency_cost import CascadeLatency
 from lcprune.pipeline.select import select
+from lcprune_runtime.session import ProgressiveSession
 
 Asked = Callable[..., ExportRequest]
 
@@ -231,7 +231,7 @@ def test_a_sub_model_in_int8(run: Path, asked: Asked) -> None:
 
 
 def worse_by(points: float, run: Path) -> Callable[..., ExportedCascade]:
-    """`reduced_cascade` for a main that is wrong about that many more images than float32's, whatever rounding does.
+    """`reduced` for a main that is wrong about that many more images than float32's, whatever rounding does.
 
     The early exits are wrong about 10 points more than that.
     """
@@ -242,7 +242,7 @@ def worse_by(points: float, run: Path) -> Callable[..., ExportedCascade]:
     more = right[lost :: (len(right) - lost) // (10 * percent)]
 
     def reduce(*arguments: Any) -> ExportedCascade:
-        own = reduced_cascade(*arguments)
+        own = reduced(*arguments)
         rows = own.scores.by_criterion["softmax"]
         correct = np.zeros_like(rows["val"].correct)
         correct[:, right[lost:]] = True
@@ -256,7 +256,7 @@ def worse_by(points: float, run: Path) -> Callable[..., ExportedCascade]:
 def test_a_main_that_loses_the_budget_to_its_precision_is_refused(
     run: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "reduced_cascade", worse_by(10, run))
+    monkeypatch.setattr(pipeline, "reduced", worse_by(10, run))
     with pytest.raises(BudgetError, match="in w8 main alone loses .* points against float32's main; 2 are allowed"):
         write(run, asked(max_drop_pct=2.0, exits=(1, 2, 3), precision="w8"))
     assert not (run / "export" / "progressive-w8.onnx").exists()
@@ -266,7 +266,7 @@ def test_a_main_that_loses_the_budget_to_its_precision_is_refused(
 def test_in_another_precision_the_budget_is_what_is_lost_against_float32s_main(
     run: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "reduced_cascade", worse_by(4, run))
+    monkeypatch.setattr(pipeline, "reduced", worse_by(4, run))
     said, content = (
         write(run, asked(max_drop_pct=10.0, exits=(1, 2, 3), precision="w8")),
         runs.read_json(run / runs.THRESHOLDS),

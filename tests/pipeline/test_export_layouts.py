@@ -11,8 +11,8 @@ from lcprune import runs
 from lcprune.errors import ExportError
 from lcprune.pipeline import evaluate_onnx
 from lcprune.pipeline import export as pipeline
-from lcprune.pipeline.bench import bench
 from lcprune.pipeline.export import ExportRequest
+from lcprune_runtime.bench import bench
 
 Asked = Callable[..., ExportRequest]
 HAND = {"threshold": "0.45,0.35,0.3"}

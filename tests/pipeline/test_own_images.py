@@ -16,16 +16,16 @@ from typer.testing import CliRunner
 from lcprune import recipe as recipes
 from lcprune import runs
 from lcprune.cli import app
-from lcprune.data import images as images_module
 from lcprune.errors import DataError, Interrupted
-from lcprune.exporters.metadata import InputInfo, read_info
-from lcprune.exporters.session import ProgressiveSession
 from lcprune.pipeline import metrics, stored
-from lcprune.pipeline import predict as prediction
 from lcprune.pipeline import train as pipeline
 from lcprune.pipeline.metrics import loading_hint
 from lcprune.pipeline.train import Trained
 from lcprune.training.loop import Evaluation, LoggedStep
+from lcprune_runtime import images as images_module
+from lcprune_runtime import predict as prediction
+from lcprune_runtime.metadata import InputInfo, read_info
+from lcprune_runtime.session import ProgressiveSession
 
 RECIPE = """\
 name: photos

@@ -13,11 +13,11 @@ import pytest
 from markdown_it import MarkdownIt
 from ruamel.yaml import YAML
 
-from lcprune.exporters.metadata import ExitInfo, InputInfo, ModelInfo
 from lcprune.pipeline import export as pipeline
 from lcprune.pipeline.export import ExportRequest
 from lcprune.recipe import load
 from lcprune.reporting.model_card import model_card
+from lcprune_runtime.metadata import ExitInfo, InputInfo, ModelInfo
 
 Asked = Callable[..., ExportRequest]
 

@@ -9,14 +9,15 @@ import pytest
 
 from lcprune.analysis.select import Candidate
 from lcprune.reporting import tables
+from lcprune_runtime import tables as plain
 
 RED = "[red]x"
 """A name that would be taken for markup, and vanish."""
 
 
-def printed(shown: tables.Shown | str) -> list[str]:
+def printed(shown: plain.Shown | str) -> list[str]:
     stream = io.StringIO()
-    tables.print_table(shown, stream)
+    plain.print_table(shown, stream)
     return [line.rstrip() for line in stream.getvalue().splitlines()]
 
 
@@ -131,7 +132,7 @@ def test_an_evaluation_escapes_names_and_shows_thresholds_of_both_kinds() -> Non
         "ensembles": {"1+main": 91.5},
         "progressive": [row | {"threshold": [0.5, 0.25]}, row | {"threshold": 0.9}],
     }
-    lines = printed(tables.evaluation_table(result))
+    lines = printed(plain.evaluation_table(result))
     assert [line.split() for line in lines[1:3]] == [[RED, "-"], ["ensemble", "1+main", "91.50"]]
     assert lines[4].startswith("0.5000, 0.2500")
     assert lines[5].split() == ["0.90", "90.00", "1.00M", "50.0", "%", "75.0", "%", "25.0", "%"]
@@ -141,20 +142,20 @@ def test_an_evaluation_escapes_names_and_shows_thresholds_of_both_kinds() -> Non
         {"members": "1+main", "kind": "probabilities", "accuracy_pct": 92.0, "weights": (0.5, 0.5)},
         {"members": "1+main", "kind": "weighted", "accuracy_pct": 92.25, "weights": (0.125, 0.875)},
     ]
-    lines = printed(tables.evaluation_table(result | {"ensemble_kinds": kinds}))
+    lines = printed(plain.evaluation_table(result | {"ensemble_kinds": kinds}))
     assert [line.split() for line in lines[3:5]] == [
         ["sum", "of", "probabilities", "92.00"],
         ["weighted", "0.12", "0.88", "92.25"],
     ]
     nothing: Mapping[str, Any] = {"split": "test", "samples": 0, "exits": [], "ensembles": {}, "progressive": []}
-    assert printed(tables.evaluation_table(nothing)) == ["test: 0 images"]
+    assert printed(plain.evaluation_table(nothing)) == ["test: 0 images"]
 
 
 def test_predictions_escape_the_names_of_images_classes_and_exits() -> None:
     image = {"image": f"{RED}.png", "class": RED, "confidence": float("nan"), "exit": RED, "macs_ratio": 0.5}
-    lines = printed(tables.prediction_table({"kind": "progressive", "images": [image]}))
+    lines = printed(plain.prediction_table({"kind": "progressive", "images": [image]}))
     assert lines[1].split() == [f"{RED}.png", RED, "nan", RED, "50.0", "%"]
-    lines = printed(tables.prediction_table({"kind": "submodel", "images": [image]}))
+    lines = printed(plain.prediction_table({"kind": "submodel", "images": [image]}))
     assert lines[1].split() == [f"{RED}.png", RED, "nan"]
 
 
@@ -167,7 +168,7 @@ def test_other_tables_escape_what_a_user_named() -> None:
         "latency_p95_ms": None,
         "ratio": 1.0,
     }
-    assert printed(tables.bench_table([bench]))[1].split() == [RED, "submodel", "-", "-", "-", "1.00"]
+    assert printed(plain.bench_table([bench]))[1].split() == [RED, "submodel", "-", "-", "-", "1.00"]
     assert printed(tables.recipe_table({"mine": RED}))[1].split() == ["mine", RED]
     doctor = printed(tables.doctor_table({"found": {"torch": RED}, "problems": [RED]}))
     assert (doctor[1].split(), doctor[2]) == (["torch", RED], f"problem: {RED}")
@@ -182,14 +183,14 @@ def test_costs_that_were_not_measured() -> None:
 
 def test_names_are_neither_markup_nor_orders_to_a_terminal() -> None:
     image = {"image": "a\x1b[31m.png", "class": "[red]\x07b[/red] :cat:", "confidence": 1.0}
-    line = printed(tables.prediction_table({"kind": "submodel", "images": [image]}))[1]
+    line = printed(plain.prediction_table({"kind": "submodel", "images": [image]}))[1]
     assert line.split() == [r"a\x1b[31m.png", r"[red]\x07b[/red]", ":cat:", "1.0000"]
 
 
 def test_off_a_terminal_long_names_come_out_whole() -> None:
     path = "/a folder/" * 40
     image = {"image": path, "class": "a", "confidence": 1.0}
-    assert printed(tables.prediction_table({"kind": "submodel", "images": [image]}))[1].startswith(path)
+    assert printed(plain.prediction_table({"kind": "submodel", "images": [image]}))[1].startswith(path)
     assert printed(tables.trained_table(Trained(run=path)))[3] == f"run: {path}"
     assert printed(f"wrote {RED}") == [f"wrote {RED}"]
 
@@ -197,15 +198,15 @@ def test_off_a_terminal_long_names_come_out_whole() -> None:
 @pytest.mark.parametrize(
     ("format_", "value", "text"),
     [
-        (tables.millions, 1_424_999, "1.42M"),
-        (tables.share, 0.36049, "36.0 %"),
-        (tables.share, None, "-"),
-        (tables.percent, 92.385, "92.39"),
-        (tables.percent, None, "-"),
-        (tables.kilobytes, 1_532_400, "1,532 kB"),
-        (tables.kilobytes, None, "-"),
-        (tables.milliseconds, 1.25, "1.25 ms"),
-        (tables.milliseconds, None, "-"),
+        (plain.millions, 1_424_999, "1.42M"),
+        (plain.share, 0.36049, "36.0 %"),
+        (plain.share, None, "-"),
+        (plain.percent, 92.385, "92.39"),
+        (plain.percent, None, "-"),
+        (plain.kilobytes, 1_532_400, "1,532 kB"),
+        (plain.kilobytes, None, "-"),
+        (plain.milliseconds, 1.25, "1.25 ms"),
+        (plain.milliseconds, None, "-"),
     ],
 )
 def test_figures(format_: Callable[[Any], str], value: float | None, text: str) -> None:

@@ -20,7 +20,7 @@ import atheris
 with atheris.instrument_imports(include=["lcprune", "ruamel"], enable_loader_override=False):
     from lcprune import recipe
     from lcprune.errors import LcpruneError
-    from lcprune.exporters import metadata
+    from lcprune_runtime import metadata
 
 import onnx
 from onnx import TensorProto, helper

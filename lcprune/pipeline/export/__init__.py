@@ -14,14 +14,16 @@ from lcprune import runs
 from lcprune.analysis.evaluate import ProgressiveResult, accuracy_pct
 from lcprune.analysis.thresholds import simulate
 from lcprune.exporters.progressive import file_size, write_model
+from lcprune.exporters.stages import cascade_stages
 from lcprune.pipeline.export.calibration import Decision, decide, recalibrate
-from lcprune.pipeline.export.exported_cascade import ExportedCascade, float32_cascade, reduced_cascade, warn_of_loss
+from lcprune.pipeline.export.exported_cascade import ExportedCascade, reduced, warn_of_loss
 from lcprune.pipeline.export.latency_cost import stages_latency
-from lcprune.pipeline.export.loaded_run import LoadedRun, load, output_path
+from lcprune.pipeline.export.loaded_run import load
 from lcprune.pipeline.export.request import ExportRequest, refuse_contradictions
 from lcprune.pipeline.export.scores import ExitScores
 from lcprune.pipeline.export.sidecars import write_sidecars
 from lcprune.pipeline.info import file_info
+from lcprune_runtime.metadata import ModelInfo
 
 __all__ = ["ExportRequest", "export"]
 
@@ -57,51 +59,54 @@ def export(folder: Path, request: ExportRequest, notice: Notice) -> dict[str, An
     refuse_contradictions(request)
     folder, recipe = runs.open_run(folder)
     run = load(folder, recipe, request)
-    path = output_path(run, request)
     decided = of_fp32 = decide(run, request, notice)
     exits = [*of_fp32.exits, len(run.costs.exits) - 1]
-    cascade = fp32 = float32_cascade(run, exits)
+    costs = run.costs.kept(exits)
+    stages, reference = cascade_stages(run.network, of_fp32.exits, run.parity_images)
+    cascade = fp32 = ExportedCascade(stages, reference, run.scores.kept(exits))
     if request.precision != "fp32":
-        cascade = reduced_cascade(run, request, fp32, exits, of_fp32.criterion)
+        settled = replace(request, criterion=of_fp32.criterion)
+        cascade = reduced(fp32, run.dataset, costs.cascade, settled, recipe.train.seed)
         warn_of_loss(cascade, request.precision, notice)
         if request.calibrates and of_fp32.exits:
             decided = recalibrate(run, request, cascade.scores, of_fp32, lambda: stages_latency(cascade.stages))
 
-    kept = replace(run, costs=run.costs.kept(exits))
     accuracies = (cascade.scores.accuracies(split) for split in ("val", "test"))
     info = replace(
-        file_info(recipe, run.facts, kept.costs, run.main_macs, decided.thresholds, *accuracies),
+        file_info(run.info, costs, decided.thresholds, *accuracies),
         criterion=decided.criterion,
         temperatures=decided.temperatures,
         layout=request.layout,
         batch=request.batch,
     )
-    parity = write_model(cascade.stages, cascade.reference, path, info, request.threshold_input, cascade.quantization)
+    parity = write_model(
+        cascade.stages, cascade.reference, run.path, info, request.threshold_input, cascade.quantization
+    )
     result = {
-        "path": str(path),
+        "path": str(run.path),
         "kind": "progressive" if request.progressive else "submodel",
         "precision": request.precision,
-        "size_bytes": path.stat().st_size,
+        "size_bytes": run.path.stat().st_size,
         "parity": asdict(parity),
-        **_outcome(kept, decided, cascade.scores, notice),
+        **_outcome(info, decided, cascade.scores, notice),
     }
     if cascade.quantization:
-        size_bytes = file_size(fp32.stages, replace(info, thresholds=of_fp32.thresholds))
+        of_float = replace(info, thresholds=of_fp32.thresholds)
         result |= {
             "quantization": cascade.quantization.as_json(),
             "agreement": cascade.agreement,
-            "fp32": {"size_bytes": size_bytes, **_of_fp32(kept, of_fp32, fp32)},
+            "fp32": {"size_bytes": file_size(fp32.stages, of_float), **_of_fp32(info.main_macs, of_fp32, fp32.scores)},
         }
     return write_sidecars(run, request, result, cascade, decided.content)
 
 
-def _of_fp32(kept: LoadedRun, decided: Decision, fp32: ExportedCascade) -> dict[str, Any]:
+def _of_fp32(main_macs: int, decided: Decision, scores: ExitScores) -> dict[str, Any]:
     """What float32 would do to the test images."""
-    result = _simulate(fp32.scores, decided)["test"]
+    result = _simulate(scores, decided)["test"]
     return {
         "thresholds": list(decided.thresholds),
         "test_accuracy_pct": result.accuracy_pct if result else None,
-        "macs_ratio": result.mean_macs / kept.main_macs if result else None,
+        "macs_ratio": result.mean_macs / main_macs if result else None,
         "exit_fractions": list(result.exit_fractions) if result else None,
     }
 
@@ -114,26 +119,25 @@ def _simulate(scores: ExitScores, decided: Decision) -> Results:
     }
 
 
-def _outcome(kept: LoadedRun, decided: Decision, scores: ExitScores, notice: Notice) -> dict[str, Any]:
-    """What a graph does to the images, by its own logits.
+def _outcome(info: ModelInfo, decided: Decision, scores: ExitScores, notice: Notice) -> dict[str, Any]:
+    """What a file does to the images, by its own logits.
 
     Args:
-        kept: The run with the exits of the file alone.
+        info: Its metadata.
         decided: Exits and thresholds.
-        scores: Of the logits of the file.
+        scores: Of its logits.
         notice: Told what the user should know.
     """
     results = _simulate(scores, decided)
     known, deciding = results["test"] or results["val"], results["val"] or results["test"]
-    for message in _remarks(kept, deciding, decided) if decided.exits else ():
+    for message in _remarks(info, deciding, decided) if decided.exits else ():
         notice(message)
     main = {split: accuracy_pct(rows.main_correct) for split, rows in scores.any_criterion.items()}
     own = {split: result.accuracy_pct if result else None for split, result in results.items()}
-    names = [of_exit.name for of_exit in kept.costs.exits]
-    mean_macs = known.mean_macs if known else None
+    names = [of_exit.name for of_exit in info.exits]
+    mean_macs, fractions = (known.mean_macs, list(known.exit_fractions)) if known else (None, None)
     if not decided.exits:  # known without any image
-        mean_macs = kept.costs.exits[-1].macs
-    fractions = [1.0] if not decided.exits else list(known.exit_fractions) if known else None
+        mean_macs, fractions = info.exits[0].macs, [1.0]
     return {
         "name": names[-1],
         "exits": names,
@@ -146,16 +150,16 @@ def _outcome(kept: LoadedRun, decided: Decision, scores: ExitScores, notice: Not
         "val_accuracy_pct": own["val"],
         "main_val_accuracy_pct": main.get("val"),
         "mean_macs": mean_macs,
-        "macs_ratio": None if mean_macs is None else mean_macs / kept.main_macs,
+        "macs_ratio": None if mean_macs is None else mean_macs / info.main_macs,
         "exit_fractions": fractions,
     }
 
 
-def _remarks(kept: LoadedRun, result: ProgressiveResult | None, decided: Decision) -> list[str]:
+def _remarks(info: ModelInfo, result: ProgressiveResult | None, decided: Decision) -> list[str]:
     """What the user should know of a graph, by what it does to the validation images, or else to the test images."""
     if result is None:
         return []
-    lines, macs_ratio = [], result.mean_macs / kept.main_macs
+    lines, macs_ratio = [], result.mean_macs / info.main_macs
     if macs_ratio >= 1:
         lines.append(
             f"warning: on validation this graph costs {100 * macs_ratio:.0f} % of main's MACs: early exits "
@@ -163,7 +167,7 @@ def _remarks(kept: LoadedRun, result: ProgressiveResult | None, decided: Decisio
         )
     early, calibrated = decided.exits, decided.content is not None
     if calibrated and result.exit_fractions[-1] < FEW and max(result.exit_fractions) <= ALL_LEAVE:
-        last = kept.costs.exits[-1].name
+        last = info.exits[-1].name
         lines.append(
             f"{100 * result.exit_fractions[-1]:.1f} % of the images go on to {last}: --exit {early[-1] + 1} ends the "
             f"graph at sub-model {early[-1] + 1} and leaves {last} out of the file"

@@ -210,7 +210,7 @@ def _content(
         "temperatures": list(temperatures),
         **asdict(found),
         "last": loaded.costs.exits[-1].name,
-        "macs_ratio": found.mean_macs / loaded.main_macs,
+        "macs_ratio": found.mean_macs / loaded.info.main_macs,
     }
     if budget.timed:
         content["mean_latency_ms"] = sum(

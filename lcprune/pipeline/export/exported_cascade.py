@@ -1,20 +1,18 @@
 """The stages of a file in the precision that was asked for, and their results on validation and test images."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from lcprune.analysis.cost import CascadeCost
 from lcprune.analysis.evaluate import accuracies_pct, accuracy_pct, within
-from lcprune.data.sources import Split
+from lcprune.data.sources import Dataset, Split
 from lcprune.exporters.quantize import Quantization, Stages, reduce
-from lcprune.exporters.stages import cascade_stages
 from lcprune.exporters.verify import Reference, stage_logits
-from lcprune.pipeline.export.loaded_run import LoadedRun
 from lcprune.pipeline.export.request import ExportRequest
 from lcprune.pipeline.export.scores import ExitScores, score_logits
-from lcprune.specs import Criterion
 
 SAMPLES = 256
 """Training images that the ranges of int8 activations are found on."""
@@ -36,30 +34,17 @@ class ExportedCascade:
     """How these stages compare with float32, exit by exit; None in float32, or where no images were held out."""
 
 
-def float32_cascade(run: LoadedRun, exits: Sequence[int]) -> ExportedCascade:
-    """The cascade of a file as it was trained.
-
-    Args:
-        run: Up to the last exit of the file.
-        exits: ``exit_index`` of the exits of the file, ascending.
-
-    Raises:
-        ExportError: If torch cannot export a stage.
-    """
-    return ExportedCascade(*cascade_stages(run.network, exits[:-1], run.parity_images), run.scores.kept(exits))
-
-
-def reduced_cascade(
-    run: LoadedRun, request: ExportRequest, fp32: ExportedCascade, exits: Sequence[int], criterion: Criterion
+def reduced(
+    fp32: ExportedCascade, dataset: Dataset, cost: CascadeCost, request: ExportRequest, seed: int
 ) -> ExportedCascade:
-    """The same in the precision of `request`, with the results of its own logits.
+    """`fp32` in the precision of `request`, with the results of its own logits.
 
     Args:
-        run: Up to the last exit of the file.
-        request: Names the precision.
-        fp32: See `float32_cascade`.
-        exits: ``exit_index`` of the exits of the file, ascending.
-        criterion: Of its early exits.
+        fp32: As it was trained.
+        dataset: What it was trained on.
+        cost: Of its exits alone.
+        request: Names the precision and the criterion.
+        seed: Of the choice of training images that int8 ranges are found on.
 
     Raises:
         ExportError: If a convolution would not be int8, or a number is too large for the precision.
@@ -67,21 +52,22 @@ def reduced_cascade(
     """
     if request.precision == "fp32":
         raise ValueError("fp32 is not reduced")
-    train, splits = run.dataset.train, {"val": run.dataset.val, "test": run.dataset.test}
-    some = np.random.default_rng(run.recipe.train.seed).permutation(len(train))[:SAMPLES]
-    reduced = reduce(fp32.stages, request.precision, train.images[some], request.int8_range)
-    logits = {name: stage_logits(reduced.stages, split.images) for name, split in splits.items()}
-    agreement, quantization = None, reduced.quantization
+    splits = {"val": dataset.val, "test": dataset.test}
+    some = np.random.default_rng(seed).permutation(len(dataset.train))[:SAMPLES]
+    in_fewer_bits = reduce(fp32.stages, request.precision, dataset.train.images[some], request.int8_range)
+    stages, quantization = in_fewer_bits.stages, in_fewer_bits.quantization
+    logits = {name: stage_logits(stages, split.images) for name, split in splits.items()}
+    agreement = None
     if compared := next((name for name, split in splits.items() if len(split)), None):
         agreement = {"split": compared, **_agreement(fp32.stages, logits[compared], splits[compared])}
         if quantization.method:
             same_pct = float(np.mean(agreement["same_class_pct"]))
             quantization = replace(quantization, agreement_pct={quantization.method: same_pct})
-    cost, settled = run.costs.cascade.kept(exits), replace(request, criterion=criterion)
+    labels = {name: split.labels for name, split in splits.items()}
     return ExportedCascade(
-        stages=reduced.stages,
-        reference=Reference.of_stages(reduced.stages, run.parity_images, request.precision),
-        scores=score_logits(logits, run.labels, cost, settled).against(run.scores),
+        stages=stages,
+        reference=Reference.of_stages(stages, fp32.reference.images, request.precision),
+        scores=score_logits(logits, labels, cost, request).against(fp32.scores),
         quantization=quantization,
         agreement=agreement,
     )

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from lcprune.analysis.cost import paid_at_exits
-from lcprune.exporters.latency import Latency, exit_latencies
+from lcprune.exporters.latency import exit_latencies
 from lcprune.exporters.progressive import stitch
 from lcprune.exporters.quantize import Stages
-from lcprune.exporters.session import NEVER
 from lcprune.exporters.stages import cascade_stages
 from lcprune.models import Network
+from lcprune_runtime.latency import Latency
+from lcprune_runtime.session import NEVER
 
 RUNS = 200
 SHORTEST_MS = 1e-6

@@ -1,5 +1,6 @@
 """What an export reads of a run, and where it writes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from lcprune.pipeline import stored
 from lcprune.pipeline.costs import costs_of
 from lcprune.pipeline.export.request import ExportRequest
 from lcprune.pipeline.export.scores import ExitScores, score_logits
-from lcprune.pipeline.stored import DataFacts
+from lcprune.pipeline.info import RunInfo
 from lcprune.recipe import Recipe
 from lcprune.specs import FORMATS
 
@@ -31,22 +32,19 @@ class LoadedRun:
     folder: Path
     recipe: Recipe
     network: Network
-    facts: DataFacts
+    info: RunInfo
+    """What its files say alike."""
+    path: Path
+    """Where the file goes."""
     costs: NetworkCost
     labels: dict[str, np.ndarray[Any, Any]]
     """Of ``val`` and ``test``."""
     scores: ExitScores
     """What the logits say, which are too large to be kept."""
-    main_macs: int
-    """Of main alone, whatever the last exit is."""
     dataset: Dataset
     """What the run was trained on."""
-
-    @property
-    def parity_images(self) -> np.ndarray[Any, Any]:
-        """The first validation images, or test images where none were held out, ``(N, C, H, W)`` uint8."""
-        splits = (self.dataset.val, self.dataset.test, self.dataset.train)
-        return next(split.images for split in splits if len(split))[:PARITY_IMAGES]
+    parity_images: np.ndarray[Any, Any]
+    """Its first validation images, or test images where none were held out, ``(N, C, H, W)`` uint8."""
 
 
 def load(folder: Path, recipe: Recipe, request: ExportRequest) -> LoadedRun:
@@ -55,25 +53,35 @@ def load(folder: Path, recipe: Recipe, request: ExportRequest) -> LoadedRun:
     Raises:
         RunError: If the run is not finished, no images were held out for what is asked for, or a sub-model is neither
             named nor selected.
-        ExportError: If there is no such exit, or no early one before it for a progressive graph.
+        ExportError: If there is no such exit, or no early one before it for a progressive graph, or the file cannot be
+            written where it shall go.
     """
     network, facts = stored.load_network(folder, recipe)
     exits = range(_last_exit(request, folder, len(network.groups)))
+    path = _output_path(request, folder, network.exit_names[: len(exits)])
     costs = costs_of(folder, recipe)
     arrays = runs.read_predictions(folder)
     labels = {split: arrays[f"{split}_labels"] for split in ("val", "test")}
     logits = {split: arrays.pop(f"{split}_logits") for split in labels}
     scores = score_logits(logits, labels, costs.cascade, request)
+    dataset = sources.load(recipe.data, Path(facts.data_root), recipe.train.seed, download=False)
+    compared = next(split for split in (dataset.val, dataset.test, dataset.train) if len(split))
     return LoadedRun(
         folder=folder,
         recipe=recipe,
         network=network.truncated(len(exits)),
-        facts=facts,
+        info=RunInfo(
+            facts=facts,
+            preparation=sources.preparation(recipe.data, facts.image_shape),
+            recipe_sha256=runs.sha256(folder / runs.RECIPE),
+            main_macs=costs.cascade.main_macs,
+        ),
+        path=path,
         costs=costs.kept(exits),
         labels=labels,
         scores=scores.kept(exits),
-        main_macs=costs.cascade.main_macs,
-        dataset=sources.load(recipe.data, Path(facts.data_root), recipe.train.seed, download=False),
+        dataset=dataset,
+        parity_images=compared.images[:PARITY_IMAGES],
     )
 
 
@@ -107,19 +115,19 @@ def _selected(folder: Path) -> int:
     return int(selection["selected"]["exit_index"]) + 1
 
 
-def output_path(loaded: LoadedRun, request: ExportRequest) -> Path:
+def _output_path(request: ExportRequest, folder: Path, exit_names: Sequence[str]) -> Path:
     """Where the file goes, in a folder that is there.
 
     Raises:
         ExportError: If it is a folder itself, or the folder cannot be made.
     """
-    last = loaded.costs.exits[-1].name.replace("sub-model ", "sub-model-")
+    last = exit_names[-1].replace("sub-model ", "sub-model-")
     stem = last if not request.progressive else "progressive"
     if request.progressive and last != MAIN:
-        stem = f"progressive-{len(loaded.costs.exits)}"
+        stem = f"progressive-{len(exit_names)}"
     marks = {"flat": request.layout == "flat", request.precision: request.precision != "fp32", "batch1": request.batch}
     name = "-".join([stem, *(mark for mark, applies in marks.items() if applies)]) + FORMATS[request.file_format].suffix
-    path = request.output or loaded.folder / runs.EXPORT / name
+    path = request.output or folder / runs.EXPORT / name
     if path.is_dir():
         raise ExportError(f"{path} is a folder", f"name the file: --output {path / name}")
     try:

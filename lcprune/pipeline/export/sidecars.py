@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from lcprune import runs
-from lcprune.exporters.segment_session import MANIFEST
 from lcprune.exporters.segments import write_segments
-from lcprune.exporters.session import ProgressiveSession
 from lcprune.pipeline.export.exported_cascade import ExportedCascade
 from lcprune.pipeline.export.loaded_run import LoadedRun
 from lcprune.pipeline.export.request import ExportRequest
 from lcprune.reporting.model_card import model_card
 from lcprune.specs import FORMATS, format_of
+from lcprune_runtime.segment_session import MANIFEST
+from lcprune_runtime.session import ProgressiveSession
 
 
 def write_sidecars(
@@ -53,16 +53,15 @@ def write_sidecars(
         files.append(operators)
     card = path.with_suffix(".md") if path.suffix == FORMATS["onnx"].suffix else path.with_name(f"{path.name}.md")
     runs.write_text(card, model_card(path, info, result, run.recipe))
-    files.append(card)
-    if thresholds is not None:
-        runs.write_json(run.folder / runs.THRESHOLDS, thresholds)
-        runs.record(run.folder, runs.THRESHOLDS, made_from=[runs.PREDICTIONS])
-    _record(run.folder, files)
-    return result | {"card": str(card), "files": [str(file) for file in files]}
+    _record(run.folder, [*files, card], thresholds)
+    return result | {"card": str(card), "files": [str(file) for file in [*files, card]]}
 
 
-def _record(folder: Path, files: Sequence[Path]) -> None:
+def _record(folder: Path, files: Sequence[Path], thresholds: Mapping[str, Any] | None) -> None:
     """Adds what was written inside the run `folder` to its manifest, and drops segments that are no longer there."""
+    if thresholds is not None:
+        runs.write_json(folder / runs.THRESHOLDS, thresholds)
+        runs.record(folder, runs.THRESHOLDS, made_from=[runs.PREDICTIONS])
     inside = folder.resolve()
     written = [file.resolve() for file in files]
     names = [file.relative_to(inside).as_posix() for file in written if file.is_relative_to(inside)]

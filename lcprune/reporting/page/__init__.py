@@ -9,12 +9,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lcprune.reporting import tables
 from lcprune.reporting.page import explorer, formatting, sections
 from lcprune.reporting.page.charts import exit_colour
 from lcprune.reporting.page.examples import examples, matrix_uri
 from lcprune.reporting.page.measured import Measured, measure
 from lcprune.reporting.page.subject import SPLITS, MacsUnit, Subject, macs_unit
+from lcprune_runtime import tables
 
 
 def page(subject: Subject) -> str:

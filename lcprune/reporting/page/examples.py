@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from lcprune.criterion import predicted_classes
 from lcprune.reporting.page.measured import Simulation
 from lcprune.reporting.page.subject import Subject
+from lcprune_runtime.criterion import predicted_classes
 
 SHOWN = 12
 """Images of each kind."""

@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from lcprune.analysis.cost import CascadeCost, ExitCost
 from lcprune.analysis.representation import Dissimilarities
-from lcprune.exporters.metadata import ModelInfo
 from lcprune.recipe import Recipe
 from lcprune.specs import Criterion
+from lcprune_runtime.metadata import ModelInfo
 
 SPLITS = {"test": "test", "val": "validation", "train": "training"}
 """What the page calls them."""

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lcprune.criterion import row_scores
-from lcprune.errors import OnnxModelError
-from lcprune.exporters.metadata import MAX_METADATA_CHARACTERS, PREFIX, ModelInfo, parse, read_content, read_model
-from lcprune.exporters.session import (
+from lcprune_runtime.criterion import row_scores
+from lcprune_runtime.errors import OnnxModelError
+from lcprune_runtime.metadata import MAX_METADATA_CHARACTERS, PREFIX, ModelInfo, parse
+from lcprune_runtime.model_file import read_content, read_onnx
+from lcprune_runtime.session import (
     ALWAYS,
     CHUNK,
     NEVER,
@@ -157,7 +158,7 @@ def _open(
     folder: Path, entry: Mapping[str, Any], threads: int | None, providers: Sequence[Provider] | None
 ) -> _Segment:
     path = folder / Path(entry["file"]).name  # beside the manifest, and nowhere else
-    content, _ = read_model(path)
+    content, _ = read_onnx(path)
     if hashlib.sha256(content).hexdigest() != entry["sha256"]:
         raise OnnxModelError(f"{path} is not what the manifest means: its SHA-256 is another", _FIX)
     inputs, outputs = (tuple(value["name"] for value in entry[kind]) for kind in ("inputs", "outputs"))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lcprune import criterion as module
-from lcprune.criterion import NO_PREDICTION, agreeing, predicted_classes, scores
 from lcprune.specs import CRITERIA, Criterion
+from lcprune_runtime.criterion import NO_PREDICTION, agreeing, predicted_classes, scores
 
 ALONE: dict[Criterion, Callable[[np.ndarray], float]] = {
     "softmax": lambda p: float(p.max()),

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lcprune.data import images
-from lcprune.data.images import read_image
 from lcprune.errors import DataError
+from lcprune_runtime import images
+from lcprune_runtime.images import read_image
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(marker) (w) file\nshowpage\n%%EOF\n"
 
@@ -54,7 +54,7 @@ def test_text_that_unfolds_to_a_gigabyte_is_refused(tmp_path: Path) -> None:
 LARGEST = """
 import sys, time
 from pathlib import Path
-from lcprune.data.images import read_image
+from lcprune_runtime.images import read_image
 before = time.process_time()
 pixels = read_image(sys.argv[1], 8, 3)
 spent = time.process_time() - before

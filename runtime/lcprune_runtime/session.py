@@ -9,9 +9,10 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from lcprune.criterion import row_scores
-from lcprune.errors import OnnxModelError
-from lcprune.exporters.metadata import ModelInfo, load_model, parse, read_content
+from lcprune_runtime.criterion import row_scores
+from lcprune_runtime.errors import OnnxModelError
+from lcprune_runtime.metadata import ModelInfo, load_model, parse
+from lcprune_runtime.model_file import read_content
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lcprune.data import images as module
-from lcprune.data.images import (
+from lcprune.errors import DataError
+from lcprune_runtime import images as module
+from lcprune_runtime.images import (
     Preparation,
     list_images,
     read_folder,
@@ -19,7 +20,6 @@ from lcprune.data.images import (
     read_resized,
     refuse_too_many,
 )
-from lcprune.errors import DataError
 
 RED = (200, 10, 30)
 RED_AS_GREY = (200 * 19595 + 10 * 38470 + 30 * 7471 + 0x8000) >> 16  # 69
@@ -245,7 +245,8 @@ def test_images_that_do_not_fit_are_refused_before_decoding(tmp_path: Path, monk
 def test_reading_needs_no_torch(tmp_path: Path) -> None:
     plain(tmp_path / "cat" / "1.png")
     code = (
-        "import sys, pathlib; sys.modules['torch'] = None; from lcprune.data.images import Preparation, read_folder\n"
+        "import sys, pathlib; sys.modules['torch'] = None\n"
+        "from lcprune_runtime.images import Preparation, read_folder\n"
         "from lcprune.data.sources import read_digits\n"
         f"print(read_folder(pathlib.Path({str(tmp_path)!r}), Preparation(4, 3))[0].shape, len(read_digits()[1]))"
     )

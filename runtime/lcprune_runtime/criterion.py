@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from lcprune.specs import Criterion
+from lcprune_runtime.specs import Criterion
 
 FloatArray = npt.NDArray[np.floating]
 IntArray = npt.NDArray[np.integer]

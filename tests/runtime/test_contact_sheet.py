@@ -9,8 +9,8 @@ import pytest
 from PIL import Image, ImageChops, ImageColor, ImageFont
 
 from lcprune.errors import LcpruneError
-from lcprune.reporting import contact_sheet
-from lcprune.reporting.contact_sheet import PICTURE, Cell, check_name, draw, fitted, save, shortened
+from lcprune_runtime import contact_sheet
+from lcprune_runtime.contact_sheet import PICTURE, Cell, check_name, draw, fitted, save, shortened
 
 EXITS = contact_sheet._EXITS
 FONT = ImageFont.load_default(13)

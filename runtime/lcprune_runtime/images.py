@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from lcprune.data.files import list_classes, scan
-from lcprune.errors import DataError
+from lcprune_runtime.errors import DataError
+from lcprune_runtime.files import list_classes, scan
 
 Interpolation = Literal["bilinear", "bicubic"]
 

@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from lcprune import runs
-from lcprune.data.images import list_images, read_image, read_prepared
-from lcprune.errors import DataError
-from lcprune.exporters.segment_session import open_model
-from lcprune.reporting import contact_sheet
+from lcprune_runtime import contact_sheet
+from lcprune_runtime.errors import DataError
+from lcprune_runtime.images import list_images, read_image, read_prepared
+from lcprune_runtime.segment_session import open_model
 
 BATCH = 64
 MOST_CELLS = 400  # of a contact sheet; more would make a picture that few programs open
@@ -32,7 +31,6 @@ def predict(model: Path, images: Sequence[Path], grid: Path | None = None, colum
     """
     if grid is not None:
         contact_sheet.check_name(grid)
-    runs.check_exported(model)
     session = open_model(model)
     paths = _image_files(images)
     info = session.info

@@ -7,11 +7,11 @@ import pytest
 from PIL import Image
 
 from lcprune import runs
-from lcprune.data.images import read_image
 from lcprune.errors import DataError, LcpruneError
-from lcprune.pipeline import predict as pipeline
-from lcprune.pipeline.predict import predict
-from lcprune.reporting import contact_sheet
+from lcprune_runtime import contact_sheet
+from lcprune_runtime import predict as pipeline
+from lcprune_runtime.images import read_image
+from lcprune_runtime.predict import predict
 
 THRESHOLDS = (0.5, 0.4, 0.3)  # of the exported file
 

@@ -1,0 +1,67 @@
+"""On a device the runtime is installed without lcprune, and without what lcprune needs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lcprune_runtime import ProgressiveSession
+
+RUNTIME = Path(__file__).parents[2] / "runtime"
+ABSENT = ("torch", "torchvision", "onnx", "scipy", "pydantic", "lcprune")
+
+
+@pytest.mark.slow
+def test_it_runs_where_nothing_else_is(run: Path, digit_folder: Path, tmp_path: Path) -> None:
+    model = run / "export/progressive.onnx"
+    environment = tmp_path / "device"
+    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+    python = environment / "bin" / "python"
+    install = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", str(RUNTIME)]
+    done = subprocess.run(install, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"no packages here: {done.stderr.strip().splitlines()[-1]}")
+    code = f"import importlib.util as i; print(*[n for n in {ABSENT!r} if i.find_spec(n)])"
+    found = subprocess.run([python, "-I", "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == []
+
+    command = [str(environment / "bin" / "lcprune-runtime")]
+    predicted = subprocess.run([*command, "predict", model, digit_folder, "--json"], capture_output=True, text=True)
+    rows = json.loads(predicted.stdout)["images"]
+    (digits,) = {Path(row["image"]).parent for row in rows}
+    assert digits == digit_folder
+    here = subprocess.run(
+        [sys.executable, "-m", "lcprune", "predict", str(model), str(digit_folder), "--json"],
+        capture_output=True,
+        text=True,
+    )
+    assert rows == json.loads(here.stdout)["images"]
+    timed = subprocess.run([*command, "bench", model, "--runs", "3", "--json"], capture_output=True, text=True)
+    assert json.loads(timed.stdout)[0]["latency_ms"] > 0
+    absent = tmp_path / "absent.png"
+    wrong = subprocess.run([*command, "predict", model, absent], capture_output=True, text=True)
+    assert (wrong.returncode, wrong.stderr.splitlines()[0]) == (1, f"error: there is no image {absent}")
+
+
+def test_the_evaluation_of_a_folder(run: Path, tmp_path: Path) -> None:
+    """By hand: two images that the model takes for these classes, and one that it does not."""
+    from PIL import Image
+
+    from lcprune_runtime.evaluate import evaluate
+
+    model = run / "export/progressive.onnx"
+    session = ProgressiveSession(model)
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8), dtype=np.uint8)
+    labels = [int(label) for label in session(images[:, None]).labels]
+    wrong = (labels[2] + 1) % 10
+    for index, label in enumerate([*labels[:2], wrong]):
+        folder = tmp_path / "images" / session.info.classes[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images[index]).save(folder / f"{index}.png")
+    result = evaluate(model, tmp_path / "images")
+    assert result["samples"] == 3
+    assert result["progressive"][0]["accuracy_pct"] == pytest.approx(200 / 3)
+    assert [row["name"] for row in result["exits"]] == ["sub-model 1", "sub-model 2", "sub-model 3", "main"]
