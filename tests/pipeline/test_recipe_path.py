@@ -1,4 +1,4 @@
-"""`lcprune train` is one path: how many modules the recipe goes through, and how often it comes back to one."""
+"""`lcprune train` and `lcprune export` are one path each: how many modules they visit, and how often they return."""
 
 import sys
 from collections.abc import Callable
@@ -6,29 +6,39 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
+import pytest
+
 import lcprune
+from lcprune.analysis.cost import NetworkCost
+from lcprune.models import Network
+from lcprune.pipeline import export as pipeline
+from lcprune.pipeline.export import ExportRequest
+from lcprune.pipeline.export.loaded_run import LoadedRun
+from lcprune.pipeline.stored import DataFacts
 from lcprune.recipe.schema.section import Section
 
 PACKAGE = str(Path(lcprune.__file__).parent)
-OWN = str(Path(PACKAGE, "recipe", "schema"))
-"""Methods of the recipe itself."""
+OWN = ("recipe/schema/", "models/network.py", "analysis/cost.py")
+"""Methods of the recipe and of the parts of a run themselves."""
 
 
-def calls_with_a_recipe(work: Callable[[], Any]) -> list[str]:
-    """Modules of all functions that are given a recipe or a section of one, in the order of their first calls."""
+def modules_given(types: tuple[type, ...], run: Path | None, work: Callable[[], Any]) -> list[str]:
+    """Modules of all functions that are given one of `types`, or the run folder, in the order of their first calls."""
     seen: set[CodeType] = set()
     modules: list[str] = []
 
     def called(frame: FrameType, event: str, _: Any) -> None:
         code = frame.f_code
-        if event != "call" or not code.co_filename.startswith(PACKAGE) or code.co_filename.startswith(OWN):
+        if event != "call" or not code.co_filename.startswith(PACKAGE) or code in seen:
             return
-        if code in seen or code.co_name.startswith("<"):  # a comprehension or a lambda belongs to its function
+        module = Path(code.co_filename).relative_to(PACKAGE).as_posix()
+        if module.startswith(OWN) or code.co_name.startswith("<"):  # a lambda belongs to its function
             return
         given = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-        if any(isinstance(frame.f_locals.get(name), Section) for name in given):
+        values = [frame.f_locals.get(name) for name in given]
+        if any(isinstance(value, types) or (run is not None and value == run) for value in values):
             seen.add(code)
-            modules.append(Path(code.co_filename).relative_to(PACKAGE).as_posix())
+            modules.append(module)
 
     sys.setprofile(called)
     try:
@@ -38,9 +48,21 @@ def calls_with_a_recipe(work: Callable[[], Any]) -> list[str]:
     return modules
 
 
-def test_a_recipe_visits_few_modules_and_seldom_returns(here: Path, train_tiny: Callable[..., Any]) -> None:
-    modules = calls_with_a_recipe(lambda: train_tiny(here / "run", "train.iterations=2"))
-    begin = modules.index("pipeline/train.py")
-    stays = [one for one, before in zip(modules[begin:], ["", *modules[begin:]], strict=False) if one != before]
+def assert_short(modules: list[str]) -> None:
+    stays = [one for one, before in zip(modules, ["", *modules], strict=False) if one != before]
     assert len(set(stays)) <= 15, stays
     assert len(stays) - len(set(stays)) <= 4, stays
+
+
+def test_a_recipe_visits_few_modules_and_seldom_returns(here: Path, train_tiny: Callable[..., Any]) -> None:
+    modules = modules_given((Section,), None, lambda: train_tiny(here / "run", "train.iterations=2"))
+    assert_short(modules[modules.index("pipeline/train.py") :])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_run_visits_few_modules_and_seldom_returns(
+    run: Path, asked: Callable[..., ExportRequest], precision: str
+) -> None:
+    request = asked(max_drop_pct=20.0, precision=precision)
+    parts = (Section, LoadedRun, DataFacts, NetworkCost, Network)
+    assert_short(modules_given(parts, run, lambda: pipeline.export(run, request, notice=lambda _: None)))
