@@ -85,7 +85,7 @@ class FormatSpec:
     summary: str
     suffix: str
     module: str | None = None
-    """Where ``convert(content)`` makes it out of ONNX, and ``required_operators(path)`` says what a runtime needs."""
+    """Where ``convert(content)`` makes it out of ONNX, and ``required_operators(path)`` lists what a runtime needs."""
 
 
 _METHODS, _PAPER = "lcprune.training.methods", "lcprune.paper.methods"

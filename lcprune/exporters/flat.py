@@ -17,9 +17,9 @@ from lcprune.exporters.parts import Incoming, Plan, decision, inline
 
 
 def flat_exits(plan: Plan, image: str) -> Part:
-    """All stages and exits; gives ``logits`` and ``exit_index``, takes `image`, ``taint`` and ``threshold.k``."""
+    """All stages and exits; gives ``logits`` and ``exit_index``, takes `image`, ``nan_guard`` and ``threshold.k``."""
     last = len(plan.stages) - 1
-    nodes, initializers, incoming = [], [], Incoming(image, "taint")
+    nodes, initializers, incoming = [], [], Incoming(image, "nan_guard")
     for k in range(last):
         of_exit, weights = decision(plan, k, incoming)
         compressed, incoming = _compress(plan, k, incoming)
@@ -37,7 +37,7 @@ def _compress(plan: Plan, k: int, incoming: Incoming) -> tuple[list[NodeProto], 
     p, last = f"exit{k}.", len(plan.stages) - 2
     kept = {f"{p}hidden": f"{p}rest"}
     if k < last:  # main decides nothing
-        kept[incoming.taint] = f"{p}rest_taint"
+        kept[incoming.nan_guard] = f"{p}rest_nan_guard"
     if k < last and plan.criterion == "agreement":
         kept[f"{p}class"] = f"{p}rest_class"
     nodes = [
@@ -46,7 +46,7 @@ def _compress(plan: Plan, k: int, incoming: Incoming) -> tuple[list[NodeProto], 
         *(node("GatherND", [whole, f"{p}rows"], rest) for whole, rest in kept.items()),
     ]
     classes = kept.get(f"{p}class")
-    return nodes, Incoming(f"{p}rest", kept.get(incoming.taint, ""), classes)
+    return nodes, Incoming(f"{p}rest", kept.get(incoming.nan_guard, ""), classes)
 
 
 def _scatter(k: int, innermost: bool) -> list[NodeProto]:

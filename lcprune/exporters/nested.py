@@ -4,7 +4,7 @@ Each stage but the last ends in an exit. The rows that do not leave are gathered
 them alone, and the results are scattered back::
 
     stage 0 -> hidden, logits                                   (N, ...), (N, classes)
-    stays = not (score(logits) + taint >= threshold)            (N,)
+    stays = not (score(logits) + nan_guard >= threshold)        (N,)
     rows = where stays                                          (M, 1)
     if M > 0: logits[rows], exit_index[rows] = stage 1 on hidden[rows], and so on
 
@@ -20,8 +20,8 @@ from lcprune.exporters.parts import Incoming, Plan, decision, inline
 
 
 def nested_exits(plan: Plan, image: str) -> Part:
-    """All stages and exits; gives ``logits`` and ``exit_index``, takes `image`, ``taint`` and ``threshold.k``."""
-    return _exit(plan, 0, Incoming(image, "taint"), ("logits", "exit_index"))
+    """All stages and exits; gives ``logits`` and ``exit_index``, takes `image`, ``nan_guard`` and ``threshold.k``."""
+    return _exit(plan, 0, Incoming(image, "nan_guard"), ("logits", "exit_index"))
 
 
 def _exit(plan: Plan, k: int, incoming: Incoming, outputs: tuple[str, str]) -> Part:
@@ -41,14 +41,14 @@ def _exit(plan: Plan, k: int, incoming: Incoming, outputs: tuple[str, str]) -> P
         node("Cast", [f"{p}count"], f"{p}any", to=TensorProto.BOOL),
     ]
     branches = {
-        "then_branch": _then_branch(plan, k, incoming.taint),
-        "else_branch": _else_branch(p, incoming.taint),
+        "then_branch": _then_branch(plan, k, incoming.nan_guard),
+        "else_branch": _else_branch(p, incoming.nan_guard),
     }
     nodes.append(helper.make_node("If", [f"{p}any"], outputs, name=f"{p}if", **branches))
     return nodes, initializers
 
 
-def _then_branch(plan: Plan, k: int, taint: str) -> GraphProto:
+def _then_branch(plan: Plan, k: int, nan_guard: str) -> GraphProto:
     """Some rows stay: the rest of the network for them."""
     p = f"exit{k}."
     nodes = [
@@ -59,13 +59,13 @@ def _then_branch(plan: Plan, k: int, taint: str) -> GraphProto:
         rest, initializers = inline(plan.stages[k + 1], f"stage{k + 1}.", f"{p}rest", [f"{p}rest_logits"])
         exits = [node("Cast", [f"{p}stays"], f"{p}then_exit", to=TensorProto.INT64)]
     else:
-        nodes.append(node("GatherND", [taint, f"{p}rows"], f"{p}rest_taint"))
+        nodes.append(node("GatherND", [nan_guard, f"{p}rows"], f"{p}rest_nan_guard"))
         classes = None
         if plan.criterion == "agreement":
             classes = f"{p}rest_class"
             nodes.append(node("GatherND", [f"{p}class", f"{p}rows"], classes))
         names = f"{p}rest_logits", f"{p}rest_exit"
-        rest, initializers = _exit(plan, k + 1, Incoming(f"{p}rest", f"{p}rest_taint", classes), names)
+        rest, initializers = _exit(plan, k + 1, Incoming(f"{p}rest", f"{p}rest_nan_guard", classes), names)
         exits = [
             node("Cast", [f"{p}stays"], f"{p}one_further", to=TensorProto.INT64),
             node("ScatterND", [f"{p}one_further", f"{p}rows", f"{p}rest_exit"], f"{p}then_exit", reduction="add"),
@@ -74,10 +74,10 @@ def _then_branch(plan: Plan, k: int, taint: str) -> GraphProto:
     return _branch(f"{p}then", [*nodes, *rest, *exits, scatter], initializers)
 
 
-def _else_branch(p: str, taint: str) -> GraphProto:
-    """All rows leave: their taint is 0, and so is the number of exits that they go on."""
+def _else_branch(p: str, nan_guard: str) -> GraphProto:
+    """All rows leave: their NaN guard is 0, and so is the number of exits that they go on."""
     logits = node("Identity", [f"{p}logits"], f"{p}else_logits")  # a branch may not return what lies outside
-    return _branch(f"{p}else", [logits, node("Cast", [taint], f"{p}else_exit", to=TensorProto.INT64)], [])
+    return _branch(f"{p}else", [logits, node("Cast", [nan_guard], f"{p}else_exit", to=TensorProto.INT64)], [])
 
 
 def _branch(name: str, nodes: list[NodeProto], initializers: list[TensorProto]) -> GraphProto:

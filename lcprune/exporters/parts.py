@@ -26,11 +26,11 @@ class Plan:
         return int(self.stages[-1].graph.output[-1].type.tensor_type.shape.dim[1].dim_value)
 
     def score(self, k: int, class_before: str | None, logits: str | None = None) -> Part:
-        """How sure exit `k` is of the rows that have come so far; see `score_nodes`.
+        """Score of exit `k` for the rows that have reached it; see `score_nodes`.
 
         Args:
             k: From 0.
-            class_before: Name of what the exit before has said.
+            class_before: Name of the classes that the exit before has predicted.
             logits: Their name; ``exit{k}.logits`` if None.
         """
         prefix, temperature = f"exit{k}.", self.temperatures[k]
@@ -40,13 +40,13 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Incoming:
-    """Names of what a stage gets of the rows that have come so far."""
+    """Names of the inputs of a stage, for the rows that have reached it."""
 
     hidden: str
-    taint: str
+    nan_guard: str
     """0 or NaN."""
     classes: str | None = None
-    """What the exit before has said, where the criterion asks for it."""
+    """Classes that the exit before has predicted, where the criterion needs them."""
 
 
 def decision(plan: Plan, k: int, incoming: Incoming) -> Part:
@@ -56,18 +56,18 @@ def decision(plan: Plan, k: int, incoming: Incoming) -> Part:
     score, constants = plan.score(k, incoming.classes)
     nodes += [
         *score,
-        node("Add", [f"{p}score", incoming.taint], f"{p}confidence"),
+        node("Add", [f"{p}score", incoming.nan_guard], f"{p}confidence"),
         node("GreaterOrEqual", [f"{p}confidence", f"threshold.{k}"], f"{p}leaves"),
         node("Not", [f"{p}leaves"], f"{p}stays"),
     ]
     return nodes, [*initializers, *constants]
 
 
-def taint(image: str) -> Part:
-    """``taint`` ``(N,)``: 0 for a row of finite pixels, NaN for any other."""
+def nan_guard(image: str) -> Part:
+    """``nan_guard`` ``(N,)``: 0 for a row of finite pixels, NaN for any other."""
     nodes = [
         node("ReduceSum", [image, "pixel_axes"], "pixel_sum", keepdims=0),  # not finite if a pixel is not
-        node("Mul", ["pixel_sum", "zero"], "taint"),  # 0 x infinity is NaN, too
+        node("Mul", ["pixel_sum", "zero"], "nan_guard"),  # 0 x infinity is NaN, too
     ]
     return nodes, [constant("zero", np.float32(0)), constant("pixel_axes", np.array([1, 2, 3]))]
 

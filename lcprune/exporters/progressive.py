@@ -1,13 +1,13 @@
-"""Stages of a network stitched into one graph in which every row leaves by itself, and the files made of them.
+"""Stages of a network stitched into one graph in which every image takes its own exit, and the files made of them.
 
-After each stage but the last an exit decides who leaves::
+After each stage but the last an exit decides which rows leave::
 
     stage k -> hidden, logits                                   (N, ...), (N, classes)
-    stays = not (score(logits) + taint >= threshold)            (N,)
+    stays = not (score(logits) + nan_guard >= threshold)        (N,)
 
-`taint` is 0 for an image of finite pixels and NaN for any other, and every comparison with NaN says "stays": neither a
-NaN score nor an image that an integer network would see as zeros can leave early. `criterion` makes the score;
-`nested`, `flat` and `single` are the ways to go on with the rows that stay.
+`nan_guard` is 0 for an image of finite pixels and NaN for any other. A comparison with NaN is false, so such a row
+stays: neither a NaN score nor an image that an integer network would see as zeros takes an early exit. `score_nodes`
+computes the score; `nested`, `flat` and `single` are the layouts.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from lcprune.exporters.flat import flat_exits
 from lcprune.exporters.graphs import Part, constant
 from lcprune.exporters.metadata import attach, refuse_unreadable
 from lcprune.exporters.nested import nested_exits
-from lcprune.exporters.parts import Plan, taint
+from lcprune.exporters.parts import Plan, nan_guard
 from lcprune.exporters.quantize import Quantization, check_int8
 from lcprune.exporters.single import fixed_batch, is_fixed, single_exits
 from lcprune.exporters.stages import cascade_stages
@@ -103,7 +103,7 @@ def stitch(
         thresholds: Smallest confidence with which a row leaves, one per early exit.
         threshold_input: ``optional``: an input that has `thresholds` as its default; ``required``: an input that must
             be fed; ``none``: constants.
-        criterion: What is held against the thresholds.
+        criterion: Score that is compared with the thresholds.
         temperatures: By which the logits are divided before their score is taken, one per stage; none for 1.
             The logits that come out are not divided.
         layout: ``nested``: the next stage is in a branch; ``flat``: it runs on fewer rows, or on none. Stages of
@@ -138,10 +138,10 @@ def stitch(
 
 
 def _preamble(image: str, thresholds: Sequence[float], threshold_input: ThresholdInput) -> Part:
-    """What is computed once: the taint of each row, and the threshold of each exit, ``threshold.0`` and on."""
+    """What is computed once: the NaN guard of each row, and the threshold of each exit, ``threshold.0`` and on."""
     names = [f"threshold.{k}" for k in range(len(thresholds))]
     values = np.asarray(thresholds, np.float32)
-    nodes, initializers = taint(image)
+    nodes, initializers = nan_guard(image)
     if threshold_input == "none":
         return nodes, [*initializers, *(constant(names[k], values[k : k + 1]) for k in range(len(names)))]
     if threshold_input == "optional":

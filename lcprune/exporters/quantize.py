@@ -1,6 +1,6 @@
 """Stages of a network in fewer bits: int8 throughout, float16, or int8 weights alone. Needs no torch.
 
-A quantiser never enters the branches of a progressive model, and says nothing about it. So for int8 the stages are
+Quantisers silently skip the branches of a progressive model. So for int8 the stages are
 joined to one graph without decisions, which is quantised as any network is and cut again where it was joined: between
 int8 stages the hidden layer stays uint8. The first one begins with the 256 levels that the pixels of a picture have,
 and its normalisation is in the weights.
@@ -348,7 +348,7 @@ def _to_w8(stage: ModelProto) -> ModelProto:
 def _like(model: ModelProto, stage: ModelProto) -> ModelProto:
     """`model` as clean as `stage` is: its versions, no notes of a tool, and no shapes in between.
 
-    Sorted, too: the tools append the nodes of weights and casts, and nobody may read what comes later.
+    Sorted, too: the tools append the nodes of weights and casts, and a node may only read what comes before it.
     """
     ONNXModel(model).topological_sort()
     del model.metadata_props[:], model.graph.value_info[:], model.opset_import[:]

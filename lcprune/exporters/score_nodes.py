@@ -1,4 +1,4 @@
-"""How sure an exit is of a row, computed inside the graph: what `lcprune_runtime.criterion` computes in numpy.
+"""Confidence scores computed inside the graph: what `lcprune_runtime.criterion` computes in numpy.
 
 A test holds the two together. Here a score is NaN where a logit is NaN or infinity, whatever the criterion; a logit of
 minus infinity is no more than a probability of 0.
@@ -22,7 +22,7 @@ def score_nodes(
         classes: How many.
         criterion: Of leaving.
         temperature: 1 adds no node.
-        class_before: Name of what the exit before has said ``(N,)``; None at the first exit.
+        class_before: Name of the classes that the exit before has predicted ``(N,)``; None at the first exit.
     """
     nodes, constants, scaled = [], [], logits
     if criterion != "margin":

@@ -1,8 +1,8 @@
-"""The stages of a progressive model as files of their own, for hosts that decide themselves who goes on.
+"""The stages of a progressive model as files of their own, for hosts that decide themselves which images go on.
 
 Accelerators of phones take no graph that branches and none whose rows get fewer, but they take each stage. A file is
-one stage and the score of its exit; ``manifest.json`` says how they fit together. Tensors are told by their names:
-what a file gives under a name, a later one takes under it, so a host keeps them all and drops the rows that leave.
+one stage and the score of its exit; ``manifest.json`` describes how they fit together. Tensors are matched by name: an
+output of one file is the input of that name of a later one, so a host keeps them all and drops the rows that leave.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from lcprune.errors import ExportError
 from lcprune.exporters.graphs import Part, node
-from lcprune.exporters.parts import Incoming, Plan, inline, taint
+from lcprune.exporters.parts import Incoming, Plan, inline, nan_guard
 from lcprune.exporters.single import fixed_batch
 from lcprune.exporters.verify import Parity, Reference, check_parity, writable
 from lcprune_runtime.metadata import PREFIX, SEGMENT, ModelInfo
@@ -102,8 +102,8 @@ class _Value:
 def segment(stages: Sequence[ModelProto], k: int, info: ModelInfo) -> ModelProto:
     """Stage `k`, from 0, with outputs ``logits`` and ``confidence`` and, unless it is main, ``hidden.{k + 1}``.
 
-    ``taint`` ``(N,)``, of the first one, and with the criterion ``agreement`` ``class.{k + 1}`` ``(N,)`` are handed on
-    to the exits that need them. Main's confidence with that criterion is its largest probability.
+    ``nan_guard`` ``(N,)``, of the first one, and ``class.{k + 1}`` ``(N,)``, with the criterion ``agreement``, are
+    outputs for the exits that need them. Main's confidence with that criterion is its largest probability.
 
     Raises:
         ExportError: If the result is not valid ONNX.
@@ -120,15 +120,15 @@ def segment(stages: Sequence[ModelProto], k: int, info: ModelInfo) -> ModelProto
         hidden = stage.graph.output[0]
         outputs.insert(0, _Value(f"hidden.{k + 1}", hidden.type.tensor_type.elem_type, _shape(hidden)))
     if 0 < k < last:
-        inputs.append(_Value("taint", TensorProto.FLOAT, [batch]))
+        inputs.append(_Value("nan_guard", TensorProto.FLOAT, [batch]))
     if k == 0 and last > 1:
-        outputs.append(_Value("taint", TensorProto.FLOAT, [batch]))
+        outputs.append(_Value("nan_guard", TensorProto.FLOAT, [batch]))
     if asks_for_class and k > 0:
         inputs.append(_Value(f"class.{k}", TensorProto.INT64, [batch]))
     if asks_for_class and k < last - 1:
         outputs.append(_Value(f"class.{k + 1}", TensorProto.INT64, [batch]))
     classes = f"class.{k}" if asks_for_class and k > 0 else None
-    nodes, initializers = _segment_nodes(plan, k, Incoming(inputs[0].name, "taint", classes))
+    nodes, initializers = _segment_nodes(plan, k, Incoming(inputs[0].name, "nan_guard", classes))
     graph = helper.make_graph(
         nodes, "lcprune", [value.info() for value in inputs], [value.info() for value in outputs], initializers
     )
@@ -146,13 +146,13 @@ def _segment_nodes(plan: Plan, k: int, incoming: Incoming) -> Part:
     ends = [f"hidden.{k + 1}", "logits"] if k < last else ["logits"]
     nodes, initializers = inline(plan.stages[k], "stage.", incoming.hidden, ends)
     if k == 0:
-        of_image, constants = taint(incoming.hidden)
+        of_image, constants = nan_guard(incoming.hidden)
         nodes, initializers = [*of_image, *nodes], [*constants, *initializers]
     score, constants = plan.score(k, incoming.classes, "logits")
     confidence = (
         node("Identity", [f"exit{k}.score"], "confidence")
         if k == last
-        else node("Add", [f"exit{k}.score", incoming.taint], "confidence")
+        else node("Add", [f"exit{k}.score", incoming.nan_guard], "confidence")
     )
     handed: list[NodeProto] = []
     if plan.criterion == "agreement" and k < last - 1:
@@ -161,7 +161,7 @@ def _segment_nodes(plan: Plan, k: int, incoming: Incoming) -> Part:
 
 
 def _results(stages: Sequence[ModelProto], batch: str | int) -> list[tuple[str, list[str | int]]]:
-    """Names and shapes of what every segment says."""
+    """Names and shapes of the outputs that every segment has."""
     classes = stages[-1].graph.output[0].type.tensor_type.shape.dim[1].dim_value
     return [("logits", [batch, classes]), ("confidence", [batch])]
 

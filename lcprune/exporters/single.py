@@ -3,7 +3,7 @@
 There are no rows to gather and none to put back::
 
     stage 0 -> hidden, logits                                   (1, ...), (1, classes)
-    if not (score(logits) + taint >= threshold): stage 1 on hidden, and so on
+    if not (score(logits) + nan_guard >= threshold): stage 1 on hidden, and so on
     else: logits, and the number of the exit
 """
 
@@ -40,8 +40,8 @@ def is_fixed(stage: ModelProto) -> bool:
 
 
 def single_exits(plan: Plan, image: str) -> Part:
-    """All stages and exits; gives ``logits`` and ``exit_index``, takes `image`, ``taint`` and ``threshold.k``."""
-    return _exit(plan, 0, Incoming(image, "taint"), ("logits", "exit_index"))
+    """All stages and exits; gives ``logits`` and ``exit_index``, takes `image`, ``nan_guard`` and ``threshold.k``."""
+    return _exit(plan, 0, Incoming(image, "nan_guard"), ("logits", "exit_index"))
 
 
 def _exit(plan: Plan, k: int, incoming: Incoming, outputs: Sequence[str]) -> Part:
@@ -54,7 +54,7 @@ def _exit(plan: Plan, k: int, incoming: Incoming, outputs: Sequence[str]) -> Par
         then = _branch(plan, names, [*rest, _number(k + 1, names[1])], weights)
     else:
         classes = f"{p}class" if plan.criterion == "agreement" else None
-        then = _branch(plan, names, *_exit(plan, k + 1, Incoming(f"{p}hidden", incoming.taint, classes), names))
+        then = _branch(plan, names, *_exit(plan, k + 1, Incoming(f"{p}hidden", incoming.nan_guard, classes), names))
     names = f"{p}else_logits", f"{p}else_exit"
     logits = node("Identity", [f"{p}logits"], names[0])  # a branch may not return what lies outside
     other = _branch(plan, names, [logits, _number(k, names[1])], [])

@@ -185,7 +185,7 @@ def _write_flattens(graph: onnx.GraphProto) -> None:
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Removes stack traces, class names and shapes in between; they hold local paths, and bytes nobody needs."""
+    """Removes stack traces, class names and shapes in between; they hold local paths, and nothing reads them."""
     graph = model.graph
     del model.metadata_props[:]
     del graph.value_info[:]

@@ -1,4 +1,4 @@
-"""Whether an exported file says what it should, and the file that appears only if it does. Needs no torch."""
+"""Compares an exported file with its reference, and gives it its name only if it passes. Needs no torch."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence

@@ -11,11 +11,11 @@ from lcprune_runtime.metadata import ExitInfo, InputInfo, ModelInfo
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What all files of a run say alike."""
+    """Metadata that all files of a run share."""
 
     facts: DataFacts
     preparation: Preparation
-    """What `lcprune.data.sources.preparation` says of an image file."""
+    """How an image file is prepared for the network."""
     recipe_sha256: str
     main_macs: int
     """Of the network's main, whether or not a file has it."""

@@ -27,7 +27,7 @@ def bench(models: Sequence[Path], runs: int, data: Path | None = None) -> list[d
     """
     sessions = [open_model(path, threads=1) for path in models]
     for session in sessions:
-        session(noise_for(session))  # a graph that does not run is told here, with its name
+        session(noise_for(session))  # raises, with its name, if the graph does not run
     figures = _on_noise(sessions, runs) if data is None else _on_folder(sessions, data)
     least = "latency_ms" if data is None else "latency_mean_ms"
     return [
@@ -43,7 +43,7 @@ def bench(models: Sequence[Path], runs: int, data: Path | None = None) -> list[d
 
 
 def _on_noise(sessions: Sequence[Session], runs: int) -> list[dict[str, Any]]:
-    """One random image says little of a progressive model: the latency of each of its exits is measured, too."""
+    """Latency on a random image; for a progressive model, where it says little, that of every exit as well."""
     exits = [
         exit_calls(session) if not isinstance(session, SegmentedSession) and session.takes_thresholds else []
         for session in sessions

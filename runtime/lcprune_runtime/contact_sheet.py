@@ -76,7 +76,7 @@ def draw(cells: Sequence[Cell], columns: int, remark: str = "") -> Image.Image:
 
 
 def save(sheet: Image.Image, path: Path) -> None:
-    """Writes the sheet, atomically; the suffix says the format.
+    """Writes the sheet, atomically; the suffix names the format.
 
     Raises:
         LcpruneError: If the file cannot be written.

@@ -1,6 +1,7 @@
-"""How sure an exit is of a row, from its logits: the score that is held against a threshold.
+"""Confidence scores of exits, from their logits: what is compared with the thresholds.
 
-A score is in 0..1 and a row leaves where it is large enough. With p = softmax(logits / T), T the exit's temperature:
+A score is in 0..1; an image takes an early exit whose score reaches the threshold. With p = softmax(logits / T), where
+T is the temperature of the exit:
 
 - ``softmax``: max p, the largest probability.
 - ``margin``: the largest probability less the second largest.
@@ -38,7 +39,7 @@ def scores(
 
     Args:
         logits: ``(K, N, C)``.
-        criterion: ``agreement`` gives what every exit would say as the first one.
+        criterion: ``agreement`` gives the score that every exit would have as the first one.
         temperatures: By which the logits of each exit are divided, ``(K,)``. None divides by nothing.
 
     Raises:
@@ -66,7 +67,7 @@ def exit_scores(
 
 
 def agreeing(of_kept: Scores, classes: Classes) -> Scores:
-    """The scores of ``agreement``: 0 where an exit says another class than the one before; NaN stays NaN.
+    """The scores of ``agreement``: 0 where an exit predicts another class than the one before; NaN stays NaN.
 
     Args:
         of_kept: Largest probabilities at the exits of a cascade, ``(K, N)``.

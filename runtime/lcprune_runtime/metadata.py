@@ -58,7 +58,7 @@ class InputInfo:
 
     @classmethod
     def of(cls, preparation: Preparation) -> "InputInfo":
-        """What says the same as `preparation`."""
+        """The same as `preparation`."""
         stretched = preparation.shorter_side is None
         return cls(
             size=preparation.size,
@@ -88,7 +88,7 @@ class ModelInfo:
     input: InputInfo
     recipe_sha256: str
     main_macs: int
-    """Of main without critics: what progressive inference is held against."""
+    """Of main without critics, to which the cost of progressive inference is compared."""
     exit_macs: tuple[int, ...]
     """What a row has cost when it leaves at each exit of this file, in MACs, its critics included."""
     kind: Literal["submodel", "progressive"] = "submodel"
@@ -97,7 +97,7 @@ class ModelInfo:
     temperatures: tuple[float, ...] = ()
     """Of each exit; its logits are divided by it where their score is taken, and nowhere else. 1.0 is as trained."""
     criterion: Criterion = "softmax"
-    """What is held against the thresholds."""
+    """Score that is compared with the thresholds."""
     layout: Layout = "nested"
     """How a progressive model runs on the rows that stay: in a branch, or on fewer rows in one flat graph."""
     batch: Literal[1] | None = None
@@ -131,7 +131,7 @@ def parse(properties: Mapping[str, str], origin: str | Path) -> ModelInfo:
         raise OnnxModelError(f"{origin} was not written by lcprune: it has no lcprune metadata", FIX)
     if segment := properties.get(PREFIX + SEGMENT):
         raise OnnxModelError(
-            f"{origin} is segment {segment} of a model, and says nothing alone",
+            f"{origin} is segment {segment} of a model, and does nothing alone",
             "name the folder that it lies in, or its manifest.json",
         )
     if sum(len(value) for key, value in properties.items() if key.startswith(PREFIX)) > MAX_METADATA_CHARACTERS:
@@ -164,7 +164,7 @@ def _decode(properties: Mapping[str, str]) -> ModelInfo:
     kind = properties[PREFIX + "kind"]
     if kind not in ("submodel", "progressive"):
         raise ValueError(f"kind {kind}")
-    criterion = properties.get(PREFIX + "criterion", "softmax")  # files of 0.1 do not say
+    criterion = properties.get(PREFIX + "criterion", "softmax")  # absent in files of 0.1
     if criterion not in CRITERIA:
         raise ValueError(f"criterion {criterion}")
     layout = properties.get(PREFIX + "layout") or properties.get(PREFIX + "form", "nested")  # as 0.1 called it

@@ -28,7 +28,7 @@ ALWAYS = -1.0
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says about N images; unpacks as ``labels, confidences, exits``."""
+    """Predictions for N images; unpacks as ``labels, confidences, exits``."""
 
     labels: Ints
     """Index into the classes, ``(N,)``."""
@@ -96,13 +96,13 @@ class ProgressiveSession:
         """Classifies images.
 
         Args:
-            images: ``(N, C, H, W)`` of the file's size, RGB or grey; float32 in 0..1 or uint8 in 0..255, told by the
+            images: ``(N, C, H, W)`` of the file's size, RGB or grey; float32 in 0..1 or uint8 in 0..255, by the
                 type. N may be 0. ``(C, H, W)`` is a batch of one. Or a list of images.
             thresholds: Confidence from which a row leaves, one per early exit or one number for all; 0 stops
                 every row, 2 none. None for those of the session.
 
         Raises:
-            OnnxModelError: If `thresholds` do not fit the file, or its graph does not do what its metadata says.
+            OnnxModelError: If `thresholds` do not fit the file, or its outputs do not match its metadata.
             ValueError: If `images` do not fit the file.
         """
         feed = self._feed if thresholds is None else self._given(thresholds)
@@ -214,7 +214,7 @@ def _open(path: Path, threads: int | None, providers: Sequence[Provider] | None)
 
 
 def _is_ort(path: Path) -> bool:
-    """Told by the content; a file that cannot be read is not."""
+    """By the content; False for a file that cannot be read."""
     try:
         with path.open("rb") as file:
             return file.read(8)[4:] == b"ORTM"
@@ -225,7 +225,7 @@ def _is_ort(path: Path) -> bool:
 def open_session(
     model: bytes, name: str, threads: int | None = None, providers: Sequence[Provider] | None = None
 ) -> Any:
-    """An onnxruntime session that prints nothing, on the CPU unless `providers` say otherwise.
+    """An onnxruntime session that prints nothing, on the CPU unless `providers` are given.
 
     Raises:
         OnnxModelError: If onnxruntime cannot load the model, or does not have a provider.
@@ -272,7 +272,7 @@ def run(session: Any, outputs: Sequence[str], feed: Mapping[str, NDArray[Any]], 
 
 
 def check_results(logits: Any, exits: Any, rows: int, info: ModelInfo, name: str) -> None:
-    """Hold what a graph says against its metadata, which a stranger may have written.
+    """Checks that the outputs of a graph match its metadata, which is untrusted input.
 
     Raises:
         OnnxModelError: If they do not fit each other.
@@ -285,7 +285,7 @@ def check_results(logits: Any, exits: Any, rows: int, info: ModelInfo, name: str
         and bool(((exits >= 0) & (exits < len(info.exits))).all())
     )
     if not fits:
-        raise OnnxModelError(f"what {name} says does not fit its metadata", "export the model again")
+        raise OnnxModelError(f"the outputs of {name} do not match its metadata", "export the model again")
 
 
 def to_float(images: NDArray[Any]) -> Floats:

@@ -123,9 +123,9 @@ def test_what_the_manifest_says(segments: Path) -> None:
         [[value["name"] for value in entry[kind]] for kind in ("inputs", "outputs")] for entry in manifest["segments"]
     ]
     assert ends == [
-        [["image"], ["hidden.1", "logits", "confidence", "taint"]],
-        [["hidden.1", "taint"], ["hidden.2", "logits", "confidence"]],
-        [["hidden.2", "taint"], ["hidden.3", "logits", "confidence"]],
+        [["image"], ["hidden.1", "logits", "confidence", "nan_guard"]],
+        [["hidden.1", "nan_guard"], ["hidden.2", "logits", "confidence"]],
+        [["hidden.2", "nan_guard"], ["hidden.3", "logits", "confidence"]],
         [["hidden.3"], ["logits", "confidence"]],
     ]
     assert manifest["segments"][0]["inputs"] == [{"name": "image", "type": "float32", "shape": ["batch", 3, 8, 8]}]

@@ -33,14 +33,14 @@ class LoadedRun:
     recipe: Recipe
     network: Network
     info: RunInfo
-    """What its files say alike."""
+    """Metadata that all its files share."""
     path: Path
     """Where the file goes."""
     costs: NetworkCost
     labels: dict[str, np.ndarray[Any, Any]]
     """Of ``val`` and ``test``."""
     scores: ExitScores
-    """What the logits say, which are too large to be kept."""
+    """Scores of the logits, which are too large to be kept."""
     dataset: Dataset
     """What the run was trained on."""
     parity_images: np.ndarray[Any, Any]
@@ -54,7 +54,7 @@ def load(folder: Path, recipe: Recipe, request: ExportRequest) -> LoadedRun:
         RunError: If the run is not finished, no images were held out for what is asked for, or a sub-model is neither
             named nor selected.
         ExportError: If there is no such exit, or no early one before it for a progressive graph, or the file cannot be
-            written where it shall go.
+            written where it should go.
     """
     network, facts = stored.load_network(folder, recipe)
     exits = range(_last_exit(request, folder, len(network.groups)))

@@ -32,16 +32,16 @@ class ExportRequest:
     minimize: MeanCost = "macs"
     """What becomes least within `max_drop_pct`; the latency is that of `max_latency_ms`."""
     criterion: Criterion | Literal["auto"] = "softmax"
-    """What is held against the thresholds; ``auto`` takes the one with which the budget goes furthest."""
+    """Score that is compared with the thresholds; ``auto`` takes the one that costs least within the budget."""
     temperature: bool = True
-    """Whether `auto` thresholds are held against probabilities that a temperature has made true."""
+    """Whether temperature scaling is applied before `auto` thresholds are chosen."""
     precision: Precision = "fp32"
     int8_range: Int8Range = "safe"
     layout: Layout = "nested"
     batch: Literal[1] | None = None
-    """How many images the file shall take at once; None for any number."""
+    """Batch size of the file; None for any."""
     segments: bool = False
-    """Whether one file per segment shall lie beside a progressive model."""
+    """Whether one file per segment is written beside a progressive model."""
     file_format: Format = "onnx"
 
     @property

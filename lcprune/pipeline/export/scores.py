@@ -1,4 +1,4 @@
-"""What the logits of a cascade say of the validation and the test images: all that a calibration reads."""
+"""Exit scores on the validation and the test images: all that a calibration reads."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -56,7 +56,7 @@ class ExitScores:
 
 
 def score_logits(logits: Logits, labels: Labels, cost: CascadeCost, request: ExportRequest) -> ExitScores:
-    """Reads logits as the request wants them held against thresholds.
+    """Exit scores of logits, by the criterion and with the temperatures of the request.
 
     Args:
         logits: Each split is dropped from it once it is read: it may be large.
