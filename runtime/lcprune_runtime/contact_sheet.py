@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from lcprune.runs import atomic_write
 from lcprune_runtime.errors import LcpruneError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".pdf")
@@ -81,8 +80,14 @@ def save(sheet: Image.Image, path: Path) -> None:
     Raises:
         LcpruneError: If the file cannot be written.
     """
-    with atomic_write(path) as part:
-        sheet.save(part, Image.registered_extensions()[path.suffix.lower()])
+    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    try:
+        sheet.save(part)
+        part.replace(path)
+    except (OSError, ValueError) as error:
+        part.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or error
+        raise LcpruneError(f"{path} cannot be written: {reason}", "name a file in a folder that is there") from None
 
 
 def check_name(path: Path) -> None:
