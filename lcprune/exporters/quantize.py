@@ -12,7 +12,7 @@ import io
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,17 +24,16 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from onnxruntime import quantization as tool
-from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.quantization.quant_utils import save_and_reload_model_with_shape_infer
 
 from lcprune.errors import ExportError
 from lcprune.exporters import rewrite
+from lcprune.exporters.float_precisions import Stages, like, refuse_overflow, to_fp16, to_w8
 from lcprune.exporters.graphs import subgraphs
 from lcprune.exporters.parts import inline
 from lcprune.specs import Int8Range
-from lcprune_runtime.session import Floats, open_session, to_float
+from lcprune_runtime.session import Floats, to_float
 
-Stages = Sequence[ModelProto]
 Reduction = Literal["int8", "fp16", "w8"]
 """``w8``: weights of 8 bits in the file, float32 in memory and in every computation."""
 
@@ -49,7 +48,6 @@ _LEVELS = {"scale": np.array(1 / 255, np.float32), "zero_point": np.array(0, np.
 _FLOAT_CONVOLUTIONS = ("Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose")  # in any domain of onnxruntime's
 _OPEN = "import sys, onnxruntime as o; o.InferenceSession(sys.argv[1], providers=['CPUExecutionProvider'])"
 _CHUNK = 64  # images that are computed together
-_FP16_MAX = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True)
@@ -103,8 +101,8 @@ def reduce(
     if precision == "int8":
         return _to_int8(stages, images, int8_range)
     if precision == "fp16":
-        _refuse_overflow(stages, images[:_CHUNK])
-    convert = _to_fp16 if precision == "fp16" else _to_w8
+        refuse_overflow(stages, images[:_CHUNK])
+    convert = to_fp16 if precision == "fp16" else to_w8
     return Reduced(tuple(convert(stage) for stage in stages), Quantization(precision))
 
 
@@ -230,7 +228,7 @@ def _quantized(model: ModelProto, ranges: Any, levels: bool, int8_range: Int8Ran
         extra_options=options,
     )
     quantizer.quantize_model()
-    return _like(quantizer.model.model, model)
+    return like(quantizer.model.model, model)
 
 
 def _cut(model: ModelProto, stages: Stages) -> list[ModelProto]:
@@ -244,7 +242,7 @@ def _cut(model: ModelProto, stages: Stages) -> list[ModelProto]:
     parts = []
     for k, stage in enumerate(stages):
         ends = {name: new for name, new in zip(names[k : k + 2], ("image", "hidden"), strict=False)}
-        part = _like(extractor.extract_model([names[k]], [*names[k + 1 : k + 2], f"logits.{k}"]), stage)
+        part = like(extractor.extract_model([names[k]], [*names[k + 1 : k + 2], f"logits.{k}"]), stage)
         _rename(part.graph, ends | {f"logits.{k}": "logits"})
         if k and part.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8:
             _channels_last(part.graph, part.graph.input[0])
@@ -293,71 +291,6 @@ def _rename(graph: GraphProto, names: Mapping[str, str]) -> None:
         node.output[:] = [names.get(name, name) for name in node.output]
     for value in (*graph.input, *graph.output):
         value.name = names.get(value.name, value.name)
-
-
-def _refuse_overflow(stages: Stages, images: NDArray[np.generic]) -> None:
-    """Looks at every number of the float32 stages: a CPU computes fp16 in float32, and would not show the overflow."""
-    hidden: NDArray[Any] = to_float(images)
-    for stage in stages:
-        watched = copy.deepcopy(stage)
-        known = {output.name for output in stage.graph.output}
-        inside = {name for node in stage.graph.node for name in node.output} - known - {""}
-        watched.graph.output.extend(ValueInfoProto(name=name) for name in sorted(inside))
-        results = open_session(watched.SerializeToString(), "a stage").run(None, {"image": hidden})
-        numbers = [result for result in results if result.dtype == np.float32 and result.size]
-        largest = max((float(np.abs(result).max()) for result in numbers), default=0.0)
-        if not largest <= _FP16_MAX:
-            raise ExportError(
-                f"fp16 ends at {_FP16_MAX:,.0f}, and numbers inside this network reach {largest:,.0f}",
-                "export with --precision fp32 or w8",
-            )
-        hidden = results[0]
-
-
-def _to_fp16(stage: ModelProto) -> ModelProto:
-    """Weights and arithmetic in float16 between a cast of the input and casts of the outputs."""
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
-    return _like(convert_float_to_float16(copy.deepcopy(stage), keep_io_types=True), stage)
-
-
-def _to_w8(stage: ModelProto) -> ModelProto:
-    """Weights of convolutions and linear layers as int8 with a scale per output channel.
-
-    Cast and Mul, which any runtime folds into a constant when it loads the file. A DequantizeLinear it would keep, and
-    compute for every image.
-    """
-    model = copy.deepcopy(stage)
-    graph = model.graph
-    weights = {node.input[1] for node in graph.node if node.op_type in ("Conv", "Gemm")}
-    for tensor in [tensor for tensor in graph.initializer if tensor.name in weights]:
-        values = numpy_helper.to_array(tensor)
-        axes = tuple(range(1, values.ndim))  # the exporter writes Gemm with transB=1: outputs first, as in Conv
-        scale = np.maximum(np.abs(values).max(axis=axes, keepdims=True) / np.float32(127), np.finfo(np.float32).tiny)
-        integers = np.round(values / scale).astype(np.int8)
-        graph.initializer.remove(tensor)
-        name = tensor.name
-        graph.initializer.append(numpy_helper.from_array(integers, f"{name}.int8"))
-        graph.initializer.append(numpy_helper.from_array(scale.astype(np.float32), f"{name}.scale"))
-        graph.node.insert(0, helper.make_node("Mul", [f"{name}.float", f"{name}.scale"], [name], name=name))
-        cast = helper.make_node("Cast", [f"{name}.int8"], [f"{name}.float"], name=f"{name}.float", to=TensorProto.FLOAT)
-        graph.node.insert(0, cast)
-    return model
-
-
-def _like(model: ModelProto, stage: ModelProto) -> ModelProto:
-    """`model` as clean as `stage` is: its versions, no notes of a tool, and no shapes in between.
-
-    Sorted, too: the tools append the nodes of weights and casts, and a node may only read what comes before it.
-    """
-    ONNXModel(model).topological_sort()
-    del model.metadata_props[:], model.graph.value_info[:], model.opset_import[:]
-    model.opset_import.extend(stage.opset_import)
-    model.ir_version, model.graph.name = stage.ir_version, stage.graph.name
-    model.producer_name, model.producer_version = stage.producer_name, stage.producer_version
-    for part in (model, model.graph, *model.graph.node):
-        part.doc_string = ""
-    return model
 
 
 def _optimized(content: bytes) -> ModelProto:

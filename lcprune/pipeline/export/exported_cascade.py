@@ -9,7 +9,8 @@ import numpy as np
 from lcprune.analysis.cost import CascadeCost
 from lcprune.analysis.evaluate import accuracies_pct, accuracy_pct, within
 from lcprune.data.sources import Dataset, Split
-from lcprune.exporters.quantize import Quantization, Stages, reduce
+from lcprune.exporters.float_precisions import Stages
+from lcprune.exporters.quantize import Quantization, reduce
 from lcprune.exporters.verify import Reference, stage_logits
 from lcprune.pipeline.export.request import ExportRequest
 from lcprune.pipeline.export.scores import ExitScores, score_logits

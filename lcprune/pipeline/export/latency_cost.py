@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from lcprune.analysis.cost import paid_at_exits
+from lcprune.exporters.float_precisions import Stages
 from lcprune.exporters.latency import exit_latencies
 from lcprune.exporters.progressive import stitch
-from lcprune.exporters.quantize import Stages
 from lcprune.exporters.stages import cascade_stages
 from lcprune.models import Network
 from lcprune_runtime.latency import Latency
