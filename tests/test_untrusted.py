@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
-FILES = sorted(path for folder in ("lcprune", "examples", "benchmarks") for path in (REPOSITORY / folder).rglob("*.py"))
+FOLDERS = ("lcprune", "runtime", "examples", "benchmarks")
+FILES = sorted(path for folder in FOLDERS for path in (REPOSITORY / folder).rglob("*.py"))
 
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "pickletools"}
 RUNS_TEXT = {"eval", "exec", "compile", "system", "popen", "getoutput", "getstatusoutput"}

@@ -5,9 +5,9 @@ import pytest
 from scipy.optimize import check_grad
 from scipy.special import softmax
 
-from lcprune import criterion
 from lcprune.analysis import ensembles
 from lcprune.analysis.ensembles import EnsembleResult, ensemble_pct, ensemble_table, fit_weights
+from lcprune_runtime import criterion
 
 
 def rows(*values: float) -> np.ndarray:

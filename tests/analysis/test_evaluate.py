@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from lcprune import criterion
 from lcprune.analysis.cost import CascadeCost
 from lcprune.analysis.ensembles import ensembles
 from lcprune.analysis.evaluate import (
@@ -12,6 +11,7 @@ from lcprune.analysis.evaluate import (
     sweep,
     within,
 )
+from lcprune_runtime import criterion
 from lcprune_runtime.criterion import predicted_classes, scores
 
 COST = CascadeCost(group_macs=(10, 20, 30, 40), critic_macs=(1, 2, 3))

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lcprune import criterion
 from lcprune.analysis.temperature import BOUNDS, temperatures
+from lcprune_runtime import criterion
 
 
 def slope(logits: np.ndarray, labels: np.ndarray, inverse: float) -> float:

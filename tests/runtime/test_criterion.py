@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from lcprune import criterion as module
 from lcprune.specs import CRITERIA, Criterion
+from lcprune_runtime import criterion as module
 from lcprune_runtime.criterion import NO_PREDICTION, agreeing, predicted_classes, scores
 
 ALONE: dict[Criterion, Callable[[np.ndarray], float]] = {
