@@ -77,19 +77,6 @@ def test_a_batch_holds_crops_of_its_images(augment: str, shape: tuple[int, int, 
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("shape", SHAPES)
-def test_each_corner_and_mirror_is_the_crop_that_it_should_be(shape: tuple[int, int, int], channels_last: bool) -> None:
-    split, pad = numbered(2, shape), 2
-    crops = Crops(torch.from_numpy(split.images), pad, channels_last)
-    tops, lefts, mirrored = (axis.flatten() for axis in torch.meshgrid(*map(torch.arange, (5, 5, 2)), indexing="ij"))
-    pixels = crops.take(torch.ones_like(tops), tops, lefts, mirrored).numpy()
-    padded = np.pad(split.images[1], ((0, 0), (pad, pad), (pad, pad)))
-    for image, y, x, mirror in zip(pixels, tops, lefts, mirrored, strict=True):
-        window = padded[:, y : y + shape[1], x : x + shape[2]]
-        np.testing.assert_array_equal(image, window[:, :, ::-1] if mirror else window)
-
-
-@pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("mirrored", [None, torch.tensor([0, 1, 1, 0, 1])])
 def test_other_devices_crop_as_the_cpu_does(mirrored: Tensor | None, channels_last: bool) -> None:
     crops = Crops(torch.from_numpy(numbered(6, (3, 5, 4)).images), 1, channels_last)
@@ -106,14 +93,6 @@ def test_every_corner_is_drawn_equally_often() -> None:
     assert 880 < mirrors < 1120  # 1,000 +- 5.4 standard deviations
     assert corners.min() > 150  # 222 +- 5 standard deviations of 14
     assert corners.max() < 294
-
-
-def test_half_of_the_images_are_mirrored() -> None:
-    images = np.zeros((2000, 1, 1, 4), dtype=np.uint8)
-    images[:, 0, 0] = [10, 20, 30, 40]
-    pixels, _ = loader(Split(images, np.zeros(2000, np.int64)), batch_size=2000, pad=0).batch(0)
-    mirrored = (pixels[:, 0, 0, 0] > pixels[:, 0, 0, 3]).sum()
-    assert 880 < mirrored < 1120
 
 
 def mirrored_by_label(batches: TrainLoader, epoch: int) -> dict[int, bool]:
@@ -152,23 +131,9 @@ def test_alternating_changes_neither_order_nor_crops() -> None:
         assert {x.numpy().tobytes() for x in flipped} <= straight
 
 
-def test_an_alternating_batch_depends_on_seed_and_step_alone() -> None:
-    split = numbered(24)
-    fresh = {step: loader(split, flip="alternating").batch(step)[0] for step in (0, 7, 8, 30)}
-    shared = loader(split, flip="alternating")
-    assert all(torch.equal(shared.batch(step)[0], fresh[step]) for step in (30, 0, 8, 7))
-
-
 def test_without_crop_flip_alternating_mirrors_nothing() -> None:
     batches = loader(bright_to_the_right(40), augment="crop", pad=0, flip="alternating")
     assert not any(any(mirrored_by_label(batches, epoch).values()) for epoch in (0, 1))
-
-
-def test_without_flip_nothing_is_mirrored() -> None:
-    images = np.zeros((500, 1, 1, 2), dtype=np.uint8)
-    images[:, 0, 0] = [10, 20]
-    pixels, _ = loader(Split(images, np.zeros(500, np.int64)), batch_size=500, augment="crop", pad=0).batch(0)
-    assert (pixels[:, 0, 0, 0] < pixels[:, 0, 0, 1]).all()
 
 
 def test_a_batch_depends_on_seed_and_step_alone() -> None:

@@ -24,15 +24,6 @@ def test_balanced_sampling_draws_all_classes_equally_often() -> None:
     torch.testing.assert_close(epoch_order(8, 0, 5, weights), drawn[40:48])  # a function of seed and epoch
 
 
-def test_without_weights_each_image_comes_once() -> None:
-    assert epoch_order(8, 0, 0).sort().values.tolist() == list(range(8))
-
-
-def test_plain_targets_are_the_labels() -> None:
-    images, labels = torch.rand(4, 3, 2, 2), torch.tensor([0, 1, 1, 0])
-    assert Targets(2, 0).of(images, labels, 0) == (images, labels)
-
-
 def test_a_loss_weighs_as_much_as_its_class() -> None:
     weights = torch.tensor([0.5, 2.0])
     labels, logits = torch.tensor([0, 1, 1]), torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, -1.0]])

@@ -1,4 +1,3 @@
-import itertools
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lcprune.data import sources, streaming
+from lcprune.data import sources
 from lcprune.data.file_images import FileImages
 from lcprune.data.loaders import TrainLoader, eval_batches
 from lcprune.data.sources import Dataset, Split
@@ -143,7 +142,7 @@ def test_memory_leaves_damaged_images_out(photos: Path) -> None:
     assert data.train.images.shape == (11, 3, 8, 8)
 
 
-def test_the_first_image_replaces_the_last_one(photos: Path) -> None:
+def test_the_first_image_replaces_the_last_one_until_nothing_can_be_read(photos: Path) -> None:
     paths = sorted(map(str, (photos / "train").rglob("*.png")))
     images = FileImages(Files.of(paths, range(12)), np.arange(12), preparation=Preparation(8, 3), skips=True)
     for path in (paths[11], paths[0]):
@@ -151,22 +150,8 @@ def test_the_first_image_replaces_the_last_one(photos: Path) -> None:
     index, pixels = images.read(11)
     assert index == 1
     np.testing.assert_array_equal(pixels, images.read(1)[1])
-
-
-def test_the_waiting_for_every_batch_counts(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = itertools.count()
-    monkeypatch.setattr(streaming.time, "perf_counter", lambda: float(next(clock)))
-    batches = loader(read(photos, stream="always").train)
-    for step in range(3):
-        batches.batch(step)
-    assert batches.waited_s == 3.0
-
-
-def test_when_nothing_can_be_read_it_says_so(photos: Path) -> None:
-    for path in photos.rglob("*.png"):
-        path.write_bytes(b"")
-    paths = [str(path) for path in photos.rglob("*.png")][:3]
-    images = FileImages(Files.of(paths, range(3)), np.arange(3), preparation=Preparation(8, 3), skips=True)
+    for path in paths:
+        Path(path).write_bytes(b"")
     with pytest.raises(DataError, match="not one of the images can be read"):
         images.read(0)
 

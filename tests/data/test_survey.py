@@ -1,6 +1,5 @@
 """What is found in a folder of images: every number by hand."""
 
-import hashlib
 import struct
 import zlib
 from collections.abc import Callable
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image
 
 from lcprune.data import survey as module
 from lcprune.data.survey import survey
@@ -80,15 +79,6 @@ def test_sizes_are_quantiles_of_upright_images(tmp_path: Path, save: Save) -> No
     assert (sample.sampled, sample.decoded, sample.rotated) == (3, 3, 1)
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_every_way_to_turn_an_image_is_known(save: Save, orientation: int) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    path = save("a/1.jpg", (30, 10), exif=exif)
-    upright = (10, 30) if orientation > 4 else (30, 10)  # from 5 on it lies on its side
-    assert module._header(str(path)) == (*upright, "RGB", orientation > 1)
-
-
 def test_an_rgb_file_of_16_bits_is_told_from_one_of_8(tmp_path: Path) -> None:
     def chunk(name: bytes, content: bytes) -> bytes:
         checksum = zlib.crc32(name + content)
@@ -98,17 +88,6 @@ def test_an_rgb_file_of_16_bits_is_told_from_one_of_8(tmp_path: Path) -> None:
     header, row = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0), zlib.compress(bytes(7))
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", row) + chunk(b"IEND", b""))
     assert module._header(str(path)) == (1, 1, "16-bit RGB", False)
-
-
-@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
-def test_a_header_is_read_without_the_pixels(save: Save, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    path = save(f"a/1.{suffix}", (30, 10), exif=exif)
-    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("the pixels were read"))
-    assert module._header(str(path)) == (10, 30, "RGB", True)
-    plain = save(f"a/2.{suffix}", (30, 10))
-    assert module._header(str(plain)) == (30, 10, "RGB", False)
 
 
 @pytest.mark.parametrize(
@@ -164,37 +143,12 @@ def test_copies_leaks_and_contradictions(tmp_path: Path, save: Save) -> None:
     assert copies.compared == copies.same_size
 
 
-def test_only_files_of_equal_size_are_read_for_copies(
-    tmp_path: Path, save: Save, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "photos"
-    for name, content in (("a/1.png", b"xx"), ("a/2.png", b"yy"), ("b/3.png", b"zzz")):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    read: list[str] = []
-    digest = hashlib.sha256
-    monkeypatch.setattr(module, "_sha256", lambda path: read.append(Path(path).name) or digest(path.encode()).digest())
-    assert survey(folder).copies == module.Copies((), same_size=2, compared=2)
-    assert sorted(read) == ["1.png", "2.png"]
-
-
 def test_empty_files_are_no_copies(tmp_path: Path, save: Save) -> None:
     for name, size in (("a/1.png", (8, 6)), ("b/1.png", (9, 6))):
         save(name, size)
         (tmp_path / "photos" / name).with_name("empty.png").touch()
     found = survey(tmp_path / "photos")
     assert (found.copies.same_size, found.copies.groups, len(found.sample.damaged)) == (0, (), 2)
-
-
-def test_sizes_that_few_files_have_are_compared_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "HASH_FILES", 2)
-    images = []
-    for name, content in (("1", b"xxx"), ("2", b"yyy"), ("3", b"xxx"), ("4", b"zz"), ("5", b"zz")):
-        (tmp_path / name).write_bytes(content)
-        images.append(module.FoundImage(str(tmp_path / name), "", "a", len(content)))
-    found = module.find_copies(images)
-    assert [[Path(image.path).name for image in group] for group in found.groups] == [["4", "5"]]
-    assert (found.same_size, found.compared) == (5, 2)
 
 
 def test_limits_are_kept_and_told(tmp_path: Path, save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,12 +163,6 @@ def test_limits_are_kept_and_told(tmp_path: Path, save: Save, monkeypatch: pytes
     monkeypatch.setattr(module, "HASH_FILES", 100)
     monkeypatch.setattr(module, "HASH_BYTES", 5 * (54 + 6 * 24) + 1)
     assert survey(tmp_path / "photos").copies.compared == 5
-
-
-def test_the_sample_is_spread_evenly() -> None:
-    images = [module.FoundImage(str(index), "", "a", 1) for index in range(10)]
-    assert [image.path for image in module._evenly(images, 4)] == ["0", "2", "5", "7"]
-    assert module._evenly(images, 10) == images
 
 
 def test_what_is_passed_over_is_told(tmp_path: Path, save: Save) -> None:

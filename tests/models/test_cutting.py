@@ -1,5 +1,7 @@
 """Cutting modules: where a single tensor passes, and what a cut must not sever."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -74,12 +76,6 @@ def test_groups_compute_what_the_module_does_with_its_own_weights_and_names() ->
     assert [name for name, _ in groups[1].named_parameters()] == [
         f"blocks.0.{layer}.{kind}" for layer in ("first", "second") for kind in ("weight", "bias")
     ]
-
-
-def test_a_place_may_be_called_by_any_name_that_is_its_own() -> None:
-    graph = tracing.record(Net())
-    assert graph.named["blocks.1"] is graph.named["blocks"]
-    assert graph.name(graph.named["blocks"]) == "blocks.1"
 
 
 def test_a_cut_through_a_block_names_what_passes_by() -> None:
@@ -166,21 +162,11 @@ class Training(nn.Module):
         return x
 
 
-class Residual(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(2, 2, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * 2 + self.conv(x)
-
-
 @pytest.mark.parametrize("by_layer", [False, True])
-@pytest.mark.parametrize("following", [Residual(), nn.Conv2d(2, 2, 1), nn.Identity()])
-def test_only_the_child_that_does_more_in_training_is_kept_whole(by_layer: bool, following: nn.Module) -> None:
+def test_only_the_child_that_does_more_in_training_is_kept_whole(by_layer: bool) -> None:
     net = nn.Sequential()
     net.add_module("a", Training(by_layer=by_layer))
-    net.add_module("of_a_longer_name", following)
+    net.add_module("of_a_longer_name", nn.Conv2d(2, 2, 1))
     net.add_module("end", nn.Flatten())
     graph = tracing.record(net)
     assert graph.whole == {"a"}
@@ -220,6 +206,15 @@ class Whole(nn.Module):
         return self.inner(x)
 
 
+class Functional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Identity()  # a module without children is not looked into
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(F.relu(x, inplace=True))
+
+
 @pytest.mark.parametrize(
     "following",
     [
@@ -227,6 +222,7 @@ class Whole(nn.Module):
         nn.Sequential(nn.Identity(), nn.Dropout(0.5, inplace=True), nn.Hardswish(inplace=True)),
         nn.Sequential(nn.Dropout(0.5), nn.ReLU(inplace=True)),
         nn.Dropout(0.5, inplace=True),  # in evaluation it writes nothing
+        Functional(),
         Whole(),
     ],
 )
@@ -241,42 +237,14 @@ def test_a_group_leaves_what_it_reads_as_it_is(following: nn.Module, training: b
     assert torch.equal(hidden, before)
 
 
-class Functional(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = nn.Identity()  # a module without children is not looked into
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.inner(F.relu(x, inplace=True))
-
-
-@pytest.mark.parametrize(
-    ("following", "copies"),
-    [
-        (nn.ReLU(inplace=True), 0),
-        (nn.Sequential(nn.Identity(), nn.ReLU(inplace=True)), 0),
-        (Functional(), 0),
-        (Whole(), 1),
-    ],
-)
-def test_a_copy_is_made_only_of_what_would_be_overwritten(following: nn.Module, copies: int) -> None:
-    net = nn.Sequential(nn.Conv2d(2, 3, 1), following, nn.Flatten(), nn.Linear(48, 5))
-    groups = cutting.split(tracing.record(net, children_whole=isinstance(following, Whole)), ["0"])
-    cutting.check(net, groups, IMAGE, 5)
-    assert [node.target for node in groups[1].graph.nodes].count(torch.clone) == copies
-
-
 def test_groups_that_compute_something_else_are_refused() -> None:
     net = nn.Sequential(nn.Conv2d(2, 3, 1), nn.Flatten(), nn.Linear(48, 5))
     groups = cutting.split(tracing.record(net), ["0"])
-    other = nn.Sequential(nn.Conv2d(2, 3, 1), nn.Flatten(), nn.Linear(48, 5))
-    with pytest.raises(ModelError, match="do not compute what the backbone does: logits differ by"):
-        cutting.check(other, groups, IMAGE, 5)
-    other.load_state_dict(net.state_dict())
+    other = copy.deepcopy(net)
     assert cutting.check(other, groups, IMAGE, 5) == [(3, 4, 4)]
     with torch.no_grad():
         other[2].bias[3] += 1e-3
-    with pytest.raises(ModelError, match="logits differ by 1.0e-03"):
+    with pytest.raises(ModelError, match="do not compute what the backbone does: logits differ by 1.0e-03"):
         cutting.check(other, groups, IMAGE, 5)
     with pytest.raises(ModelError, match=r"computes \(5,\) for an image, not 6 logits"):
         cutting.check(net, groups, IMAGE, 6)

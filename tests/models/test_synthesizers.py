@@ -25,12 +25,6 @@ def test_it_is_convolutions_and_an_output_layer_of_the_hidden_layers_shape() -> 
     assert sum(weight.numel() for weight in module.parameters()) == 9 * (24 + 64 + 24) + 8 + 8 + 3
 
 
-def test_without_convolutions_the_output_layer_reads_the_hidden_layer() -> None:
-    module = Synthesizer(SHAPE, design(0), 0)
-    assert kinds(module) == [nn.Conv2d]
-    assert module.output.in_channels == 3
-
-
 def test_batch_norm_and_kernel_are_those_of_the_design() -> None:
     module = Synthesizer(SHAPE, design(kernel=1, batch_norm=True), 0)
     assert kinds(module) == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.Conv2d]
@@ -41,6 +35,7 @@ def test_batch_norm_and_kernel_are_those_of_the_design() -> None:
 
 def test_a_label_is_a_map_of_ones_beside_the_channels() -> None:
     module = Synthesizer(SHAPE, design(0), 4)
+    assert kinds(module) == [nn.Conv2d]  # without convolutions the output layer reads the hidden layer
     hidden = torch.rand(2, *SHAPE)
     maps = torch.zeros(2, 4, 5, 4)
     maps[0, 3], maps[1, 1] = 1, 1

@@ -171,21 +171,6 @@ def test_a_run_that_another_process_has_is_left_for_the_end_and_waited_for(
     assert (first.failed, second.failed) == (None, None)
 
 
-def test_a_lock_dies_with_its_process(here: Path) -> None:
-    code = (
-        "import filelock, time; lock = filelock.FileLock('a.lock'); lock.acquire(); print(flush=True); time.sleep(600)"
-    )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "\n"
-        with work.exclusive(here / "a.lock", wait=False) as mine:
-            assert not mine
-        holder.kill()
-        holder.wait()
-        with work.exclusive(here / "a.lock", wait=False) as mine:
-            assert mine
-
-
 @pytest.mark.slow
 def test_two_processes_do_no_run_twice(here: Path) -> None:
     command = [*START, "reproduce", "table4", "--scale", "tiny", "--seeds", "2", "--out", "out", "--json"]

@@ -178,16 +178,6 @@ def test_a_class_called_script_is_text(opened: Callable[..., Any], shown_run: Pa
     assert page.locator("script").count() == 2
 
 
-def test_dark_mode_has_dark_paper_and_light_text(opened: Callable[..., Any]) -> None:
-    colours = {}
-    for scheme in ("light", "dark"):
-        page = opened(color_scheme=scheme)
-        style = "getComputedStyle(document.body)"
-        colours[scheme] = page.evaluate(f"[{style}.backgroundColor, {style}.color]")
-    assert colours["light"] == ["rgb(255, 255, 255)", "rgb(27, 31, 36)"]
-    assert colours["dark"] == ["rgb(20, 23, 27)", "rgb(232, 234, 237)"]
-
-
 def test_without_javascript_the_figures_are_there(opened: Callable[..., Any], python_says: Callable[..., Any]) -> None:
     page = opened(java_script_enabled=False)
     assert page_says(page) == python_says([0.9] * 3)

@@ -110,16 +110,12 @@ def test_on_the_command_line_the_hint_names_recipes_that_ship(
     ("seconds", "text"),
     [
         (0, "0 s"),
-        (42.4, "42 s"),
         (89.4, "89 s"),
         (90, "2 min"),
-        (25 * 60, "25 min"),
         (90 * 60 - 1, "90 min"),
         (90 * 60, "1.5 h"),
-        (3.5 * 3600, "3.5 h"),
         (48 * 3600 - 1, "48.0 h"),
         (48 * 3600, "2.0 days"),
-        (2.14 * 86400, "2.1 days"),
     ],
 )
 def test_duration(seconds: float, text: str) -> None:

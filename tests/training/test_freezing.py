@@ -111,13 +111,6 @@ def test_each_group_learns_at_a_fraction_of_the_rate_of_the_next(method: str) ->
         assert {group["lr"] for group in optimizers[1].param_groups} == {loaded.critics.lr}
 
 
-def test_without_a_decay_the_optimizers_are_what_they_were() -> None:
-    loaded, network = made()
-    trunk, _ = build_optimizers(loaded, network)
-    assert [group["weight_decay"] for group in trunk.param_groups] == [loaded.train.weight_decay, 0.0]
-    assert not any("lr_scale" in group for group in trunk.param_groups)
-
-
 def test_scales_of_layers_have_no_weight_decay() -> None:
     text = "name: a\ndata: {source: imagefolder, image_size: 32}\ntrain: {iterations: 1}\n"
     loaded = recipe.parse(text, overrides=["model.trunk=torchvision/convnext_tiny", "critics.head=pooled"])

@@ -43,14 +43,6 @@ def test_only_the_weights_of_the_trunks_convolutions_and_linear_layers_decay() -
     assert sides["weight_decay"] == 0
 
 
-def test_frozen_weights_have_no_optimizer() -> None:
-    recipe, network = digits("model.whiten=true")
-    trained = {
-        name for o in build_optimizers(recipe, network) for group in o.param_groups for name in names(network, group)
-    }
-    assert {name for name, _ in network.named_parameters()} - trained == {"groups.0.0.convolution.weight"}
-
-
 @pytest.mark.parametrize(("name", "kind"), [("sgd", SGD), ("adam", Adam), ("adamw", AdamW)])
 def test_the_optimizers_that_a_recipe_names(name: str, kind: type) -> None:
     recipe, network = digits(f"train.optimizer={name}", f"critics.optimizer={name}", "train.momentum=0.8")
@@ -62,11 +54,6 @@ def test_the_optimizers_that_a_recipe_names(name: str, kind: type) -> None:
     if kind is AdamW:
         groups = (optimizers[0].param_groups[1], optimizers[1].param_groups[0])
         assert [group["weight_decay"] for group in groups] == [0, 0]  # its own default would be 0.01
-
-
-def test_backprop_has_one_optimizer() -> None:
-    recipe, network = digits("train.method=backprop")
-    assert len(build_optimizers(recipe, network)) == 1
 
 
 @pytest.mark.parametrize(
@@ -91,10 +78,6 @@ def test_one_cycle_rises_and_falls_in_straight_lines() -> None:
     factors = [lr_factor("one_cycle", step, 8, (), 0.25) for step in range(8)]
     # The middles of the steps are at 1/16, 3/16, .. 15/16 of the run; the top is at 4/16.
     assert factors == pytest.approx([1 / 4, 3 / 4, 11 / 12, 9 / 12, 7 / 12, 5 / 12, 3 / 12, 1 / 12])
-
-
-def test_a_constant_rate_is_constant() -> None:
-    assert {lr_factor("constant", step, 10, (0.5,), 0.25) for step in range(10)} == {1.0}
 
 
 def test_every_optimizer_gets_the_rate_of_its_schedule() -> None:

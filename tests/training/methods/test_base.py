@@ -4,16 +4,11 @@ import math
 
 import pytest
 import torch
-from torch import nn
 
 from lcprune import recipe
 from lcprune.models import Network, build
-from lcprune.paper.methods.dni import Dni
-from lcprune.paper.methods.sobolev import Sobolev
 from lcprune.training.methods import build_method
 from lcprune.training.methods.base import sample_losses
-from lcprune.training.methods.deep_supervision import DeepSupervision
-from lcprune.training.methods.local_critic import LocalCritic
 
 
 def test_cross_entropy_of_each_sample() -> None:
@@ -28,13 +23,7 @@ def test_cross_entropy_of_each_sample() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "computed"),
-    [
-        (torch.bfloat16, torch.float32),
-        (torch.float16, torch.float32),
-        (torch.float32, torch.float32),
-        (torch.float64, torch.float64),
-    ],
+    ("given", "computed"), [(torch.bfloat16, torch.float32), (torch.float16, torch.float32), (torch.float64,) * 2]
 )
 @pytest.mark.parametrize("autocast", [False, True])
 def test_cross_entropy_is_never_computed_in_less_than_float32(
@@ -49,31 +38,9 @@ def test_cross_entropy_is_never_computed_in_less_than_float32(
     assert losses.tolist() == pytest.approx(expected, rel=1e-3)
 
 
-def test_a_confident_sample_does_not_tie_in_bfloat16() -> None:
-    logits = torch.tensor([[6.0, 0.0], [6.03125, 0.0]], dtype=torch.bfloat16)
-    first, second = sample_losses(logits, torch.tensor([0, 0]), 0.0)
-    assert first > second
-
-
 def network_of(*overrides: str) -> tuple[recipe.Recipe, Network]:
     loaded = recipe.load("digits", overrides)
     return loaded, build(loaded, 10, (1, 8, 8), (0.5,), (0.5,))
-
-
-@pytest.mark.parametrize(
-    ("overrides", "kind"),
-    [
-        (["train.method=backprop"], DeepSupervision),
-        (["train.method=deep_supervision"], DeepSupervision),
-        (["train.method=local_critic"], LocalCritic),
-        (["train.method=critic"], LocalCritic),
-        (["train.method=sobolev_local_critic"], Sobolev),
-        (["train.method=sobolev_critic"], Sobolev),
-        (["train.method=dni"], Dni),
-    ],
-)
-def test_the_recipe_names_the_method(overrides: list[str], kind: type) -> None:
-    assert type(build_method(*network_of(*overrides))) is kind
 
 
 @pytest.mark.parametrize(
@@ -97,7 +64,10 @@ def test_the_recipe_names_the_method(overrides: list[str], kind: type) -> None:
         ("sobolev_local_critic", "train.method=sobolev_critic"),
         ("dni", "critics.update_every=2"),
         ("dni", "train.label_smoothing=0.1"),
+        ("dni", "critics.condition_on_label=true"),
         ("deep_supervision", "critics.weight=0.3"),
+        ("deep_supervision", "critics.distill=0.25"),
+        ("deep_supervision critics.distill=0.25", "critics.distill_temperature=5"),
         ("deep_supervision", "critics.weight_schedule=decay"),
         ("deep_supervision", "train.label_smoothing=0.1"),
         ("backprop", "train.label_smoothing=0.1"),
@@ -116,21 +86,5 @@ def test_every_option_of_the_recipe_reaches_the_method(base: str, option: str) -
     assert not all(_same(a, b) for a, b in zip(*grads, strict=True))
 
 
-def test_the_share_of_the_mix_reaches_the_method() -> None:
-    images, labels = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(4)
-    losses = []
-    for share in (0.25, 0.75):
-        loaded, network = network_of("critics.loss=mix", f"critics.mix={share}")
-        losses.append(build_method(loaded, network).backward(images, labels, step=0).critics)
-    assert not torch.equal(*losses)
-
-
 def _same(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:
     return a is b if a is None or b is None else torch.equal(a, b)
-
-
-def test_modules_are_left_in_their_mode() -> None:
-    loaded, network = network_of()
-    network.train()
-    build_method(loaded, network).backward(torch.rand(4, 1, 8, 8), torch.arange(4), step=0)
-    assert all(module.training for module in network.modules() if isinstance(module, nn.Module))

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lcprune.training.methods.critic_loss import CriticLoss, ExitOutput
+from lcprune.training.methods.critic_loss import CriticLoss, ExitOutput, distillation_losses
 
 
 def outputs() -> tuple[ExitOutput, ExitOutput]:
@@ -55,3 +55,27 @@ def test_distillation_takes_its_share() -> None:
 )
 def test_what_a_loss_needs(loss: CriticLoss, waits: bool, is_weighted: bool) -> None:
     assert (loss.waits, loss.is_weighted) == (waits, is_weighted)
+
+
+LN3 = math.log(3)
+LOGITS_3 = torch.tensor([[2 * LN3, 0.0]])  # at temperature 2, p = (3/4, 1/4); at 1, (9/10, 1/10)
+LOGITS_1 = torch.zeros(1, 2)  # p = (1/2, 1/2) at every temperature
+
+
+def test_distillation_worked_out_by_hand() -> None:
+    # KL((3/4, 1/4) || (1/2, 1/2)) = 3/4 ln(3/2) + 1/4 ln(1/2), times 2^2
+    losses = distillation_losses(LOGITS_1, LOGITS_3, 2.0)
+    assert losses.tolist() == pytest.approx([4 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5))])
+    # the other way round it is KL((1/2, 1/2) || (3/4, 1/4)) = 1/2 ln(2/3) + 1/2 ln(2)
+    turned = distillation_losses(LOGITS_3, LOGITS_1, 2.0)
+    assert turned.tolist() == pytest.approx([4 * (0.5 * math.log(2 / 3) + 0.5 * math.log(2))])
+    assert distillation_losses(LOGITS_3, LOGITS_3, 2.0).tolist() == [0.0]
+    with pytest.raises(ValueError, match=r"own is \(1, 2\) but its teacher is \(2, 2\)"):
+        distillation_losses(LOGITS_1, torch.zeros(2, 2), 1.0)
+
+
+def test_distillation_is_in_float32_and_finite_where_its_teacher_is_certain() -> None:
+    certain, other = torch.tensor([[1000.0, 0.0]]), torch.tensor([[0.0, 1000.0]])
+    losses = distillation_losses(other.bfloat16(), certain.bfloat16(), 1.0)
+    assert losses.dtype == torch.float32
+    assert losses.tolist() == [1000.0]
