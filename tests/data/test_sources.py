@@ -2,7 +2,10 @@ import hashlib
 import pickle
 import sys
 import tarfile
+import threading
 from collections.abc import Callable
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -227,9 +230,14 @@ def test_cifar_that_is_absent_is_downloaded_in_silence(
 ) -> None:
     from torchvision.datasets import CIFAR10
 
-    monkeypatch.setattr(CIFAR10, "url", (small_cifar / CIFAR10.filename).as_uri())
+    monkeypatch.setenv("no_proxy", "*")
     root = tmp_path / "new" / "data"
-    assert len(load(CIFAR, root, seed=0).train) == 10
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=small_cifar)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(CIFAR10, "url", f"http://127.0.0.1:{server.server_port}/{CIFAR10.filename}")
+        data = load(CIFAR, root, seed=0)
+        server.shutdown()
+    assert len(data.train) == 10
     assert [path.name for path in root.iterdir()] == [CIFAR10.base_folder]  # no archive, no half-written folder
     assert capsys.readouterr().out == ""
 

@@ -118,7 +118,8 @@ def test_a_recipe_or_its_caller_says_how_long_weights_decay() -> None:
 def test_a_recorded_step_cannot_decay() -> None:
     overrides = ["train.cuda_graph=true", "critics.weight_schedule=decay"]
     with pytest.raises(
-        RecipeError, match="cuda_graph replays one step, but critics.weight_schedule makes steps differ\n  fix: drop one"
+        RecipeError,
+        match="cuda_graph replays one step, but critics.weight_schedule makes steps differ\n  fix: drop one",
     ):
         recipe.load("digits", [*overrides, "train.method=deep_supervision"])
     assert recipe.load("digits", overrides).train.cuda_graph  # weights have no meaning in other methods
