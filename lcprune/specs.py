@@ -35,17 +35,17 @@ class MethodSpec:
 
     summary: str
     module: str
-    """Where ``build(recipe, network, iterations, wrap)`` is; see `lcprune.training.methods.base.Build`."""
+    """Where ``build(recipe, network, iterations)`` is; see `lcprune.training.methods.base.Build`."""
     side: Literal["critics", "synthesizers"] | None = "critics"
     """What learns beside the backbone. With critics the network has early exits, else main alone."""
     needs_cuts: bool = True
     """Whether it has nothing to do without a place in `critics.after`."""
     target: Literal["next", "main"] = "next"
-    """The exit whose loss critics estimate."""
+    """The exit whose loss critics estimate, where they estimate one."""
     layer_parallel: bool = False
     """Whether `lcprune.training.parallel` can put its layer groups on several processes."""
     decays_weights: bool = False
-    """Whether it reads `critics.weight_schedule`."""
+    """Whether it reads `critics.weight_schedule`, so that its steps may differ from one another."""
 
     @property
     def has_early_exits(self) -> bool:
@@ -55,7 +55,11 @@ class MethodSpec:
 
 @dataclass(frozen=True)
 class HeadSpec:
-    """What a critic is made of, as `critics.head` of a recipe names it."""
+    """What a critic is made of, as `critics.head` of a recipe names it.
+
+    `reduction`, `separable` and `global_average` are read by `lcprune.models.critics` alone. A head in a module of its
+    own says in its summary which keys of `critics` it reads.
+    """
 
     summary: str
     module: str = "lcprune.models.critics"

@@ -39,9 +39,10 @@ def build(recipe, network, iterations):
 """
 HEAD = """
 from torch import nn
+from lcprune.models.layers import Flatten
 
 def build_head(shape, classes, design):
-    return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(shape[0], classes)]
+    return [Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], classes)]
 """
 FORMAT = """
 def convert(content):

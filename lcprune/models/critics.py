@@ -37,6 +37,10 @@ class CriticDesign:
 def build_critic(shape: Shape, classes: int, design: CriticDesign) -> nn.Sequential:
     """Layers from a hidden layer to logits: ``(N, *shape)`` to ``(N, classes)``.
 
+    A head is a list of modules that torch can export to ONNX, without control flow that depends on the image. It takes
+    `Flatten` and `AveragePool` from `lcprune.models.layers`, which keep channels_last and which int8 has kernels for.
+    `lcprune.models.build` draws the weights of all its Conv2d and Linear layers and sets their biases to 0.
+
     Args:
         shape: Of the hidden layer, ``(C, H, W)``.
         classes: Number of logits.

@@ -280,7 +280,7 @@ def test_confidence_may_leave_main_alone(shaped_run: Callable[..., Path], run: P
     shaped_run([[1] * 5 + [0] * 5, [1] * 8 + [0] * 2, [1] * 9 + [0], [1] * 10])
     error = refused("export", "--progressive", "--confidence", "0.95", "--max-drop", "1", exit_code=3)
     assert error["kind"] == "budget"
-    assert error["problem"] == "no early exit can be defended within 1 points with confidence 0.95 on 10 images"
+    assert error["problem"] == "on 10 images no early exit can be shown to lose at most 1 points with confidence 0.95"
     assert error["fix"].startswith(
         "decide on about 1,601 images (data.val_size), allow more with --max-drop, export main"
     )

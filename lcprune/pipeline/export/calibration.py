@@ -244,7 +244,7 @@ def _no_exit_pays(budget: _Budget, family: Family) -> BudgetError:
     needed = family.images_to_defend(budget.limit)
     if needed is not None and family.n < needed:
         return BudgetError(
-            f"no early exit can be defended within {budget.limit:g} points{held} on {family.n:,} images",
+            f"on {family.n:,} images no early exit can be shown to lose at most {budget.limit:g} points{held}",
             f"decide on about {needed:,} images (data.val_size), {otherwise}",
         )
     return BudgetError(f"no early exit pays within {budget.limit:g} points{held}: main alone is cheapest", otherwise)

@@ -28,6 +28,11 @@ class Method(Protocol):
     def backward(self, images: Tensor, labels: Tensor, step: int) -> Losses:
         """Adds this batch's gradients to ``.grad`` of all weights that the method trains at this step.
 
+        Random numbers come from torch's default generator on the device of the images: it is seeded, stored in
+        checkpoints, and differs between the processes. With `train.cuda_graph` the step is recorded once and replayed,
+        so nothing may depend on `step` or on values in Python; a method for which it does is refused there by
+        `lcprune.recipe.schema.recipe`.
+
         Args:
             images: In 0..1, ``(N, C, H, W)``.
             labels: Class indices, ``(N,)``, or weighted shares of the classes, ``(N, classes)``; see `sample_losses`.
@@ -41,7 +46,10 @@ class Method(Protocol):
 
 
 Build = Callable[[Recipe, Network, int | None], Method]
-"""The function ``build`` of a method's module; see `lcprune.training.methods.build_method`."""
+"""The function ``build`` of a method's module; see `lcprune.training.methods.build_method`.
+
+The number of classes is that of the logits, ``logits.shape[1]``: neither the recipe nor the network has it.
+"""
 
 
 def sample_losses(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
