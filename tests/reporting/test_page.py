@@ -14,7 +14,7 @@ from lcprune.analysis.cost import CascadeCost, ExitCost
 from lcprune.analysis.thresholds import NEVER
 from lcprune.reporting.page import explorer, page
 from lcprune.reporting.page.charts import ticks
-from lcprune.reporting.page.examples import first_to_leave, last_to_leave
+from lcprune.reporting.page.examples import first_to_leave, image_uri, last_to_leave, matrix_uri
 from lcprune.reporting.page.formatting import fixed
 from lcprune.reporting.page.measured import measure
 from lcprune.reporting.page.subject import Curves, Labelled, Setting, Subject, macs_unit
@@ -156,6 +156,14 @@ def test_numbers_are_rounded_as_javascript_does(value: float | None, digits: int
 
 def test_units_of_multiply_adds() -> None:
     assert [macs_unit(macs).name for macs in (20_516_864, 4_100_000_000, 3000, 5)] == ["M", "G", "k", ""]
+
+
+def test_pictures_are_small_pngs() -> None:
+    large = image_uri(np.zeros((3, 500, 300), np.uint8))
+    assert large.startswith("data:image/png;base64,")
+    assert len(large) < 1000
+    assert len(matrix_uri(np.zeros((400, 400), np.float32))) < 1000
+    assert image_uri(np.zeros((1, 8, 8), np.uint8)) != image_uri(np.full((1, 8, 8), 255, np.uint8))
 
 
 def test_the_images_are_of_a_setting_that_has_both_kinds() -> None:
