@@ -79,10 +79,10 @@ def test_a_method_of_ones_own_trains(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_head_of_ones_own_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(HEADS, "flat", HeadSpec("an average and a linear layer", "flat_head"))
+    monkeypatch.setitem(HEADS, "flat", HeadSpec("a linear layer", "flat_head"))
     loaded = recipes.load("digits", ["critics.head=flat"])
     network = build(loaded, 10, (1, 8, 8), (0.5,), (0.25,))
-    assert [type(layer).__name__ for layer in network.critics[0]] == ["AdaptiveAvgPool2d", "Flatten", "Linear"]
+    assert [type(layer).__name__ for layer in network.critics[0]] == ["Flatten", "Linear"]
     assert len(losses_of_two_steps("critics.head=flat")) == 2
 
 
