@@ -101,7 +101,7 @@ def _with_rows_of_before(outcomes: Sequence[Outcome]) -> list[Mapping[str, objec
 def all_rows() -> dict[str, Row]:
     """The oldest versions are the lower bounds of pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    lower = dict(line.split(">=", 1) for line in project["dependencies"])
+    lower = dict(line.split(">=", 1) for line in project["dependencies"] if ">=" in line)
     oldest = tuple(f"{name}=={lower[name]}.*" for name in ("torch", "torchvision"))
     return {
         "oldest": Row(oldest, 0),
