@@ -1,6 +1,5 @@
 """Recipes: what is refused, in which words, and what is understood."""
 
-import json
 from pathlib import Path
 
 import pydantic
@@ -86,19 +85,6 @@ def test_paper_recipes_hold_the_protocol_of_the_paper(name: str) -> None:
 # What is understood
 
 
-def test_numbers_and_words_are_those_of_yaml_1_2() -> None:
-    loaded = recipe.parse(BASE.replace("mine", "no") + "  lr: 1e-3\n  weight_decay: 5e-4\n")
-    assert (loaded.name, loaded.train.lr, loaded.train.weight_decay) == ("no", 0.001, 0.0005)
-
-
-def test_what_is_left_out_has_its_default() -> None:
-    loaded = recipe.parse(BASE)
-    assert loaded.critics.after == (2, 5, 8)
-    assert loaded.critics.depths == (1, 1, 1)
-    assert loaded.data.batch_size == 128
-    assert loaded.logging.every == 50
-
-
 @pytest.mark.parametrize(
     ("trunk", "after", "downsample"),
     [
@@ -124,9 +110,7 @@ def test_the_trunk_decides_what_is_left_out_and_the_dump_says_it(
     assert recipe.parse(BASE + critics, overrides=[f"model.trunk={trunk}"]) == loaded
 
 
-@pytest.mark.parametrize(
-    ("layers", "after"), [("8", (4, 6)), ("5", (4,)), ("15", (4, 6, 8, 10, 12, 14)), ("null", (4, 6, 8, 10, 12, 14))]
-)
+@pytest.mark.parametrize(("layers", "after"), [("8", (4, 6)), ("5", (4,)), ("null", (4, 6, 8, 10, 12, 14))])
 def test_places_that_are_left_out_lie_inside_the_trunk(layers: str, after: tuple[int, ...]) -> None:
     loaded = recipe.parse(BASE + f"model: {{trunk: msdnet, layers: {layers}}}\n")
     assert loaded.critics.after == after
@@ -159,13 +143,9 @@ def test_depth_channels_pool_to_and_weight_may_name_every_critic() -> None:
     critics = loaded.critics
     assert (critics.depths, critics.channel_counts, critics.pool_sizes) == ((3, 2, 0), (8, 16, 32), (8, 4, 2))
     assert critics.weights == (0.5, 1.0, 2.0)
+    for_all = recipe.parse(BASE + "critics: {after: [2, 5], depth: 2}\n").critics
+    assert (for_all.depths, for_all.pool_sizes) == ((2, 2), (4, 4))
     assert recipe.parse(recipe.dump(loaded)) == loaded
-
-
-def test_one_number_counts_for_all_critics() -> None:
-    critics = recipe.parse(BASE + "critics: {after: [2, 5], depth: 2, channels: 7, pool_to: 8, weight: 3}\n").critics
-    assert (critics.depths, critics.channel_counts, critics.pool_sizes) == ((2, 2), (7, 7), (8, 8))
-    assert critics.weights == (3.0, 3.0)
 
 
 def test_a_recipe_is_frozen() -> None:
@@ -188,16 +168,6 @@ def test_dump_and_parse_give_back_any_value(name: str, lr: str) -> None:
     assert "batch_size" in dumped  # but every default
 
 
-def test_schema_describes_every_key() -> None:
-    schema = recipe.json_schema()
-    json.dumps(schema)
-    assert schema["additionalProperties"] is False
-    for section in ("DataConfig", "ModelConfig", "CriticsConfig", "TrainConfig", "LoggingConfig"):
-        keys = schema["$defs"][section]["properties"]
-        assert [key for key, value in keys.items() if not value.get("description")] == []
-    assert "Nesterov" in schema["$defs"]["TrainConfig"]["properties"]["nesterov"]["description"]
-
-
 # Where it is found
 
 
@@ -212,6 +182,9 @@ def test_without_a_name_it_is_the_file_in_this_folder(tmp_path: Path, monkeypatc
 
 def test_a_file_goes_before_a_shipped_recipe_of_the_same_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("digits").mkdir()
+    assert recipe.load("digits").name == "digits"  # a folder does not hide it
+    Path("digits").rmdir()
     Path("digits").write_text(BASE)
     assert recipe.load("digits").name == "mine"
 
@@ -222,21 +195,16 @@ def test_a_missing_recipe_names_the_nearest_one(source: str | Path) -> None:
         recipe.load(source)
     assert caught.value.problem == f"there is no recipe {source}"
     assert caught.value.fix.startswith("did you mean vgg_cifar10? shipped recipes: digits, ")
-
-
-def test_a_missing_recipe_without_a_near_one_lists_all() -> None:
     with pytest.raises(RecipeError) as caught:
         recipe.load("zzz")
     assert caught.value.fix == f"shipped recipes: {', '.join(recipe.shipped())}"
 
 
-def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
+def test_a_folder_and_a_file_that_is_no_text_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         recipe.load(tmp_path)
     assert caught.value.problem == f"{tmp_path} is a folder, not a recipe"
-
-
-def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    assert caught.value.fix == "name the .yaml file inside it"
     path = tmp_path / "my.yaml"
     path.write_bytes(b"name: \xff\xfe")
     with pytest.raises(RecipeError, match="cannot be read") as caught:
@@ -262,18 +230,11 @@ def test_an_empty_file_is_refused(text: str, tmp_path: Path) -> None:
     [
         ("  lrr: 1\n", "my.yaml, line 6: unknown key train.lrr", "did you mean train.lr?"),
         ("  batch_size: 1\n", "my.yaml, line 6: unknown key train.batch_size", "did you mean data.batch_size?"),
-        ("critic:\n  lr: 1\n", "my.yaml, line 6: unknown key critic", "did you mean critics?"),
-        ("critics:\n  haed: paper\n", "my.yaml, line 7: unknown key critics.haed", "did you mean critics.head?"),
         ("model: {widht: 1}\n", "my.yaml, line 6: unknown key model.widht", "did you mean model.width?"),
         (
             "zzzz: 1\n",
             "my.yaml, line 6: unknown key zzzz",
             "known keys: name, data, model, critics, train, logging",
-        ),
-        (
-            "logging: {zzzz: 1}\n",
-            "my.yaml, line 6: unknown key logging.zzzz",
-            "known keys: logging.every, logging.sample_losses, logging.test_curve",
         ),
     ],
 )
@@ -293,8 +254,6 @@ def test_a_duplicate_key_is_named_with_its_line() -> None:
     ("text", "problem", "fix"),
     [
         ("train: {iterations: 3}\nname: a\n", "my.yaml: data is missing", "add data: ... to it"),
-        ("data: {source: digits}\ntrain: {iterations: 3}\n", "my.yaml: name is missing", "add name: ... to it"),
-        ("name: a\ndata: {source: digits}\n", "my.yaml: train is missing", "add train: ... to it"),
         (
             "name: a\ndata: {root: x}\ntrain: {iterations: 3}\n",
             "my.yaml, line 2: data.source is missing",
@@ -310,16 +269,6 @@ def test_a_duplicate_key_is_named_with_its_line() -> None:
             "my.yaml, line 4: train: iterations and epochs are both given",
             "keep the one that you mean",
         ),
-        (
-            BASE.replace("digits", "imagefolder"),
-            "my.yaml, line 2: data: imagefolder needs image_size",
-            "write the height and width in pixels, such as image_size: 64",
-        ),
-        (
-            BASE.replace("digits", "digits\n  image_size: 9"),
-            "my.yaml, line 2: data: digits images have a size of their own",
-            "leave image_size out",
-        ),
     ],
 )
 def test_what_is_missing_or_too_much_is_named(text: str, problem: str, fix: str) -> None:
@@ -334,27 +283,20 @@ SCHEMA = "lcprune schema describes "
     ("added", "problem", "fix"),
     [
         ("  lr: fast\n", "train.lr: Input should be a valid number, unable to parse string as a number", SCHEMA),
-        ("  lr: no\n", "train.lr: Input should be a valid number, unable to parse string as a number", SCHEMA),
         ("  lr: [1]\n", "train.lr: Input should be a valid number (given: [1])", SCHEMA),
         ("  lr: true\n", "train.lr: true is no value for it", SCHEMA),
-        ("  seed: true\n", "train.seed: true is no value for it", SCHEMA),
         ("  seed: 1.5\n", "train.seed: Input should be a valid integer, got a number with a fractional part", SCHEMA),
         ("  compile: maybe\n", "train.compile: Input should be a valid boolean", SCHEMA),
         ("  lr_drops: 0.5\n", "train.lr_drops: Input should be a list (given: 0.5)", "write it in brackets"),
-        ("  lr_drops: [x]\n", "train.lr_drops: Input should be a valid number", SCHEMA + "train.lr_drops"),
         ("critics:\n", "critics: this is a section, with keys of its own (given: null)", "known keys: after, depth,"),
-        ("critics: 3\n", "critics: this is a section, with keys of its own (given: 3)", "known keys: after, depth,"),
         ("critics: {after: [true, 5]}\n", "critics.after: [true, 5] is no value for it", SCHEMA),
         ("critics: {depth: [1, x, 1]}\n", "critics.depth: Input should be a valid integer, unable to parse", SCHEMA),
-        ("critics: {depth: 1.5}\n", "critics.depth: Input should be a valid integer, got a number", SCHEMA),
         (
             "critics: {head: papr}\n",
             "critics.head: Input should be 'paper', 'pooled', 'global', 'separable', 'strided' or 'msdnet'",
             "did you mean paper?",
         ),
         ("critics: {kernel: 2}\n", "critics.kernel: Input should be 1 or 3 (given: 2)", SCHEMA),
-        ("critics: {channels: [8, true, 8]}\n", "critics.channels: [8, true, 8] is no value for it", SCHEMA),
-        ("critics: {loss: l2}\n", "critics.loss: Input should be 'cascade', 'cross_entropy' or 'mix'", SCHEMA),
     ],
 )
 def test_a_wrong_type_is_refused_with_the_value_given(added: str, problem: str, fix: str) -> None:
@@ -369,13 +311,9 @@ def test_a_wrong_type_is_refused_with_the_value_given(added: str, problem: str, 
         ("  lr: 0\n", "train.lr: Input should be greater than 0 (given: 0)"),
         ("  lr: .inf\n", "train.lr: Input should be a finite number (given: Infinity)"),
         ("  lr: .nan\n", "train.lr: Input should be a finite number (given: NaN)"),
-        ("  momentum: 1\n", "train.momentum: Input should be less than 1 (given: 1)"),
-        ("  weight_decay: -1\n", "train.weight_decay: Input should be greater than or equal to 0 (given: -1)"),
         ("  seed: 2147483648\n", "train.seed: Input should be less than 2147483648 (given: 2147483648)"),
         ("model: {trunk: msdnet, layers: 4}\n", "model.layers: Input should be greater than or equal to 5 (given: 4)"),
         ("critics: {depth: [1, -1, 1]}\n", "critics.depth: Input should be greater than or equal to 0 (given: -1)"),
-        ("critics: {channels: [8, 0, 8]}\n", "critics.channels: Input should be greater than 0 (given: 0)"),
-        ("critics: {distill: 1.5}\n", "critics.distill: Input should be less than or equal to 1 (given: 1.5)"),
     ],
 )
 def test_a_value_out_of_range_is_refused(added: str, problem: str) -> None:
@@ -386,13 +324,7 @@ def test_a_value_out_of_range_is_refused(added: str, problem: str) -> None:
     ("added", "problem", "fix"),
     [
         ("  lr_drops: [0.5, 1.5]\n", "train.lr_drops: [1.5] are no fractions of the run", "write 0.5 for half of it"),
-        ("  lr_drops: [0, 0.5]\n", "train.lr_drops: [0.0] are no fractions of the run", "write 0.5 for half of it"),
         ("  lr_drops: [0.7, 0.5]\n", "train.lr_drops: [0.7, 0.5] is not in ascending order", SCHEMA + "train.lr_drops"),
-        (
-            "critics: {after: [5, 2]}\n",
-            "critics.after: [5, 2] is not in ascending order",
-            "write each place once, shallow first",
-        ),
         (
             "critics: {after: [2, 2]}\n",
             "critics.after: [2, 2] is not in ascending order",
@@ -401,16 +333,6 @@ def test_a_value_out_of_range_is_refused(added: str, problem: str) -> None:
         (
             "critics: {depth: [1, 1]}\n",
             "critics: depth names 2 critics but after has 3",
-            "give one for each",
-        ),
-        (
-            "critics: {channels: [8, 8, 8, 8]}\n",
-            "critics: channels names 4 critics but after has 3",
-            "give one for each",
-        ),
-        (
-            "critics: {weight: [1, 2]}\n",
-            "critics: weight names 2 critics but after has 3",
             "give one for each",
         ),
         (
@@ -494,11 +416,6 @@ def test_flips_alternate_only_where_there_are_any(augment: str) -> None:
         ("model: {layers: 8}\n", "model: vgg has layers of its own", "leave layers out, or take trunk: msdnet"),
         ("model: {stem: small}\n", "model: vgg has one stem only", "leave stem out, or take trunk: resnet50"),
         (
-            "model: {trunk: msdnet, downsample: max_pool}\n",
-            "model: msdnet has no max pools, its size is halved by strides",
-            "leave downsample out",
-        ),
-        (
             "model: {trunk: resnet5}\n",
             'model.trunk: there is no trunk "resnet5"',
             "did you mean resnet50? write vgg, ",
@@ -508,7 +425,6 @@ def test_flips_alternate_only_where_there_are_any(augment: str) -> None:
             'model.trunk: there is no trunk ["vgg"]',
             "did you mean vgg?",
         ),
-        ("model: 3\n", "model: this is a section, with keys of its own (given: 3)", "known keys: trunk, width, "),
     ],
 )
 def test_what_does_not_fit_a_trunk_is_refused(added: str, problem: str, fix: str) -> None:
@@ -571,7 +487,6 @@ def test_a_name_that_makes_no_folder_is_refused(name: str) -> None:
     [
         (BASE + "\tx: 1\n", "my.yaml, line 6: found character '\\t' that cannot start any token"),
         (BASE + " x: 1\n", "my.yaml, line 6: expected <block end>, but found '<block mapping start>'"),
-        ("name: a: b\n", "my.yaml, line 1: mapping values are not allowed here"),
         ("a: 1\n---\nb: 2\n", "my.yaml, line 2: expected a single document in the stream, but found another document"),
         ("a: \x00\n", "my.yaml is not YAML: unacceptable character #x0000: special characters are not allowed"),
     ],
@@ -590,12 +505,8 @@ def test_an_override_wins_over_the_file_and_is_read_as_yaml() -> None:
     assert (loaded.name, loaded.train.nesterov) == ("no", True)
 
 
-def test_the_last_override_of_a_key_wins() -> None:
-    assert recipe.parse(BASE, overrides=["train.lr=1", "train.lr=2"]).train.lr == 2
-
-
-def test_an_override_corrects_the_file() -> None:
-    assert recipe.parse(BASE + "  lr: -1\n", overrides=["train.lr=1"]).train.lr == 1
+def test_the_last_override_of_a_key_wins_and_corrects_the_file() -> None:
+    assert recipe.parse(BASE + "  lr: -1\n", overrides=["train.lr=1", "train.lr=2"]).train.lr == 2
 
 
 @pytest.mark.parametrize(
@@ -618,16 +529,10 @@ def test_the_length_that_is_named_last_wins(overrides: list[str], iterations: in
     [
         ("trian.lr=3", "--set trian.lr=3: unknown key trian", "did you mean train?"),
         ("train.lrr=3", "--set train.lrr=3: unknown key train.lrr", "did you mean train.lr?"),
-        ("critics.haed=paper", "--set critics.haed=paper: unknown key critics.haed", "did you mean critics.head?"),
         ("train.lr=-3", "--set train.lr=-3: train.lr: Input should be greater than 0 (given: -3)", None),
         ("train.lr=", "--set train.lr=: train.lr: Input should be a valid number (given: null)", None),
         ("train.lr.x=3", '--set train.lr.x=3: train.lr: Input should be a valid number (given: {"x": 3})', None),
         ("train=3", "--set train=3: train: this is a section, with keys of its own (given: 3)", None),
-        (
-            "critics.depth=[1,1]",
-            "--set critics.depth=[1,1]: critics: depth names 2 critics but after has 3",
-            "give one for each",
-        ),
         ("name.x=3", "--set name.x=3: name holds no keys", None),
         ("train.lr", "--set train.lr is no KEY=VALUE", "write it as --set train.lr=0.05"),
         ("=3", "--set =3 is no KEY=VALUE", "write it as --set train.lr=0.05"),
@@ -645,14 +550,6 @@ def test_an_override_is_not_blamed_for_the_file() -> None:
     assert error.problem.startswith("my.yaml, line 6: train.seed: ")
     error = refused(BASE + "critics: {depth: [1, 1]}\n", ("critics.lr=3",))
     assert error.problem.startswith("my.yaml, line 6: critics: depth names 2 critics")
-
-
-def test_a_folder_of_the_same_name_does_not_hide_a_shipped_recipe(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "digits").mkdir()
-    assert recipe.load("digits").name == "digits"
 
 
 # External trunks, and fine-tuning
@@ -683,19 +580,12 @@ def test_critics_sit_at_the_cuts_of_an_external_trunk(added: str, after: tuple[i
             "model: torchvision/resnet18 is taken as it is, width cannot change it",
             "leave width out",
         ),
-        (
-            "model: {trunk: torchvision/resnet18, downsample: max_pool}\n",
-            "model: torchvision/resnet18 is taken as it is",
-            "leave downsample out",
-        ),
         ("model: {trunk: 'a.b:c', weights: default}\n", "model: a.b:c has no default weights", "name a file, or "),
         (
             "model: {cuts: [features.1]}\n",
             "model: cuts is for trunks from torchvision and for your own, not for vgg",
             "leave cuts out",
         ),
-        ("model: {groups: 3}\n", "model: groups is for trunks from torchvision and", "leave groups out"),
-        ("model: {weights: a.pth}\n", "model: weights is for trunks from torchvision and", "leave weights out"),
         (
             "model: {trunk: torchvision/vgg11, cuts: []}\n",
             "model.cuts: no place is named",
@@ -703,7 +593,6 @@ def test_critics_sit_at_the_cuts_of_an_external_trunk(added: str, after: tuple[i
         ),
         ("model: {trunk: torchvision/vgg11, cuts: [a, a]}\n", "model.cuts: a place is named twice", "write each once"),
         ("model: {trunk: 'no/such'}\n", 'model.trunk: there is no trunk "no/such"', "write vgg, resnet50, "),
-        ("model: {trunk: 'a b:c'}\n", 'model.trunk: there is no trunk "a b:c"', "write vgg, resnet50, "),
     ],
 )
 def test_what_does_not_fit_an_external_trunk_is_refused(added: str, problem: str, fix: str) -> None:
@@ -715,7 +604,6 @@ def test_what_does_not_fit_an_external_trunk_is_refused(added: str, problem: str
 @pytest.mark.parametrize(
     ("overrides", "problem", "fix"),
     [
-        (["train.freeze=5"], "train.freeze names group 5 but there are 4", "write numbers from 1 to 4"),
         (["train.freeze=[2,7]"], "train.freeze names group 7 but there are 4", "write numbers from 1 to 4"),
         (
             ["train.freeze=2", "train.method=backprop", "model.submodel=1"],

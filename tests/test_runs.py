@@ -64,12 +64,6 @@ def test_a_full_disk_keeps_the_old_file(here: Path, monkeypatch: pytest.MonkeyPa
     assert names(here) == ["a.txt"]
 
 
-def test_a_file_in_place_of_the_folder(here: Path) -> None:
-    (here / "file").write_text("")
-    with pytest.raises(RunError, match="file/a.txt cannot be written: Not a directory"):
-        runs.write_text(here / "file" / "a.txt", "new")
-
-
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff"])
 def test_a_damaged_json_file(here: Path, content: bytes) -> None:
     (here / "a.json").write_bytes(content)

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from scipy.optimize import check_grad
 from scipy.special import softmax
 
 from lcprune.analysis import ensembles
@@ -60,17 +59,6 @@ def test_an_exit_that_knows_nothing_gets_next_to_nothing() -> None:
     weights = fit_weights(logits, labels)
     assert sum(weights) == pytest.approx(1)
     assert weights[0] < 0.05
-
-
-def test_the_gradient_is_that_of_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(criterion, "CHUNK_VALUES", 4 * 70)
-    logits, labels = noisy(1)
-    error = check_grad(
-        lambda w: ensembles._cross_entropy(w, logits, labels)[0],
-        lambda w: ensembles._cross_entropy(w, logits, labels)[1],
-        np.array([0.2, 0.5, 0.9]),
-    )
-    assert error < 1e-6
 
 
 def test_the_validation_split_alone_decides_the_weights() -> None:

@@ -23,34 +23,6 @@ def two_class(*probabilities: float) -> np.ndarray:
     return np.stack([np.log(p), np.log(1 - p)], axis=1).astype(np.float32)
 
 
-def test_confidence_is_the_largest_softmax_probability() -> None:
-    confidences, predictions = scores(np.stack([two_class(0.9, 0.3), two_class(0.5, 0.25)]))
-    np.testing.assert_allclose(confidences, [[0.9, 0.7], [0.5, 0.75]], rtol=1e-6)
-    assert predictions.tolist() == [[0, 1], [0, 1]]
-    assert confidences.dtype == np.float32
-    assert predictions.dtype == np.int64
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_row_that_is_not_finite_has_no_confidence_and_no_prediction(bad: float) -> None:
-    logits = np.array([[[bad, 0.0], [3.4e38, -3.4e38]]], dtype=np.float32)
-    confidences, predictions = scores(logits)
-    np.testing.assert_array_equal(confidences, [[np.nan, 1.0]])
-    assert predictions.tolist() == [[-1, 0]]
-    assert accuracies_pct(logits, np.array([0, 0])) == (50.0,)
-
-
-def test_rows_are_looked_at_in_chunks_with_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(0)
-    logits, labels = rng.normal(size=(3, 25, 4)).astype(np.float32), rng.integers(0, 4, 25)
-    whole = scores(logits), ensembles(logits, labels)
-    monkeypatch.setattr(criterion, "CHUNK_VALUES", 4 * 7)
-    chunked = scores(logits), ensembles(logits, labels)
-    np.testing.assert_array_equal(chunked[0][0], whole[0][0])
-    np.testing.assert_array_equal(chunked[0][1], whole[0][1])
-    assert chunked[1] == whole[1]
-
-
 def odd_logits() -> np.ndarray:
     """``(3, 400, 50)``: noise, ties, very large values, and all kinds of values that are not finite."""
     rng = np.random.default_rng(1)
@@ -115,11 +87,6 @@ def test_ensembles_sum_the_outputs() -> None:
     assert ensembles(logits, np.array([1]), ["1", "3", "4"]) == {"1+3": 0.0, "1+3+4": 100.0}
     assert ensembles(logits[:1], np.array([1])) == {}
     assert list(ensembles(np.zeros((4, 1, 2), dtype=np.float32), np.array([0]))) == ["1+2+3", "1+2+3+main"]
-
-
-def test_ensembles_of_outputs_that_are_not_finite() -> None:
-    logits = np.array([[[np.inf, 0.0]], [[-np.inf, 1.0]]], dtype=np.float32)
-    assert ensembles(logits, np.array([0])) == {"1+main": 0.0}
 
 
 def test_macs_paid_at_every_exit() -> None:
@@ -197,11 +164,3 @@ def test_the_first_exits_alone_end_with_what_was_a_critic() -> None:
     assert cost.kept((1,)) == CascadeCost((71,), ())
     assert cost.kept((0, 2)) == CascadeCost((1, 320), (4,))
     assert CascadeCost((0, 1), (0,)).main_macs == 1  # a group that only moves numbers costs nothing
-
-
-def test_a_sweep_is_progressive_inference_at_each_threshold() -> None:
-    rng = np.random.default_rng(0)
-    logits, labels = rng.normal(size=(4, 200, 4)), rng.integers(0, 4, 200)
-    macs = COST.exit_macs(), COST.main_macs
-    for threshold, found in zip((0.3, 0.6), sweep(logits, labels, *macs, (0.3, 0.6)), strict=True):
-        assert found == sweep(logits, labels, *macs, [(threshold,) * 3])[0]

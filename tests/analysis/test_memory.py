@@ -12,7 +12,6 @@ from lcprune.analysis.ensembles import ensembles
 from lcprune.analysis.evaluate import sweep
 from lcprune.analysis.select import candidates_from
 from lcprune.analysis.thresholds import rows_of
-from lcprune_runtime.criterion import scores
 
 COST = CascadeCost((10, 20, 30), (1, 2))
 COSTS = [ExitCost("", k, macs, macs) for k, macs in enumerate((10, 30, 60))]
@@ -55,12 +54,3 @@ def test_thresholds(predictions: tuple[np.ndarray, np.ndarray]) -> None:
 
 def test_select(predictions: tuple[np.ndarray, np.ndarray]) -> None:
     assert share_of(predictions[0], lambda: candidates_from(COSTS, predictions, confidence=0.95)) < SHARE
-
-
-def test_the_naive_way_would_not_pass(predictions: tuple[np.ndarray, np.ndarray]) -> None:
-    def naive() -> np.ndarray:
-        exponentials = np.exp(predictions[0][0] - predictions[0][0].max(axis=1, keepdims=True))
-        return np.asarray(exponentials.max(axis=1) / exponentials.sum(axis=1))
-
-    assert share_of(predictions[0], naive) > 2 * SHARE
-    np.testing.assert_array_equal(naive(), scores(predictions[0][:1])[0][0])

@@ -1,7 +1,5 @@
 """Multiply-adds and parameters, by hand, by the paper's figures and by a second counter."""
 
-import logging
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -47,16 +45,12 @@ def test_convolutions_by_hand() -> None:
     "free",
     [
         nn.BatchNorm2d(3),
-        nn.GroupNorm(1, 3),
         nn.ReLU(),
-        nn.SiLU(),
         nn.Hardswish(inplace=True),
-        nn.MaxPool2d(1),
         nn.AvgPool2d(1),
         nn.AdaptiveAvgPool2d(4),
         nn.Softmax(dim=1),
         nn.Dropout(),
-        nn.Upsample(scale_factor=1),
     ],
     ids=lambda module: type(module).__name__,
 )
@@ -131,10 +125,8 @@ def test_the_papers_network(overrides: list[str], macs: list[int], params: list[
 @pytest.mark.parametrize(
     ("overrides", "classes", "image_shape"),
     [
-        (["model.width=0.25"], 10, (3, 32, 32)),
         (["model.width=0.25", "critics.head=pooled"], 100, (3, 32, 32)),
         (["model.width=0.3", "critics.after=[2,4,6,8,10]", "critics.depth=[1,2,3,2,1]"], 7, (1, 16, 24)),
-        (["model.width=0.1", "critics.after=[5]", "critics.batch_norm=true"], 3, (3, 17, 33)),
         (["model.width=0.1", "model.downsample=stride"], 3, (3, 17, 33)),
         (["model.width=0.1", "train.method=backprop"], 3, (3, 8, 8)),
     ],
@@ -183,13 +175,6 @@ def test_modes_are_left_after_a_failure() -> None:
     with pytest.raises(RuntimeError):
         count_macs(module, (1, 1, 4))
     assert module.training
-
-
-def test_nothing_is_printed_or_logged(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.DEBUG):
-        count_cost(network_of("model.width=0.1"), CIFAR)
-    assert capfd.readouterr() == ("", "")
-    assert [record for record in caplog.records if "fvcore" in record.name] == []
 
 
 def test_a_module_in_another_precision() -> None:

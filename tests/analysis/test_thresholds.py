@@ -6,7 +6,6 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from lcprune.analysis import thresholds as module
 from lcprune.analysis.cost import CascadeCost
 from lcprune.analysis.evaluate import cascade
 from lcprune.analysis.thresholds import GAIN, MIN_GAP, NEVER, Rows, Setting, rows_of, settings_at, simulate
@@ -199,22 +198,6 @@ def test_the_cost_may_be_in_any_unit() -> None:
 
     assert all(0 not in setting.exits for setting in settings_at(PRICES, {"softmax": rows}, slow))
     assert any(0 in setting.exits for setting in found_at(rows))
-
-
-def test_an_exit_is_ranked_once_for_each_exit_that_may_stand_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[np.ndarray] = []
-    ranking = module._ranking
-
-    def noted(of_exit: np.ndarray) -> module._Ranking:
-        seen.append(of_exit)
-        return ranking(of_exit)
-
-    monkeypatch.setattr(module, "_ranking", noted)
-    for criterion, most in (("softmax", 3), ("agreement", 6)):
-        seen.clear()
-        rows = small_rows(criterion, 0)
-        settings_at(PRICES, {criterion: rows}, CHEAP.exit_macs)
-        assert 3 <= len(seen) <= most
 
 
 def test_rows_of_the_wrong_number_of_exits_are_refused() -> None:

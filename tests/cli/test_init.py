@@ -79,7 +79,7 @@ def test_a_newcomer_types_two_commands(here: Path, cli: Cli) -> None:
     assert len(result["val_accuracy_pct"]) == len(result["test_accuracy_pct"]) == 4
 
 
-def test_what_it_says(here: Path, cli: Cli) -> None:
+def test_what_it_says_and_the_same_as_json(here: Path, cli: Cli) -> None:
     root = fill(here / "photos", ["train/cat", "train/dog", "test/cat"], size=(20, 30))
     (root / "train/dog/0.png").write_bytes(b"no image")
     (root / "test/cat/copy.png").write_bytes((root / "train/cat/1.png").read_bytes())
@@ -103,12 +103,6 @@ def test_what_it_says(here: Path, cli: Cli) -> None:
         assert line in lines
     assert any(line.startswith("  photos/train/dog/0.png cannot be read as an image") for line in lines)
     assert "on_bad_image: skip" in (here / "lcprune.yaml").read_text()
-
-
-def test_the_same_as_json(here: Path, cli: Cli) -> None:
-    root = fill(here / "photos", ["train/cat", "train/dog", "test/cat"])
-    (root / "train/dog/0.png").write_bytes(b"no image")
-    (root / "test/cat/copy.png").write_bytes((root / "train/cat/1.png").read_bytes())
     done = cli("init", "photos", "--json", "--output", "mine.yaml")
     result = json.loads(done.stdout)
     assert result["recipe"] == "mine.yaml"

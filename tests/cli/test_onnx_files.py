@@ -10,6 +10,7 @@ from typing import Any
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from PIL import Image
 
 Cli = Callable[..., Any]
 Refused = Callable[..., dict[str, str]]
@@ -27,9 +28,12 @@ def foreign_model() -> bytes:
 
 
 @pytest.mark.parametrize(
-    "command", [["predict", "{}", "a.png"], ["bench", "{}"], ["evaluate", "{}", "--data", "digits"]]
+    ("command", "damage"),
+    [
+        *((["predict", "{}", "a.png"], damage) for damage in ("missing", "folder", "text", "empty", "truncated")),
+        *((command, "foreign") for command in (["bench", "{}"], ["evaluate", "{}", "--data", "digits"])),
+    ],
 )
-@pytest.mark.parametrize("damage", ["missing", "folder", "text", "empty", "truncated", "foreign"])
 def test_a_file_that_is_no_model_of_ours(
     run: Path, refused: Refused, here: Path, command: list[str], damage: str
 ) -> None:
@@ -113,6 +117,22 @@ def test_predictions_as_json_and_as_a_table(run: Path, cli: Cli, digit_folder: P
     assert lines[1].split()[:2] == [first["image"], first["class"]]
     assert first["exit"] in lines[1]
     assert cli("predict", model, digit_folder, "--quiet").stdout == ""
+
+
+def test_a_contact_sheet_of_a_folder(run: Path, here: Path, cli: Cli, refused: Refused, digit_folder: Path) -> None:
+    model = run / "export/progressive.onnx"
+    done = cli("predict", model, digit_folder, "--save-grid", "sheet.png", "--columns", "10")
+    assert done.exit_code == 0
+    assert done.stdout.splitlines()[-1].rstrip() == "contact sheet: sheet.png"
+    with Image.open(here / "sheet.png") as sheet:
+        assert sheet.width > 10 * 144
+    one = next(digit_folder.rglob("*.png"))
+    content = json.loads(cli("predict", model, one, "--save-grid", "one.jpg", "--json").stdout)
+    assert content["grid"] == "one.jpg"
+    with Image.open(here / "one.jpg") as sheet:
+        assert sheet.width < 2 * 144
+    for name, problem in (("sheet.doc", "no picture format"), ("nowhere/sheet.png", "there is no folder")):
+        assert problem in refused("predict", model, digit_folder, "--save-grid", name)["problem"]
 
 
 def test_bench_sets_models_side_by_side(run: Path, cli: Cli) -> None:

@@ -5,8 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lcprune import runs
-
 Cli = Callable[..., Any]
 
 
@@ -25,18 +23,3 @@ def test_it_says_where_it_is(run: Path, cli: Cli) -> None:
     assert result.exit_code == 0
     assert result.stdout == f"wrote mine.html ({Path('mine.html').stat().st_size / 1000:,.0f} kB)\n"
     assert cli("report", run, "--no-rdm", "--quiet").stdout == ""
-
-
-def test_a_run_that_is_not_finished(run: Path, refused: Callable[..., dict[str, str]]) -> None:
-    (run / runs.PREDICTIONS).unlink()
-    error = refused("report", "runs/digits-1")
-    assert error["problem"] == "runs/digits-1 has no predictions.npz"
-    assert error["fix"] == "run this first: lcprune resume runs/digits-1"
-
-
-def test_no_run(here: Path, refused: Callable[..., dict[str, str]]) -> None:
-    assert refused("report")["kind"] == "run"
-
-
-def test_a_wrong_name(run: Path, refused: Callable[..., dict[str, str]]) -> None:
-    assert refused("report", "--output", "report.pdf")["problem"] == "report.pdf is no name for a page"

@@ -19,7 +19,7 @@ def contents(run: Path) -> dict[str, bytes]:
     return {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("command", ["resume", "profile", "select", "export", "evaluate"])
+@pytest.mark.parametrize("command", ["resume", "profile", "select", "export", "evaluate", "report"])
 def test_a_folder_that_is_no_run(here: Path, refused: Refused, command: str) -> None:
     assert refused(command) == {
         "kind": "run",
@@ -33,7 +33,7 @@ def test_a_folder_that_is_no_run(here: Path, refused: Refused, command: str) -> 
     assert error["fix"] == "name a folder that lcprune train wrote"
 
 
-@pytest.mark.parametrize("command", ["profile", "select", "export", "evaluate"])
+@pytest.mark.parametrize("command", ["profile", "select", "export", "evaluate", "report"])
 def test_a_run_that_is_not_finished_says_how_to_finish_it(run: Path, refused: Refused, command: str) -> None:
     for name in (runs.WEIGHTS, runs.PREDICTIONS, runs.PROFILE):
         (run / name).unlink()
@@ -128,11 +128,6 @@ def test_a_checkpoint_of_another_network(run: Path, refused: Refused) -> None:
     error = refused("resume")
     assert error["problem"].startswith("the checkpoint belongs to another network (")
     assert error["fix"] == "resume with its own recipe"
-
-
-def test_a_recipe_that_is_no_text(run: Path, refused: Refused) -> None:
-    (run / runs.RECIPE).write_bytes(b"\xff\xfe\xff")
-    assert "digits-1/recipe.yaml cannot be read: " in refused("resume")["problem"]
 
 
 def test_runs_latest_is_followed_and_may_dangle(run: Path, cli: Cli, refused: Refused) -> None:

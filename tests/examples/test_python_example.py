@@ -77,13 +77,6 @@ def test_it_says_what_predict_says_without_torch(
     ]
 
 
-def test_batches_change_nothing(classify: Callable[..., int], here: Path) -> None:
-    classify()
-    whole = rows_of(here / "results.csv")
-    classify("--batch-size", "7")
-    assert rows_of(here / "results.csv") == whole
-
-
 @pytest.mark.parametrize(
     ("thresholds", "name"), [(["2"], "main"), (["0"], "sub-model 1"), (["2", "0", "2"], "sub-model 2")]
 )

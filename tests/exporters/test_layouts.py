@@ -16,7 +16,7 @@ from lcprune.exporters.single import fixed_batch
 from lcprune.exporters.verify import Parity
 from lcprune.models.network import Network
 from lcprune.specs import CRITERIA, Criterion
-from lcprune_runtime.metadata import ModelInfo, read_info
+from lcprune_runtime.metadata import ModelInfo
 from lcprune_runtime.session import ProgressiveSession, open_session
 
 MakeInfo = Callable[..., ModelInfo]
@@ -124,16 +124,6 @@ def test_one_image_at_a_time_is_the_same(
     assert seen == {0, 1, 2, 3}
 
 
-@pytest.mark.parametrize("pixel", [np.nan, np.inf, -np.inf])
-def test_in_a_flat_graph_a_pixel_that_is_not_finite_keeps_its_row(
-    in_precision: Callable[[str], list[Any]], pixel: float
-) -> None:
-    flat = stitch(in_precision("int8"), [0.5] * 3, "required", layout="flat")
-    images = np.random.default_rng(2).random((9, 3, 8, 8), dtype=np.float32)
-    images[4, 1, 7, 3] = pixel
-    assert run(flat, images, np.zeros(3, np.float32))[1].tolist() == [0, 0, 0, 0, 3, 0, 0, 0, 0]
-
-
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_no_dimension_is_left_open_at_batch_1(in_precision: Callable[[str], list[Any]], precision: str) -> None:
     model = stitch(list(map(fixed_batch, in_precision(precision))), [0.5] * 3, "optional")
@@ -158,39 +148,34 @@ def test_fewer_rows_have_no_fixed_batch(stages_of: StagesOf) -> None:
 
 
 @pytest.mark.parametrize("threshold_input", ["optional", "required", "none"])
-@pytest.mark.parametrize(("layout", "batch"), [("flat", None), ("nested", 1)])
+@pytest.mark.parametrize(("layout", "batch"), [("nested", None), ("flat", None), ("nested", 1)])
+@pytest.mark.parametrize("suffix", ["onnx", "ort"])
 def test_files(
-    written: Written, images: np.ndarray, exported: Path, tmp_path: Path, layout: str, batch: int, threshold_input: str
+    written: Written,
+    images: np.ndarray,
+    exported: Path,
+    tmp_path: Path,
+    suffix: str,
+    layout: str,
+    batch: int,
+    threshold_input: str,
 ) -> None:
-    """Checked against torch as nested files are, and told by their metadata."""
-    nested, path = ProgressiveSession(exported), tmp_path / "model.onnx"
+    """Checked against torch as nested files are, and told by their metadata, also in onnxruntime's own format."""
+    nested, path = ProgressiveSession(exported), tmp_path / f"model.{suffix}"
     parity = written(path, threshold_input, layout=layout, batch=batch)
     assert (parity.samples, parity.exits_agree, parity.near_threshold) == (33, True, 0)
-    assert (read_info(path).layout, read_info(path).batch) == (layout, batch)
+    assert (path.read_bytes()[4:8] == b"ORTM") == (suffix == "ort")
+    assert str(tmp_path).encode() not in path.read_bytes()
     session = ProgressiveSession(path)
+    assert session.info == dataclasses.replace(nested.info, layout=layout, batch=batch)
     assert session.takes_thresholds == (threshold_input != "none")
+    if session.takes_thresholds:
+        assert set(session(images, 2).exits.tolist()) == {3}
     for rows in (0, 1, 33):
         got, expected = session(images[:rows]), nested(images[:rows])
         assert got.exits.tolist() == expected.exits.tolist()
         assert got.logits.shape == (rows, 5)
         np.testing.assert_allclose(got.logits, expected.logits, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(("layout", "batch"), [("flat", None), ("nested", 1)])
-def test_int8_files(
-    write_reduced: Callable[..., Any],
-    reduced: Callable[[str], Reduced],
-    images: np.ndarray,
-    make_info: MakeInfo,
-    tmp_path: Path,
-    layout: Any,
-    batch: Any,
-) -> None:
-    info = dataclasses.replace(make_info(0, 1, 2, 3), layout=layout, batch=batch)
-    parity = write_reduced(
-        reduced("int8"), tmp_path / "model.onnx", dataclasses.replace(info, thresholds=tuple([0.4, 0.4, 0.4])), images
-    )
-    assert (parity.max_abs_diff, parity.exits_agree) == (0.0, True)
 
 
 def test_a_submodel_for_one_image(network4: Network, images: np.ndarray, make_info: MakeInfo, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from lcprune.exporters.progressive import file_size, stitch, write_network
 from lcprune.exporters.stages import cascade_stages, cpu_copy, export_stages
 from lcprune.exporters.verify import stage_logits
 from lcprune.models.network import Network
-from lcprune_runtime.metadata import ModelInfo, read_info
+from lcprune_runtime.metadata import ModelInfo
 from lcprune_runtime.session import ProgressiveSession
 
 MakeInfo = Callable[..., ModelInfo]
@@ -67,18 +67,6 @@ def test_every_row_leaves_by_itself_at_any_batch_size(network4: Network, stages_
         np.testing.assert_allclose(logits, expected_logits, rtol=1e-4, atol=1e-5)
         seen |= set(exits.tolist())
     assert seen == set(range(len(kept) + 1))  # the test means something only if every exit was taken
-
-
-@pytest.mark.parametrize("exits", [2, 3])
-def test_smaller_networks(make_network: Callable[[int], Network], exits: int) -> None:
-    network = make_network(exits)
-    kept = list(range(exits - 1))
-    session = session_of(stitch(export_stages(cpu_copy(network), kept, (3, 8, 8)), [0.5] * len(kept), "optional"))
-    images = np.random.default_rng(5).random((33, 3, 8, 8), dtype=np.float32)
-    logits, exit_index = session.run(None, {"image": images})
-    expected_logits, expected_exits = leave_row_by_row(torch_all(network, images), images, [0.5] * len(kept), kept)
-    assert exit_index.tolist() == expected_exits.tolist()
-    np.testing.assert_allclose(logits, expected_logits, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("pixel", [np.nan, np.inf, -np.inf])
@@ -181,14 +169,6 @@ def test_nothing_about_this_machine_is_in_the_file(exported: Path) -> None:
     content = exported.read_bytes()
     for trace in (str(Path.cwd()), str(Path.home()), "site-packages", ".py", "stack_trace", "torch"):
         assert trace.encode() not in content
-
-
-def test_the_metadata_is_complete(exported: Path, torch_logits: np.ndarray, make_info: MakeInfo) -> None:
-    info = read_info(exported)
-    assert info.kind == "progressive"
-    assert info.exits == make_info(0, 1, 2, 3).exits
-    assert info.temperatures == (1.0,) * 4
-    assert len(info.thresholds) == 3
 
 
 @pytest.mark.parametrize("k", [2, 4])

@@ -55,16 +55,6 @@ def test_a_pool_that_is_not_that_simple_stays(pool: nn.Module) -> None:
     assert stage.SerializeToString(deterministic=True) == before
 
 
-def test_a_linear_layer_reads_channels_last(stages_of: StagesOf, pixels: np.ndarray) -> None:
-    stage = copy.deepcopy(stages_of(1)[0])
-    before = outputs(stage, pixels)
-    rewrite.flatten_channels_last(stage)
-    assert operators(stage)[-3:] == ["Transpose", "Flatten", "Gemm"]
-    for got, expected in zip(outputs(stage, pixels), before, strict=True):
-        np.testing.assert_allclose(got, expected, atol=1e-5)
-    onnx.checker.check_model(stage, full_check=True)
-
-
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_normalisation_goes_into_the_weights(channels: int) -> None:
     """At the border, too, where a convolution pads with what is 0 after the normalisation."""
@@ -102,10 +92,3 @@ def test_a_stage_that_does_not_begin_with_a_normalisation_stays() -> None:
         before = stage.SerializeToString(deterministic=True)
         assert not rewrite.fold_normalization(stage, 127)
         assert stage.SerializeToString(deterministic=True) == before
-
-
-def test_ones_fill_up_to_a_multiple_of_four() -> None:
-    assert [rewrite.padded_channels(channels) for channels in (1, 3, 4)] == [4, 4, 8]
-    image = rewrite.with_ones(np.full((2, 1, 3, 3), 0.5, np.float32))
-    assert image.shape == (2, 4, 3, 3)
-    assert [float(image[:, channel].mean()) for channel in range(4)] == [0.5, 1, 1, 1]

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lcprune.errors import ExportError
-from lcprune.exporters.stages import OPSET, cpu_copy, export_module, export_stages
-from lcprune.models.network import Network
+from lcprune.exporters.stages import OPSET, export_module
 
 StagesOf = Callable[..., list[onnx.ModelProto]]
 
@@ -41,12 +40,6 @@ def test_a_pool_at_the_head_of_the_next_group_moves_before_the_exit(stages_of: S
     assert pools == [2, 0]
 
 
-def test_the_network_that_is_exported_keeps_its_groups(network4: Network) -> None:
-    before = [len(group) for group in network4.groups]
-    export_stages(network4.eval(), [1], (3, 8, 8))
-    assert [len(group) for group in network4.groups] == before
-
-
 def test_what_torch_cannot_export_is_an_export_error(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ExportError, match="cannot export"):
         export_module(Branching().eval(), (1, 4, 4), ("logits",))
@@ -73,12 +66,3 @@ def test_the_reason_is_named_and_not_how_to_report_it() -> None:
 def test_export_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     export_module(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).eval(), (1, 2, 2), ("logits",))
     assert capfd.readouterr().out == ""
-
-
-def test_cpu_copy_is_independent() -> None:
-    layer = nn.Linear(2, 2)
-    twin = cpu_copy(layer)
-    with torch.no_grad():
-        twin.weight.zero_()
-    assert layer.weight.abs().sum() > 0
-    assert (layer.training, twin.training) == (True, False)

@@ -96,7 +96,7 @@ def flipped_by_hand(run: Path) -> tuple[np.ndarray, np.ndarray]:
     return ((both[0] + both[1]) / 2).numpy(), test.labels
 
 
-def test_flip_averages_the_logits_of_an_image_and_its_mirror_image(run: Path) -> None:
+def test_flip_averages_the_logits_of_an_image_and_its_mirror_image_and_pays_for_both(run: Path) -> None:
     stored_before = (run / runs.PREDICTIONS).read_bytes()
     plain, flipped = evaluate(run), evaluate(run, flip=True)
     logits, labels = flipped_by_hand(run)
@@ -107,13 +107,10 @@ def test_flip_averages_the_logits_of_an_image_and_its_mirror_image(run: Path) ->
     assert "flip" not in plain
     assert (run / runs.PREDICTIONS).read_bytes() == stored_before
 
-
-def test_flip_pays_for_both_images(run: Path) -> None:
-    logits, labels = flipped_by_hand(run)
     profiled = runs.read_json(run / runs.PROFILE)
     groups, critics = np.cumsum(profiled["group_macs"]), np.cumsum([*profiled["critic_macs"], 0])
     by_hand = sweep(logits, labels, (groups + critics).tolist(), int(groups[-1]), [[0.5] * 3])[0]
-    row = evaluate(run, flip=True)["progressive"][0]
+    row = flipped["progressive"][0]
     assert row["threshold"] == 0.5
     assert row["exit_fractions"] == pytest.approx(by_hand.exit_fractions)
     assert row["mean_macs"] == pytest.approx(2 * by_hand.mean_macs)

@@ -11,8 +11,7 @@ import pytest
 from lcprune import runs
 from lcprune.analysis.select import Budget
 from lcprune.data import sources
-from lcprune.errors import BudgetError, ExportError
-from lcprune.exporters import stages
+from lcprune.errors import BudgetError
 from lcprune.pipeline import evaluate_onnx, stored
 from lcprune.pipeline import export as pipeline
 from lcprune.pipeline.export import ExportRequest, calibration
@@ -105,31 +104,9 @@ def test_the_least_time_is_not_the_fewest_macs(run: Path, asked: Asked, monkeypa
     assert by_time["mean_latency_ms"] == content["mean_latency_ms"]
 
 
-def test_the_criterion_auto_is_one_that_keeps_the_budget(run: Path, asked: Asked) -> None:
-    ratios = {}
-    for criterion in ("softmax", "margin", "entropy", "agreement"):
-        write(run, asked(max_drop_pct=3.0, criterion=criterion))
-        ratios[criterion] = runs.read_json(run / runs.THRESHOLDS)["mean_macs"]
-    assert len(set(ratios.values())) > 1
-    said = write(run, asked(max_drop_pct=3.0, criterion="auto"))
-    content = runs.read_json(run / runs.THRESHOLDS)
-    assert said["criterion"] == content["criterion"] in ratios
-    assert content["expected_drop_pct"] <= 3.0  # the choice of the criterion is cross-validated, too
-
-
 def test_fixed_thresholds_hide_the_exits_from_evaluate(run: Path, asked: Asked) -> None:
     result = measured(write(run, asked(threshold="0.4", threshold_input="none")))
     assert (result["exits"], result["ensembles"], len(result["progressive"])) == ([], {}, 1)
-
-
-def test_the_exits_of_a_progressive_file_are_those_of_the_run(run: Path, asked: Asked) -> None:
-    arrays = runs.read_predictions(run)
-    correct = (arrays["test_logits"].argmax(2) == arrays["test_labels"]).mean(1) * 100
-    result = measured(write(run, asked(threshold="0.4")))
-    assert [row["accuracy_pct"] for row in result["exits"]] == pytest.approx(correct, abs=1e-9)
-    summed = (arrays["test_logits"].sum(0).argmax(1) == arrays["test_labels"]).mean() * 100
-    assert result["ensembles"]["1+2+3+main"] == pytest.approx(summed, abs=1e-9)
-    assert len(result["progressive"]) == 8
 
 
 def test_the_selected_sub_model_does_what_select_said(run: Path, asked: Asked) -> None:
@@ -152,19 +129,6 @@ def test_metadata_is_what_the_run_knows(run: Path, asked: Asked) -> None:
     correct = (arrays["val_logits"].argmax(2) == arrays["val_labels"]).mean(1) * 100
     assert [exit_info.val_accuracy_pct for exit_info in info.exits] == pytest.approx(correct, abs=1e-9)
     assert info.recipe_sha256 == runs.sha256(run / runs.RECIPE)
-
-
-def test_a_file_that_differs_from_torch_is_not_written(
-    run: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = run / "export/progressive.onnx"
-    before = path.read_bytes()
-    truth = stages._torch_logits
-    monkeypatch.setattr(stages, "_torch_logits", lambda *arguments: truth(*arguments) + np.float32(0.01))
-    with pytest.raises(ExportError, match=r"the network in ONNX differs from torch by 1\.0e-02 in a logit"):
-        write(run, asked(threshold="0.4"))
-    assert path.read_bytes() == before
-    assert runs.changed_files(run) == []
 
 
 def test_an_int8_file_holds_the_budget_by_its_own_logits(run: Path, asked: Asked) -> None:

@@ -52,12 +52,9 @@ def test_small_images_get_the_papers_network_at_their_size() -> None:
 @pytest.mark.parametrize(
     ("px", "trunk", "size"),
     [
-        (8, "vgg", 16),
-        (28, "vgg", 32),
         (40, "vgg", 48),
         (64, "vgg", 64),
         (65, "torchvision/mobilenet_v3_small", 96),
-        (100, "torchvision/mobilenet_v3_small", 128),
         (3000, "torchvision/mobilenet_v3_small", 128),
     ],
 )
@@ -70,8 +67,6 @@ def test_network_and_size_follow_the_images(px: int, trunk: str, size: int) -> N
     ("px", "model", "size"),
     [
         (32, "mobilenet_v3_small", 64),
-        (63, "mobilenet_v3_small", 64),
-        (64, "mobilenet_v3_small", 64),
         (90, "mobilenet_v3_small", 96),
         (32, "resnet50", 32),  # ours, for small images
         (32, "some.module:build", 32),
@@ -126,10 +121,8 @@ def test_what_was_asked_for_is_kept() -> None:
 @pytest.mark.parametrize(
     ("given", "trunk"),
     [
-        ("vgg", "vgg"),
         ("resnet50", "resnet50"),
         ("mobilenet_v3_small", "torchvision/mobilenet_v3_small"),
-        ("torchvision/resnet50", "torchvision/resnet50"),
         ("mypackage.mymodel:build", "mypackage.mymodel:build"),
     ],
 )
@@ -148,7 +141,6 @@ def test_critics_reduce_to_what_divides(size: int, pool_to: tuple[int, ...]) -> 
     [
         (EQUAL, 150, 150),
         ({"train": {"a": 500, "b": 500}, "test": {"a": 9}}, 150, 0),
-        ({"train": {"a": 500, "b": 500}, "val": {"a": 9}}, 0, 150),
         ({"train": {"a": 500, "b": 500}, "val": {"a": 9}, "test": {"b": 9}}, 0, 0),
         ({"": {"a": 100_000, "b": 100_000}}, 5000, 5000),
         ({"": {"a": 3, "b": 3}}, 2, 2),
@@ -176,7 +168,7 @@ def test_no_image_that_can_be_read() -> None:
 
 @pytest.mark.parametrize(
     ("training", "batch", "epochs"),
-    [(2, 2, 60), (100, 8, 60), (2_000, 64, 60), (10_000, 128, 51), (1_000_000, 128, 10)],
+    [(2, 2, 60), (2_000, 64, 60), (10_000, 128, 51), (1_000_000, 128, 10)],
 )
 def test_batch_and_epochs_follow_the_number_of_images(training: int, batch: int, epochs: int) -> None:
     counts = {"train": {"a": training // 2, "b": training // 2}, "val": {"a": 1}, "test": {"a": 1}}

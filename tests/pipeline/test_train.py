@@ -17,7 +17,7 @@ from lcprune import recipe as recipes
 from lcprune import runs
 from lcprune.data import sources
 from lcprune.data.sources import read_digits
-from lcprune.errors import NotFiniteError, RunError, TrainingError
+from lcprune.errors import NotFiniteError, TrainingError
 from lcprune.pipeline import train as pipeline
 from lcprune.pipeline.stored import build_network, load_network
 from lcprune.training import checkpoint
@@ -275,17 +275,6 @@ def test_whitening_is_found_in_the_training_images_and_stays(tmp_path: Path, who
     assert not torch.equal(initial, fresh.groups[0][0].convolution.weight)
 
 
-def test_a_resumed_run_takes_its_whitening_from_the_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(Interrupted):
-        train(tmp_path / "run", *FAST, listener=Recording(8, interrupt))
-    path = tmp_path / "run/checkpoints/last.pt"
-    content = checkpoint.load(path)
-    content["network"]["groups.0.0.convolution.weight"].fill_(0.25)
-    torch.save(content, path)
-    resume(tmp_path / "run")
-    assert (load_file(tmp_path / "run" / runs.WEIGHTS)["groups.0.0.convolution.weight"] == 0.25).all()
-
-
 @pytest.mark.parametrize(("amx", "became"), [(True, "bf16"), (False, "fp32")])
 def test_an_automatic_precision_is_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, amx: bool, became: str
@@ -336,23 +325,6 @@ def test_another_seed_gives_other_weights(tmp_path: Path, whole: Callable[..., P
     assert not equal_weights(whole(), tmp_path / "other")
 
 
-def test_resume_takes_the_checkpoint_before_a_damaged_one(finished: Path, whole: Callable[..., Path]) -> None:
-    last = finished / "checkpoints/last.pt"
-    last.write_bytes(last.read_bytes()[:1000])
-    notices: list[str] = []
-    resume(finished, notices=notices)
-    assert "last.pt is damaged" in notices[0]
-    assert notices[1] == "going on from step 20"
-    assert equal_weights(whole(), finished)
-
-
-def test_only_damaged_checkpoints_are_an_error(finished: Path) -> None:
-    for path in (finished / "checkpoints").iterdir():
-        path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(RunError, match=r"last\.pt is damaged"):
-        resume(finished)
-
-
 def test_resume_announces_another_number_of_threads(finished: Path) -> None:
     content = checkpoint.load(finished / "checkpoints/last.pt")
     content["surroundings"]["threads"] = 64
@@ -363,26 +335,12 @@ def test_resume_announces_another_number_of_threads(finished: Path) -> None:
     assert f"threads was 64 and is {threads}: the result will not be bit-identical to an uninterrupted run" in notices
 
 
-def test_resume_may_change_the_length_and_refuses_the_rest(finished: Path) -> None:
-    assert resume(finished, "train.iterations=40").iterations == 40
-    with pytest.raises(RunError, match="resume cannot change train.lr"):
-        resume(finished, "train.lr=0.5")
-
-
 def test_a_loss_that_is_not_finite_names_the_group_and_keeps_the_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"layer group 1 .* is no longer a finite number") as error:
         train(tmp_path / "run", "train.lr=1e30", "train.schedule=constant", "train.checkpoint_every=1")
     assert "--set train.lr=2.5e+29" in error.value.fix
     kept = checkpoint.load(tmp_path / "run/checkpoints/last.pt") if error.value.fix.count("resume") else None
     assert kept is None or all(bool(t.isfinite().all()) for t in kept["network"].values())
-
-
-def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full/mine.txt").write_text("mine")
-    with pytest.raises(RunError, match="holds something"):
-        train(tmp_path / "full")
-    assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
 
 
 def test_without_validation_images_the_test_set_is_shown_but_decides_nothing(tmp_path: Path) -> None:
@@ -393,34 +351,12 @@ def test_without_validation_images_the_test_set_is_shown_but_decides_nothing(tmp
     assert not (tmp_path / "run/checkpoints/best.pt").exists()
 
 
-def test_backprop_has_one_exit(tmp_path: Path) -> None:
-    result = train(tmp_path / "run", "train.method=backprop")
-    assert result.exit_names == ("main",)
-    assert len(result.test_accuracy_pct) == 1
-
-
 def test_bf16_and_deep_supervision_train(tmp_path: Path) -> None:
     listener = Recording()
     train(tmp_path / "run", "train.method=deep_supervision", "train.precision=bf16", listener=listener)
     first, last = listener.logged[0].loss, listener.logged[-1].loss
     assert len(first) == 4
     assert all(after < before for before, after in zip(first, last, strict=True))
-
-
-def test_runs_are_numbered(tmp_path: Path) -> None:
-    recipe = recipes.load("digits")
-    assert runs.create(recipe, None) == Path("runs/digits-1")
-    assert runs.create(recipe, None) == Path("runs/digits-2")
-    assert runs.LATEST.resolve() == tmp_path / "runs/digits-2"
-
-
-def test_a_changed_file_is_found(finished: Path) -> None:
-    path = finished / "predictions.npz"
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(RunError, match="SHA-256 has changed"):
-        runs.read_predictions(finished)
 
 
 @pytest.mark.slow

@@ -51,41 +51,27 @@ def test_one_flipped_bit_is_found_and_the_file_named(run: Path, refused: Refused
     assert error["problem"] == f"{run}: {name} is missing or is not what was written"
 
 
-def test_a_changed_export_is_found_when_it_is_the_target(run: Path, refused: Refused) -> None:
-    path = run / "export/progressive.onnx"
-    flip_a_byte(path)
-    assert "export/progressive.onnx is missing or is not what was written" in refused("verify", path)["problem"]
-
-
 def test_all_that_is_wrong_is_named(run: Path, refused: Refused) -> None:
     (run / runs.PROFILE).unlink()
     flip_a_byte(run / runs.PREDICTIONS)
     assert f"{runs.PREDICTIONS}, {runs.PROFILE} is missing" in refused("verify", run)["problem"]
 
 
-def test_a_file_outside_a_run_is_refused(run: Path, here: Path, refused: Refused) -> None:
+def test_what_does_not_lie_in_a_run_is_refused(run: Path, here: Path, refused: Refused) -> None:
     outside = here / "copy.onnx"
     outside.write_bytes((run / "export/progressive.onnx").read_bytes())
-    error = refused("verify", outside)
-    assert error["problem"] == f"{outside} does not lie in a run folder, so nothing is recorded about it"
-
-
-def test_a_file_that_the_run_did_not_export_is_refused(run: Path, refused: Refused) -> None:
-    stranger = run / "export/stranger.onnx"
-    stranger.write_bytes(b"x")
-    assert refused("verify", stranger)["problem"] == f"nothing is recorded about {stranger}"
-
-
-def test_a_file_that_is_not_there_is_refused(here: Path, refused: Refused) -> None:
+    problem = f"{outside} does not lie in a run folder, so nothing is recorded about it"
+    assert refused("verify", outside)["problem"] == problem
     assert refused("verify", "nowhere.onnx")["problem"] == "there is no file nowhere.onnx"
-
-
-def test_a_folder_without_a_run_is_refused(here: Path, refused: Refused) -> None:
     (here / "empty").mkdir()
     assert refused("verify", "empty")["problem"] == "empty is no run folder: it has no recipe.yaml"
+    (here / runs.LATEST).unlink()
     assert "runs/latest is missing" in refused("verify")["problem"]
 
 
-def test_a_run_that_is_not_finished_has_nothing_to_verify(run: Path, refused: Refused) -> None:
-    (run / runs.MANIFEST).unlink()
+def test_what_nothing_is_recorded_about_is_refused(run: Path, refused: Refused) -> None:
+    stranger = run / "export/stranger.onnx"
+    stranger.write_bytes(b"x")
+    assert refused("verify", stranger)["problem"] == f"nothing is recorded about {stranger}"
+    (run / runs.MANIFEST).unlink()  # as of a run that is not finished
     assert refused("verify", run)["problem"] == f"nothing is recorded about {run}"

@@ -89,21 +89,10 @@ def test_a_text_is_cut_with_an_ellipsis_and_no_more_than_needed() -> None:
     assert FONT.getlength(cut) <= 100 < FONT.getlength("a" + cut)
     assert shortened("two\nlines", 100, FONT) == "two lines"
     assert shortened("abc", 0, FONT) == "…"
-
-
-def test_of_a_file_name_the_end_is_kept() -> None:
     cut = shortened("photograph_of_a_cat_0001.jpg", 100, FONT, keep_end=True)
     assert cut.startswith("phot")
     assert cut.endswith("1.jpg")
     assert "…" in cut
-
-
-def test_the_file_is_written_whole(tmp_path: Path) -> None:
-    sheet = draw([cell()], 1)
-    save(sheet, tmp_path / "sheet.png")
-    assert [path.name for path in tmp_path.iterdir()] == ["sheet.png"]
-    with Image.open(tmp_path / "sheet.png") as written:
-        assert ImageChops.difference(written.convert("RGB"), sheet).getbbox() is None
 
 
 def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:

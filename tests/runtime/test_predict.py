@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 from lcprune import runs
-from lcprune.errors import DataError, LcpruneError
 from lcprune_runtime import contact_sheet
 from lcprune_runtime import predict as pipeline
 from lcprune_runtime.images import read_image
@@ -54,11 +53,6 @@ def test_files_and_folders_in_the_order_given_at_any_size(run: Path, digit_folde
     assert names[1:] == sorted(names[1:])
 
 
-def test_nothing_is_predicted_if_one_image_is_missing(run: Path, digit_folder: Path) -> None:
-    with pytest.raises(DataError, match="there is no image missing.png"):
-        predict(run / "export/progressive.onnx", [digit_folder, Path("missing.png")])
-
-
 def test_a_contact_sheet_shows_every_image_with_what_was_predicted(
     run: Path, digit_folder: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,12 +86,3 @@ def test_a_large_contact_sheet_is_cut_and_says_so(
     drawn: list[tuple[int, str]] = []
     assert len(predict(run / "export/progressive.onnx", [digit_folder], here / "sheet.png")["images"]) == 20
     assert drawn == [(7, "the first 7 of 20 images")]
-
-
-def test_a_sheet_that_cannot_be_written_is_refused_before_anything_runs(here: Path) -> None:
-    with pytest.raises(LcpruneError, match=r"sheet.txt has no suffix of an image format"):
-        predict(here / "no-model.onnx", [here], here / "sheet.txt")
-
-
-def test_without_a_name_there_is_no_sheet(run: Path, digit_folder: Path) -> None:
-    assert "grid" not in predict(run / "export/progressive.onnx", [digit_folder])
