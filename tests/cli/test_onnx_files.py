@@ -131,7 +131,7 @@ def test_a_contact_sheet_of_a_folder(run: Path, here: Path, cli: Cli, refused: R
     assert content["grid"] == "one.jpg"
     with Image.open(here / "one.jpg") as sheet:
         assert sheet.width < 2 * 144
-    for name, problem in (("sheet.doc", "no picture format"), ("nowhere/sheet.png", "there is no folder")):
+    for name, problem in (("sheet.doc", "no suffix of an image format"), ("nowhere/sheet.png", "there is no folder")):
         assert problem in refused("predict", model, digit_folder, "--save-grid", name)["problem"]
 
 
