@@ -17,9 +17,10 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["lcprune", "ruamel"], enable_loader_override=False):
+with atheris.instrument_imports(include=["lcprune", "lcprune_runtime", "ruamel"], enable_loader_override=False):
     from lcprune import recipe
     from lcprune.errors import LcpruneError
+    from lcprune.exporters.metadata import attach
     from lcprune_runtime import metadata
 
 import onnx
@@ -47,7 +48,7 @@ MEGABYTES = 2048
 def properties() -> dict[str, str]:
     """Valid metadata."""
     model = onnx.ModelProto()
-    metadata.attach(model, INFO)
+    attach(model, INFO)
     return {entry.key: entry.value for entry in model.metadata_props}
 
 
@@ -59,7 +60,7 @@ def valid_model() -> bytes:
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3]) for name in ("image", "logits")]
     node = helper.make_node("Identity", ["image"], ["logits"])
     model = helper.make_model(helper.make_graph([node], "g", ends[:1], ends[1:]))
-    metadata.attach(model, INFO)
+    attach(model, INFO)
     content: bytes = model.SerializeToString()
     return content
 
