@@ -36,7 +36,7 @@ def modules_given(types: tuple[type, ...], run: Path | None, work: Callable[[], 
             return
         given = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
         values = [frame.f_locals.get(name) for name in given]
-        if any(isinstance(value, types) or (run is not None and value == run) for value in values):
+        if any(isinstance(value, types) or (isinstance(value, Path) and value == run) for value in values):
             seen.add(code)
             modules.append(module)
 
