@@ -10,7 +10,8 @@ VENV := $(CURDIR)/.venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 CONSTRAINTS := tests/constraints.txt
-TESTS := -q -n auto --dist loadfile -m "not slow"
+# A worker that crashes ends the run: with one in its place, those of the same file would be waited for without end.
+TESTS := -q -n auto --max-worker-restart 0 --dist loadfile -m "not slow"
 LCPRUNE := "$(BIN)/lcprune"
 DEMO_IMAGES := 12
 
@@ -120,7 +121,7 @@ test: $(INSTALLED)
 	@"$(BIN)/python" -m pytest $(TESTS) --durations=15 $(COVER)
 
 slow: $(INSTALLED)
-	@"$(BIN)/python" -m pytest -q -n auto --dist loadgroup --durations=15 -m slow $(COVER)
+	@"$(BIN)/python" -m pytest -q -n auto --max-worker-restart 0 --dist loadgroup --durations=15 -m slow $(COVER)
 
 coverage: $(INSTALLED)
 	@"$(BIN)/python" -m pytest -q -n auto --dist loadfile --cov --cov-report=term
