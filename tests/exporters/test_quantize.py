@@ -306,6 +306,32 @@ def test_what_trunks_of_torchvision_are_made_of_runs_in_int8(
     assert np.abs((got - expected) / spread).mean() < 0.2
 
 
+class _InvertedResidual(nn.Module):
+    """Expand, depthwise, project, add: MobileNetV2's block, whose ReLU6 is a Clip in ONNX."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = ((8, 24, 1), (24, 24, 24), (24, 8, 1))
+        convolutions = [nn.Conv2d(i, o, 3 if g > 1 else 1, padding=int(g > 1), groups=g) for i, o, g in widths]
+        expand, depthwise, project = convolutions
+        self.layers = nn.Sequential(expand, nn.ReLU6(), depthwise, nn.ReLU6(), project)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.layers(x)
+
+
+def test_relu6_is_part_of_the_integer_convolution(calibration: np.ndarray, images: np.ndarray) -> None:
+    torch.manual_seed(0)
+    blocks = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU6(), _InvertedResidual(), _InvertedResidual()]
+    model = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)).eval()
+    (stage,) = reduce([export_module(model, (3, 8, 8), ("logits",))], "int8", calibration).stages
+    operators = [node.op_type for node in quantize._optimized(stage.SerializeToString()).graph.node]
+    assert operators.count("QLinearConv") == 7
+    assert "Clip" not in operators
+    # The image is quantised, and so is the mean over it, which is a float; nothing else changes its type.
+    assert (operators.count("QuantizeLinear"), operators.count("DequantizeLinear")) == (2, 1)
+
+
 @pytest.mark.parametrize(("int8_range", "largest"), [("safe", 64), ("full", 127)])
 def test_the_safe_range_has_weights_of_7_bits(
     stages_of: StagesOf, calibration: np.ndarray, images: np.ndarray, int8_range: Int8Range, largest: int
