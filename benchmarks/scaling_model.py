@@ -258,7 +258,7 @@ def resnet50_groups() -> list[Group]:
     with torch.no_grad():
         hidden = torch.zeros(1, *IMAGENET)
         for stage in stages:
-            hidden = stage.next_pool(stage.plain_group(hidden))
+            hidden = stage.next_pool(stage.group(hidden))
             sizes.append(2 * hidden.numel())
     return [
         Group(each, sum(4 * p.numel() for part in both if part is not None for p in part.parameters()), size)
