@@ -5,10 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-
-from lcprune_runtime import ProgressiveSession
 
 RUNTIME = Path(__file__).parents[2] / "runtime"
 ABSENT = ("torch", "torchvision", "onnx", "scipy", "pydantic", "lcprune")
@@ -44,24 +41,3 @@ def test_it_runs_where_nothing_else_is(run: Path, digit_folder: Path, tmp_path: 
     absent = tmp_path / "absent.png"
     wrong = subprocess.run([*command, "predict", model, absent], capture_output=True, text=True)
     assert (wrong.returncode, wrong.stderr.splitlines()[0]) == (1, f"error: there is no image {absent}")
-
-
-def test_the_evaluation_of_a_folder(run: Path, tmp_path: Path) -> None:
-    """By hand: two images that the model takes for these classes, and one that it does not."""
-    from PIL import Image
-
-    from lcprune_runtime.evaluate import evaluate
-
-    model = run / "export/progressive.onnx"
-    session = ProgressiveSession(model)
-    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8), dtype=np.uint8)
-    labels = [int(label) for label in session(images[:, None]).labels]
-    wrong = (labels[2] + 1) % 10
-    for index, label in enumerate([*labels[:2], wrong]):
-        folder = tmp_path / "images" / session.info.classes[label]
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(images[index]).save(folder / f"{index}.png")
-    result = evaluate(model, tmp_path / "images")
-    assert result["samples"] == 3
-    assert result["progressive"][0]["accuracy_pct"] == pytest.approx(200 / 3)
-    assert [row["name"] for row in result["exits"]] == ["sub-model 1", "sub-model 2", "sub-model 3", "main"]
