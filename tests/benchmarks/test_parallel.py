@@ -41,7 +41,7 @@ def test_a_far_receiver_sleeps_until_then(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(links, "Receiver", Inner)
     monkeypatch.setattr(time, "sleep", slept.append)
     board = links.Board(tmp_path / "board")
-    receiver = links.FarReceiver(board, 5.0, None, None, TensorSpec((4,)), 2)
+    receiver = links.FarReceiver(board, 5.0, None, 0, None, TensorSpec((4,)), 2)
     board.send(1, 0)
     assert receiver.receive(0) == 0
     assert slept[0] == pytest.approx(10, abs=0.5)  # expected only now

@@ -90,7 +90,7 @@ def test_the_channel_that_does_nothing_goes_first(subject: Subject) -> None:
     max_macs = int(share * subject.cost.exits[-1].macs)
     pruned = pruning.prune(network, pruning.CRITERIA[NORM], max_macs, subject.loader)
     assert pruned is not None
-    assert 0.9 * max_macs < count_macs(pruned.submodel(1), subject.facts.image_shape) <= max_macs
+    assert 0.9 * max_macs < count_macs(pruned.submodel(1), subject.info.facts.image_shape) <= max_macs
     assert torch.equal(convolutions(pruned)[0].weight, first.weight[[0, 1, 3]])
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
 
