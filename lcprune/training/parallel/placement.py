@@ -7,7 +7,6 @@ from itertools import combinations, pairwise
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.utils.benchmark import Timer
 
 from lcprune.errors import RecipeError, SetupError
 from lcprune.models import Network
@@ -109,6 +108,8 @@ def measured_costs_s(network: Network, images: Tensor) -> list[float]:
         network: It is not changed.
         images: A batch, on the network's device.
     """
+    from torch.utils.benchmark import Timer  # imports compilers, and warns where CUDA is installed without a device
+
     costs = []
     with torch.no_grad():
         hidden = network.normalize(images)
