@@ -1,0 +1,95 @@
+"""Latency, size and accuracy of exported models, side by side."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lcprune_runtime.errors import DataError
+from lcprune_runtime.files import list_classes
+from lcprune_runtime.images import read_prepared
+from lcprune_runtime.latency import Latency, Session, call_on, exit_calls, in_turn, latencies_of, noise_for, on_images
+from lcprune_runtime.segment_session import MANIFEST, SegmentedSession, open_model
+
+
+def bench(models: Sequence[Path], runs: int, data: Path | None = None) -> list[dict[str, Any]]:
+    """Size and latency of every model, in turn, batch 1, one thread, and with images their accuracy.
+
+    Args:
+        models: Files that `export` wrote, or folders of segments or their manifests.
+        runs: Timed runs of each, without images.
+        data: Folder with one subfolder of images for each class; each is run once. None: a random image.
+
+    Raises:
+        OnnxModelError: If a file is no model of ours.
+        DataError: If the images do not fit the models, or the models do not have the same classes.
+    """
+    sessions = [open_model(path, threads=1) for path in models]
+    for session in sessions:
+        session(noise_for(session))  # raises, with its name, if the graph does not run
+    figures = _on_noise(sessions, runs) if data is None else _on_folder(sessions, data)
+    least = "latency_ms" if data is None else "latency_mean_ms"
+    return [
+        {
+            "model": str(path),
+            "kind": _kind(session),
+            "size_bytes": _size_bytes(path),
+            **of_model,
+            "ratio": of_model[least] / figures[0][least],
+        }
+        for path, session, of_model in zip(models, sessions, figures, strict=True)
+    ]
+
+
+def _on_noise(sessions: Sequence[Session], runs: int) -> list[dict[str, Any]]:
+    """Latency on a random image; for a progressive model, where it says little, that of every exit as well."""
+    exits = [
+        exit_calls(session) if not isinstance(session, SegmentedSession) and session.takes_thresholds else []
+        for session in sessions
+    ]
+    calls = [call_on(session, noise_for(session)) for session in sessions]
+    latencies = in_turn([*calls, *(call for of_model in exits for call in of_model)], runs)
+    of_exits = iter(latencies[len(sessions) :])
+    return [
+        _figures(latency) | ({"exit_latency_ms": [next(of_exits).median_ms for _ in of_model]} if of_model else {})
+        for latency, of_model in zip(latencies, exits, strict=False)
+    ]
+
+
+def _on_folder(sessions: Sequence[Session], data: Path) -> list[dict[str, Any]]:
+    classes = sessions[0].info.classes
+    if others := [session.name for session in sessions if session.info.classes != classes]:
+        raise DataError(
+            f"{others[0]} has other classes than {sessions[0].name}", "compare models that were trained for the same"
+        )
+    files, _ = list_classes(data, classes)
+    images = ([read_prepared(path, session.info.input.preparation)[None] for session in sessions] for path in files)
+    results, times_ms = on_images(sessions, images)
+    rows = []
+    for index, (session, latency) in enumerate(zip(sessions, latencies_of(times_ms), strict=True)):
+        counts = np.bincount(results[:, index, 1], minlength=len(session.info.exits))
+        rows.append(
+            {
+                "images": len(files),
+                "accuracy_pct": 100 * float((results[:, index, 0] == files.labels).mean()),
+                "exit_fractions": (counts / len(files)).tolist(),
+                "latency_mean_ms": latency.mean_ms,
+                **_figures(latency),
+            }
+        )
+    return rows
+
+
+def _figures(latency: Latency) -> dict[str, Any]:
+    return {"latency_ms": latency.median_ms, "latency_p95_ms": latency.p95_ms}
+
+
+def _kind(session: Session) -> str:
+    return "segments" if isinstance(session, SegmentedSession) else session.info.kind
+
+
+def _size_bytes(path: Path) -> int:
+    """Of a file, or of all segments."""
+    folder = path.parent if path.name == MANIFEST else path
+    return sum(file.stat().st_size for file in folder.glob("*.onnx")) if folder.is_dir() else path.stat().st_size

@@ -1,0 +1,215 @@
+"""Image files to arrays. NumPy and Pillow only: programs that run an exported model read images here without torch."""
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from lcprune_runtime.errors import DataError
+from lcprune_runtime.files import list_classes, scan
+
+Interpolation = Literal["bilinear", "bicubic"]
+
+_RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_LONGEST = 8  # times the shorter side: of a longer image only the center is kept, a strip of pixels would fill memory
+
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
+"""The only decoders that are used, whatever a file is called: some of Pillow's others start programs (PostScript)."""
+MAX_PIXELS = 89_478_485
+"""The most pixels of an image, by its header: Pillow's own limit, which a program may have lifted."""
+
+_WITH_ALPHA = frozenset({"RGBA", "RGBa", "LA", "La", "PA"})
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How an image file becomes a network's input, ``(C, size, size)``: the same in training and afterwards.
+
+    Without `shorter_side` the image is resized to a square. With it, the image is scaled until its shorter side has
+    that many pixels (the other one rounded down), and the center is cropped (an odd rest is cut off on the right and
+    below). Resizing uses Pillow's antialiasing filters.
+    """
+
+    size: int
+    """Height and width in pixels."""
+    channels: Literal[1, 3]
+    """1 for grey, 3 for RGB."""
+    shorter_side: int | None = None
+    """In pixels, at least `size`; None: resized to a square."""
+    interpolation: Interpolation = "bilinear"
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Every image file in a folder and the folders below it, sorted; see `scan`.
+
+    Raises:
+        DataError: If there is no such folder.
+    """
+    if not folder.is_dir():
+        raise DataError(f"there is no folder {folder}", "name a folder that holds images")
+    return [Path(path) for path in scan(folder)]
+
+
+def read_image(path: Path | BinaryIO, size: int | None, channels: Literal[1, 3]) -> NDArray[np.uint8]:
+    """One image as ``(C, H, W)``, 0 to 255, rotated upright according to its EXIF data.
+
+    Palettes and CMYK become RGB; transparent pixels are composited over black; of 16 bits the upper 8 are kept; of an
+    animation the first frame. RGB becomes grey by the weights of ITU-R 601 (Pillow's mode ``L``).
+
+    Args:
+        path: File, or open stream, in any format that Pillow reads.
+        size: Height and width to resize to, in pixels (bilinear, antialiased, the aspect ratio is not kept);
+            without it the image keeps its own.
+        channels: 1 for grey, 3 for RGB.
+
+    Raises:
+        DataError: If the file is missing, no image, damaged, cut short, or far too large to be decoded safely.
+    """
+    image = _open(path, channels)
+    if size is not None:
+        image = image.resize((size, size), Image.Resampling.BILINEAR)
+    return _pixels(image, channels)
+
+
+def read_prepared(path: str | Path | BinaryIO, preparation: Preparation) -> NDArray[np.uint8]:
+    """One image as a network's input, ``(C, size, size)``, 0 to 255; files are read as by `read_image`.
+
+    Raises:
+        DataError: As `read_image`.
+    """
+    return center_crop(read_resized(path, preparation), preparation.size)
+
+
+def read_resized(path: str | Path | BinaryIO, preparation: Preparation) -> NDArray[np.uint8]:
+    """As `read_prepared`, but before the center crop, ``(C, H, W)``: random crops are taken from it.
+
+    Raises:
+        DataError: As `read_image`.
+    """
+    image = _open(path, preparation.channels)
+    resampling = _RESAMPLING[preparation.interpolation]
+    if preparation.shorter_side is None:
+        image = image.resize((preparation.size, preparation.size), resampling)
+    else:
+        image = _scaled(image, preparation.shorter_side, resampling)
+    return _pixels(image, preparation.channels)
+
+
+def center_crop(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """The center of an image, ``(C, H, W)`` to ``(C, size, size)``."""
+    top, left = ((side - size) // 2 for side in pixels.shape[1:])
+    return np.ascontiguousarray(pixels[:, top : top + size, left : left + size])
+
+
+def read_folder(
+    folder: Path, preparation: Preparation, classes: Sequence[str] | None = None
+) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]:
+    """All images ``(N, C, size, size)``, labels ``(N,)`` and classes of a folder with one subfolder per class.
+
+    `classes` is as in `list_classes`, the rest as in `read_prepared`.
+
+    Raises:
+        DataError: As `list_classes`, `refuse_too_many` and `read_image`.
+    """
+    files, known = list_classes(folder, classes)
+    refuse_too_many(len(files), preparation.size, preparation.channels)
+    images = np.empty((len(files), preparation.channels, preparation.size, preparation.size), dtype=np.uint8)
+    for index, path in enumerate(files):
+        images[index] = read_prepared(path, preparation)
+    return images, files.labels, known
+
+
+def refuse_too_many(count: int, size: int, channels: int) -> None:
+    """Checks, before anything is decoded, that `count` images fit into memory.
+
+    Raises:
+        DataError: If they would take more than half of it.
+    """
+    if not fits_into_memory(count, size, channels, share=0.5):
+        needed_bytes, memory_bytes = count * channels * size * size, _physical_memory_bytes() or 0
+        needed, memory = (f"{value / 2**30:.1f} GiB" for value in (needed_bytes, memory_bytes))
+        raise DataError(
+            f"{count:,} images of {channels} x {size} x {size} take {needed}, more than half of the {memory} of memory",
+            "set a smaller data.image_size, or use fewer images",
+        )
+
+
+def fits_into_memory(count: int, size: int, channels: int, share: float) -> bool:
+    """Whether `count` images take at most this share of the machine's memory; True where its size is not known."""
+    memory_bytes = _physical_memory_bytes()
+    return memory_bytes is None or count * channels * size * size <= memory_bytes * share
+
+
+@contextmanager
+def errors_named(path: str | Path | BinaryIO) -> Iterator[None]:
+    """Raises whatever Pillow raises while it reads a file as an error that names the file.
+
+    Raises:
+        DataError: If the file is missing, no image, damaged, or far too large to be decoded safely.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError(f"there is no image {path}", "check the path") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise DataError(
+            f"{path} has more than {MAX_PIXELS:,} pixels", "make the image smaller, or leave it out"
+        ) from None
+    except Exception as error:  # Pillow's decoders raise nearly everything on a damaged file
+        reason = str(error) or type(error).__name__
+        raise DataError(f"{path} cannot be read as an image: {reason}", "replace the file, or remove it") from None
+
+
+def _open(path: str | Path | BinaryIO, channels: Literal[1, 3]) -> Image.Image:
+    """Decoded, upright, grey or RGB; see `read_image`."""
+    with errors_named(path), warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(path, formats=FORMATS) as opened:
+            if opened.width * opened.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            return _to_mode(ImageOps.exif_transpose(opened), "L" if channels == 1 else "RGB")
+
+
+def _scaled(image: Image.Image, shorter_side: int, resampling: Image.Resampling) -> Image.Image:
+    shorter, longer = sorted(image.size)
+    longer = min(longer, shorter * _LONGEST)
+    wide = image.width > image.height
+    kept_width, kept_height = (longer, shorter) if wide else (shorter, longer)
+    left, top = (image.width - kept_width) // 2, (image.height - kept_height) // 2
+    scaled = longer * shorter_side // shorter
+    size = (scaled, shorter_side) if wide else (shorter_side, scaled)
+    return image.resize(size, resampling, box=(left, top, left + kept_width, top + kept_height))
+
+
+def _pixels(image: Image.Image, channels: int) -> NDArray[np.uint8]:
+    pixels = np.asarray(image, dtype=np.uint8).reshape(image.height, image.width, channels)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _to_mode(image: Image.Image, mode: Literal["L", "RGB"]) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits, or 32 that hold 16; Pillow's own conversion would clip at 255
+        deep = np.asarray(image).astype(np.int64).clip(0, 65535)
+        image = Image.fromarray((deep >> 8).astype(np.uint8))
+    elif image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers, whose range is not known")
+    elif image.mode in _WITH_ALPHA or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, (0, 0, 0, 255)), layer)
+    if image.mode not in ("L", "1"):
+        image = image.convert("RGB")  # by way of RGB, so that CMYK and palettes get the same weights when grey
+    return image.convert(mode)
+
+
+def _physical_memory_bytes() -> int | None:
+    """Memory of the machine; None where the system does not tell (Windows)."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
