@@ -1,6 +1,7 @@
 """On a device the runtime is installed without lcprune, and without what lcprune needs."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,8 @@ def test_it_runs_where_nothing_else_is(run: Path, digit_folder: Path, tmp_path: 
     environment = tmp_path / "device"
     subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
     python = environment / "bin" / "python"
-    install = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", str(RUNTIME)]
+    source = shutil.copytree(RUNTIME, tmp_path / "runtime", ignore=shutil.ignore_patterns("*.egg-info", "build"))
+    install = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", str(source)]  # builds in the source
     done = subprocess.run(install, capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"no packages here: {done.stderr.strip().splitlines()[-1]}")
