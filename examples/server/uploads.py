@@ -82,7 +82,7 @@ def decode(upload: Upload, wanted: InputInfo, limits: Limits) -> NDArray[np.uint
     damaged = RefusalError(400, "bad_image", f"{upload.name} is damaged, or no image of a kind that is taken here")
     too_large = RefusalError(413, "too_large", f"{upload.name} has more than {limits.image_pixels:,} pixels")
     try:
-        # formats: only the decoders that are named above meet what a stranger sends
+        # formats: only the decoders that are named above read untrusted input
         with Image.open(io.BytesIO(upload.content), formats=list(FORMATS.values())) as image:
             pixels = image.width * image.height
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

@@ -70,7 +70,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
         from pyarrow import ArrowInvalid, parquet
     except ImportError:
         raise SetupError(
-            f"{path.name} needs pyarrow, which is not installed", "pip install 'lcprune[parquet]', or write it as CSV"
+            f"{path.name} needs pyarrow, which is not installed", "pip install pyarrow, or write the table as CSV"
         ) from None
     try:
         table = parquet.ParquetFile(path)

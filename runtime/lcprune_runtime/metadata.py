@@ -95,7 +95,7 @@ class ModelInfo:
     thresholds: tuple[float, ...] = ()
     """Default threshold of each early exit."""
     temperatures: tuple[float, ...] = ()
-    """Of each exit; its logits are divided by it where their score is taken, and nowhere else. 1.0 is as trained."""
+    """Temperature of each exit, by which its logits are divided for the score; the output logits are not. 1.0: none."""
     criterion: Criterion = "softmax"
     """Score that is compared with the thresholds."""
     layout: Layout = "nested"

@@ -1,4 +1,4 @@
-"""ONNX files and manifests that a stranger made: each ends in an `OnnxModelError`, none in anything else."""
+"""Untrusted ONNX files and manifests: each ends in an `OnnxModelError`, none in anything else."""
 
 import dataclasses
 import json

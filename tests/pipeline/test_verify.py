@@ -70,8 +70,8 @@ def test_what_does_not_lie_in_a_run_is_refused(run: Path, here: Path, refused: R
 
 
 def test_what_nothing_is_recorded_about_is_refused(run: Path, refused: Refused) -> None:
-    stranger = run / "export/stranger.onnx"
-    stranger.write_bytes(b"x")
-    assert refused("verify", stranger)["problem"] == f"nothing is recorded about {stranger}"
+    other = run / "export/other.onnx"
+    other.write_bytes(b"x")
+    assert refused("verify", other)["problem"] == f"nothing is recorded about {other}"
     (run / runs.MANIFEST).unlink()  # as of a run that is not finished
     assert refused("verify", run)["problem"] == f"nothing is recorded about {run}"
