@@ -43,9 +43,9 @@ def bench(
         typer.Option(metavar="FOLDER", help="Run every image of this folder, one subfolder for each class."),
     ] = None,
 ) -> Result:
-    """Compare latency and size of models, and on images their accuracy and exits, without torch.
+    """Compare latency, size and accuracy of models, without torch.
 
-    Batch 1, one thread, the models in turn.
+    Batch 1, one thread, the models in turn. Accuracy and exits need --data.
     """
     from lcprune_runtime import bench, tables
 
