@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from filelock import FileLock
 from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
@@ -109,12 +110,14 @@ class Quiet:
 def cifar_root() -> Path:
     """The folder with the official CIFAR-10 and CIFAR-100; the test is skipped where they cannot be had."""
     root = REPOSITORY / "data"
-    if (root / "cifar-10-batches-py" / "test_batch").is_file() and (root / "cifar-100-python" / "test").is_file():
-        return root
-    unpack = REPOSITORY.parent / "shared" / "data" / "unpack_cifar.py"
-    if not unpack.is_file():
-        pytest.skip(f"CIFAR is not in {root}")
-    done = subprocess.run([sys.executable, unpack, root, "--dataset", "all"], capture_output=True, text=True)
+    root.mkdir(exist_ok=True)
+    with FileLock(root / ".unpacking"):  # every test worker comes here
+        if (root / "cifar-10-batches-py" / "test_batch").is_file() and (root / "cifar-100-python" / "test").is_file():
+            return root
+        unpack = REPOSITORY.parent / "shared" / "data" / "unpack_cifar.py"
+        if not unpack.is_file():
+            pytest.skip(f"CIFAR is not in {root}")
+        done = subprocess.run([sys.executable, unpack, root, "--dataset", "all"], capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"CIFAR could not be unpacked into {root}: {done.stderr.strip()[-200:]}")
     return root

@@ -5,8 +5,9 @@ samples at its first exit back, which the critic at the cut needs (Eq. 7). They 
 process only; meanwhile the first process runs its group's backward pass.
 
 With a staleness of k the critic at a cut learns from a batch exactly k steps late, from the losses of both exits on
-that batch. No process waits as long as the next one is at most k steps behind, and the result does not depend on their
-speed. Until then the critic's graph is kept, with the weights of its forward pass.
+that batch. No process waits as long as the next one is at most k steps behind, and the result depends on where the
+network is cut, but not on the speed of the processes. Until then the critic's graph is kept, with the weights of its
+forward pass.
 
 Source: Lee and Lee 2018, arXiv:1805.01128, Section 3; the staleness is an addition.
 """
