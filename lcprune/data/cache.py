@@ -60,7 +60,7 @@ class MemoryCache:
             self._table[-1, 0] = start + pixels.size
         self._arena[start : start + pixels.size] = pixels.reshape(-1)
         self._table[number, 1:] = pixels.shape
-        self._table[number, 0] = start + 1  # last, so that nobody reads half an image
+        self._table[number, 0] = start + 1  # last, so that no process reads half an image
 
 
 class DiskCache:

@@ -18,7 +18,7 @@ ORDER, AUGMENT, FLIP, TRANSFORM, MIX = 0, 1, 2, 3, 4
 
 
 def generator(seed: int, stream: int, counter: int) -> torch.Generator:
-    """A CPU generator for one purpose at one step; hashed, because neighbouring seeds and steps must not be alike."""
+    """A CPU generator for one purpose at one step; hashed, because neighbouring seeds and steps must be independent."""
     return torch.Generator().manual_seed(_state(seed, stream, counter))
 
 

@@ -19,7 +19,7 @@ _ALIGNED = 4  # integer kernels of x86 and Arm multiply four channels at a time
 
 
 def pools_as_convolutions(stage: ModelProto) -> None:
-    """Turns each average pool without padding into a depthwise convolution: its weights, all alike, are exact in int8.
+    """Turns each average pool without padding into a depthwise convolution: its equal weights are exact in int8.
 
     Args:
         stage: Changed in place.

@@ -36,7 +36,7 @@ UNSPECIFIED = "not said"
 """The paper's value of a setting that it leaves open."""
 
 SPECIFIED_ON_IMAGENET = ("data.source", "model.stem")
-"""All that the paper says of its network on ImageNet, other than on CIFAR: it is the ResNet-50 of He et al. 2016."""
+"""The paper's description of its network on ImageNet, other than on CIFAR: it is the ResNet-50 of He et al. 2016."""
 
 
 CURVES = ("lc_3", "bp_sub_1", "bp_sub_2", "bp_sub_3")

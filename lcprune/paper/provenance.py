@@ -16,7 +16,7 @@ PACKAGES = ("torch", "torchvision", "numpy", "scipy", "fvcore")
 
 
 def provenance(folders: Sequence[Path], seeds: Sequence[int]) -> dict[str, Any]:
-    """Command, machine and versions of this process; devices and seconds of the runs, whoever trained them."""
+    """Command, machine and versions of this process; devices and seconds of the runs, also of those trained before."""
     seconds = [seconds_trained(folder) for folder in folders]
     return {
         "command": shlex.join(["lcprune", *sys.argv[1:]]),

@@ -39,7 +39,7 @@ def evaluate(folder: Path, *, flip: bool = False) -> dict[str, Any]:
         )
     if flip:
         logits, labels = _flipped(folder, recipe, split)
-    # Weights that were found on the rows that they are judged by would look better than they are.
+    # Weights that are evaluated on the rows that they were fitted to would look better than they are.
     val_logits, val_labels = (arrays["val_logits"], arrays["val_labels"]) if split == "test" else (None, None)
     costs = costs_of(folder, recipe)
     swept = sweep(logits, labels, costs.cascade.exit_macs(), costs.cascade.main_macs) if len(costs.exits) > 1 else ()

@@ -129,7 +129,7 @@ def export_table(result: Mapping[str, Any]) -> Shown:
 
 
 def forecast(result: Mapping[str, Any]) -> list[str]:
-    """What new images are expected to lose, beside what the deciding images lost; nothing where nobody decided."""
+    """The expected loss on new images, beside the loss on the deciding images; nothing without deciding images."""
     if "expected_drop_pct" not in result:
         return []
     images, error = result["deciding_images"], result["expected_drop_se_pct"]

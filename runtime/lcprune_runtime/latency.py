@@ -1,4 +1,4 @@
-"""Latency of exported models, measured in turn so that a drift of the machine's speed meets all of them alike."""
+"""Latency of exported models, measured in turn so that a drift of the machine's speed affects all of them equally."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence

@@ -41,7 +41,7 @@ class _Budget:
     kind: Literal["max_drop_pct", "max_macs", "max_latency_ms"]
     limit: float
     pay: Pay
-    """What the limit is about, and for a drop what becomes least: MACs or milliseconds of leaving at each exit."""
+    """The quantity with the limit, and for a drop the one to minimise: MACs or milliseconds up to each exit."""
     timed: bool
     """Whether `pay` is in milliseconds."""
     confidence: float | None

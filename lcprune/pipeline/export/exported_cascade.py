@@ -18,7 +18,7 @@ from lcprune.pipeline.export.scores import ExitScores, score_logits
 SAMPLES = 256
 """Training images that the ranges of int8 activations are found on."""
 MAX_PRECISION_LOSS_PCT = 1.0
-"""Where the last exit loses more points than this to its precision, the user is told."""
+"""There is a notice where the last exit loses more points than this to its precision."""
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def score_logits(logits: Logits, labels: Labels, cost: CascadeCost, request: Exp
 
 
 def _fit_temperatures(logits: Logits, labels: Labels, request: ExportRequest) -> tuple[float, ...]:
-    """Those that make the probabilities of the deciding images true; 1 where the user names the thresholds."""
+    """Fitted to the deciding images; 1 where the user sets the thresholds."""
     exits = len(next(iter(logits.values())))
     if not (request.progressive and request.calibrates and request.temperature):
         return (1.0,) * exits

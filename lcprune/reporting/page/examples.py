@@ -22,7 +22,7 @@ RDM_LOW, RDM_HIGH = 0.0, 1.2
 """Correlation distances from dark to light; few lie above."""
 
 _VIRIDIS = np.array([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]])
-"""Dark is alike, light is different; readable with any colour vision."""
+"""Dark is similar, light is different; readable with any colour vision."""
 
 
 @dataclass(frozen=True)
