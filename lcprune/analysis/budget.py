@@ -1,11 +1,10 @@
 """The price of a lost image that keeps a budget on new images, chosen by cross-validation over the deciding images.
 
-The images of each of `FOLDS` parts are evaluated with the criterion, exits and thresholds that the other parts give at the
-same price; those of the file come from all. One image more than were lost is counted. Then a budget that is just kept
-here is kept on new images on average, though the price was chosen on these: conformal risk control, Angelopoulos et al.
-2022, arXiv:2208.02814; by cross-validation, Cohen et al. 2024, arXiv:2401.11974. With few images that mean would be one
-of overruns and of main alone; so the standard error may not be larger than the budget.
-"""
+The images of each of `FOLDS` parts are evaluated with the criterion, exits and thresholds that the other parts give at
+the same price; those of the file come from all. One image more than were lost is counted. Then a budget that is just
+kept here is kept on new images on average, though the price was chosen on these: conformal risk control, Angelopoulos
+et al. 2022, arXiv:2208.02814; by cross-validation, Cohen et al. 2024, arXiv:2401.11974. With few images that mean would
+be one of overruns and of main alone; so the standard error may not be larger than the budget."""
 
 import math
 from collections.abc import Sequence
@@ -61,7 +60,7 @@ class Family:
             rows: The deciding images, by every criterion that may be taken.
             exits: ``exit_index`` of the early exits to keep, whether they pay or not. None: those that pay.
             pay: What becomes least; None: MACs.
-            folds: The part in which every image is evaluated, ``(N,)``; copies of an image belong into one. None: random.
+            folds: The part of every image, ``(N,)``; copies of an image belong into one. None: random.
 
         Raises:
             ValueError: If the arguments do not fit each other.
