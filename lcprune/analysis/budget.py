@@ -4,7 +4,8 @@ The images of each of `FOLDS` parts are evaluated with the criterion, exits and 
 the same price; those of the file come from all. One image more than were lost is counted. Then a budget that is just
 kept here is kept on new images on average, though the price was chosen on these: conformal risk control, Angelopoulos
 et al. 2022, arXiv:2208.02814; by cross-validation, Cohen et al. 2024, arXiv:2401.11974. With few images that mean would
-be one of overruns and of main alone; so the standard error may not be larger than the budget."""
+be one of overruns and of main alone; so the standard error may not be larger than the budget.
+"""
 
 import math
 from collections.abc import Sequence
