@@ -22,7 +22,7 @@ MeanCost = Literal["macs", "latency"]
 """What the mean image of a progressive graph has least of."""
 ThresholdInput = Literal["optional", "required", "none"]
 """How a progressive graph takes its thresholds."""
-Format = Literal["onnx", "ort"]
+Format = Literal["onnx", "ort", "executorch", "litert", "coreml"]
 Precision = Literal["fp32", "int8", "fp16", "w8"]
 Int8Range = Literal["safe", "full"]
 """``safe``: weights of 7 bits. Processors of x86 without VNNI add two products of 8 bits in 16, where 8-bit weights
@@ -89,7 +89,13 @@ class FormatSpec:
     summary: str
     suffix: str
     module: str | None = None
-    """Where ``convert(content)`` makes it out of ONNX, and ``required_operators(path)`` lists what a runtime needs."""
+    """Where ``convert(content)`` makes it out of ONNX, and ``required_operators(path)`` lists what a runtime needs.
+    With `package`: where ``convert(module, image, path)`` makes it out of torch, and ``load(path)`` runs it."""
+    package: str | None = None
+    """What converts torch modules to it; an extra of lcprune with the format's name installs it. A progressive model
+    is a folder of its stages."""
+    runs_here: bool = True
+    """Whether its runtime exists for the systems that lcprune is tested on."""
 
 
 _METHODS, _PAPER = "lcprune.training.methods", "lcprune.paper.methods"
@@ -138,6 +144,11 @@ PRECISIONS: dict[Precision, PrecisionSpec] = {
 FORMATS: dict[Format, FormatSpec] = {
     "onnx": FormatSpec("ONNX", ".onnx"),
     "ort": FormatSpec("onnxruntime", ".ort", module="lcprune.exporters.ort"),
+    "executorch": FormatSpec("ExecuTorch", ".pte", module="lcprune.exporters.executorch", package="executorch"),
+    "litert": FormatSpec("LiteRT", ".tflite", module="lcprune.exporters.litert", package="litert_torch"),
+    "coreml": FormatSpec(
+        "Core ML", ".mlpackage", module="lcprune.exporters.coreml", package="coremltools", runs_here=False
+    ),
 }
 
 

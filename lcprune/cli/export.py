@@ -16,7 +16,11 @@ from lcprune_runtime.command_line import Quiet, Result
 def export(
     run: Run = LATEST,
     file_format: Annotated[
-        Format, typer.Option("--format", help="ort: onnxruntime's own format, for reduced builds.")
+        Format,
+        typer.Option(
+            "--format",
+            help="ort: onnxruntime's own format, for reduced builds; executorch, litert, coreml: other runtimes (extras).",
+        ),
     ] = "onnx",
     progressive: Annotated[bool, typer.Option("--progressive", help="One graph with early exits.")] = False,
     exit_name: Annotated[

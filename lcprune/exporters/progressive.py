@@ -70,7 +70,7 @@ def write_model(
         ExportError: If the file differs from the reference, has a convolution that is not int8 though it should be, or
             cannot be written.
     """
-    info = _complete(info, len(stages))
+    info = complete(info, len(stages))
     versions = _versions(stages, info, threshold_input, quantization)
     if quantization and quantization.precision == "int8":
         for content in versions:
@@ -82,7 +82,7 @@ def write_model(
 
 def file_size(stages: Sequence[ModelProto], info: ModelInfo) -> int:
     """Bytes of the file that `write_model` would make of `stages`."""
-    return len(_versions(stages, _complete(info, len(stages)), "optional")[-1])
+    return len(_versions(stages, complete(info, len(stages)), "optional")[-1])
 
 
 def stitch(
@@ -150,7 +150,12 @@ def _preamble(image: str, thresholds: Sequence[float], threshold_input: Threshol
     return nodes, initializers
 
 
-def _complete(info: ModelInfo, exits: int) -> ModelInfo:
+def complete(info: ModelInfo, exits: int) -> ModelInfo:
+    """The metadata of a file with so many exits, with its `kind` and, where it has none, its `temperatures`.
+
+    Raises:
+        ValueError: If it describes other exits.
+    """
     if not len(info.exits) == len(info.exit_macs) == len(info.thresholds) + 1 == exits:
         described = f"{len(info.exits)} exits and {len(info.thresholds)} thresholds"
         raise ValueError(f"the metadata describes {described}, the file has {exits} exits")

@@ -23,6 +23,7 @@ from lcprune_runtime.session import Floats, to_float
 
 OPSET = 18  # the lowest that the exporter takes: older ones it ignores
 BATCH = "batch"
+STAGE_OUTPUTS = ("hidden", "logits")  # of every stage but the last, which has logits alone
 Shape = tuple[int, ...]
 M = TypeVar("M", bound=nn.Module)
 
@@ -92,20 +93,33 @@ def export_stages(network: Network, kept: Sequence[int], image_shape: Shape) -> 
         ExportError: If torch cannot export a stage.
         ValueError: If `kept` names no early exits in ascending order.
     """
+    modules = stage_modules(network, kept, image_shape)
+    return [
+        export_module(module, shape, STAGE_OUTPUTS if number < len(kept) else STAGE_OUTPUTS[1:])
+        for number, (module, shape) in enumerate(modules)
+    ]
+
+
+def stage_modules(network: Network, kept: Sequence[int], image_shape: Shape) -> list[tuple[nn.Module, Shape]]:
+    """The stages of `export_stages` as modules of torch, each with the shape of its input, without the batch.
+
+    Raises:
+        ValueError: If `kept` names no early exits in ascending order.
+    """
     if list(kept) != sorted(set(kept)) or any(not 0 <= exit_index < len(network.critics) for exit_index in kept):
         raise ValueError(f"{list(kept)} are no early exits in ascending order; there are {len(network.critics)}")
     layers: list[nn.Module] = [network.normalize]
-    shape, models, groups = image_shape, [], list(network.groups)
+    shape, modules, groups = image_shape, [], list(network.groups)
     for exit_index in range(len(groups)):
         layers.append(groups[exit_index])
         if exit_index not in kept:
             continue
         pool, groups[exit_index + 1] = _split_pool(groups[exit_index + 1])
         stage = _Stage(layers, network.critics[exit_index], pool)
-        models.append(export_module(stage, shape, ("hidden", "logits")))
+        modules.append((stage, shape))
         shape = _hidden_shape(stage, shape)
         layers = []
-    return [*models, export_module(nn.Sequential(*layers), shape, ("logits",))]
+    return [*modules, (nn.Sequential(*layers), shape)]
 
 
 def _split_pool(group: nn.Module) -> tuple[nn.Module, nn.Module]:

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ from onnx import ModelProto
 from lcprune.errors import ExportError, OnnxModelError, ParityError
 from lcprune.specs import PRECISIONS, Criterion, Precision
 from lcprune_runtime.criterion import exit_scores
+from lcprune_runtime.metadata import ModelInfo
 from lcprune_runtime.segment_session import open_model
-from lcprune_runtime.session import CHUNK, Floats, Ints, Prediction, open_session, to_float
+from lcprune_runtime.session import CHUNK, Floats, Ints, open_session, to_float
 
 TORCH = "torch"
 MAX_RELATIVE_DIFF = PRECISIONS["fp32"].max_relative_diff  # of the largest logit
@@ -34,6 +35,10 @@ class Reference:
     """Where the logits come from."""
     max_relative_diff: float = MAX_RELATIVE_DIFF
     """Of a logit, as a part of the largest one."""
+
+    def rows(self, count: int) -> "Reference":
+        """The first `count` images."""
+        return replace(self, images=self.images[:count], logits=self.logits[:, :count])
 
     @classmethod
     def of_stages(cls, stages: Sequence[ModelProto], images: NDArray[np.generic], precision: Precision) -> "Reference":
@@ -85,14 +90,30 @@ def check_parity(path: Path, reference: Reference, thresholds: Sequence[float]) 
     expected = _Expected.of(reference.logits, thresholds, session.info.criterion, session.info.temperatures)
 
     whole = session(pixels)
-    diff, excused = _compare(name, reference, whole, expected)
+    diff, excused = _compare(name, reference, whole.exits, whole.logits, expected)
     for row in np.unique(np.linspace(0, len(pixels) - 1, SINGLES).astype(int)):
         one = slice(row, row + 1)
-        diff = max(diff, _compare(name, reference, session(pixels[one]), expected.rows(one))[0])
+        single = session(pixels[one])
+        diff = max(diff, _compare(name, reference, single.exits, single.logits, expected.rows(one))[0])
     if session.takes_thresholds:
         for got, of_exit in zip(session.exit_logits(pixels), reference.logits, strict=True):
             diff = max(diff, _logit_diff(name, reference, got, of_exit))
     return Parity(diff, exits_agree=True, samples=len(pixels), near_threshold=excused, against=reference.source)
+
+
+def check_logits(name: str, reference: Reference, logits: Floats, info: ModelInfo) -> Parity:
+    """Compares the logits of all exits, ``(exits, N, classes)``, and the exits that a host chooses by them.
+
+    Raises:
+        ParityError: If a logit differs too much, or an image takes the wrong exit.
+    """
+    diff = max(_logit_diff(name, reference, *pair) for pair in zip(logits, reference.logits, strict=True))
+    got, expected = (
+        _Expected.of(each, info.thresholds, info.criterion, info.temperatures) for each in (logits, reference.logits)
+    )
+    taken = logits[got.exits, np.arange(len(got.exits))]  # (N, classes)
+    _, excused = _compare(name, reference, got.exits, taken, expected)
+    return Parity(diff, exits_agree=True, samples=len(got.exits), near_threshold=excused, against=reference.source)
 
 
 def stage_logits(stages: Sequence[ModelProto], images: NDArray[np.generic]) -> Floats:
@@ -210,9 +231,11 @@ def _between_classes(logits: Floats) -> NDArray[np.bool_]:
     return nearly
 
 
-def _compare(name: str, reference: Reference, got: Prediction, expected: _Expected) -> tuple[float, int]:
+def _compare(
+    name: str, reference: Reference, exit_indices: Ints, logits: Floats, expected: _Expected
+) -> tuple[float, int]:
     """Largest difference of the logits where each image left, and the images excused for leaving elsewhere."""
-    exit_indices, exits = got.exit_indices, np.arange(len(expected.must))[:, None]  # (exits - 1, 1)
+    exits = np.arange(len(expected.must))[:, None]  # (exits - 1, 1)
     too_far = (exits < exit_indices) & expected.must
     wrong = (too_far | ((exits == exit_indices) & ~expected.may)).any(axis=0)
     if wrong.any():
@@ -220,7 +243,7 @@ def _compare(name: str, reference: Reference, got: Prediction, expected: _Expect
             f"{name}: {int(wrong.sum())} of {len(wrong)} images leave at another exit than in {reference.source}",
             "report this, with the recipe",
         )
-    diff = _logit_diff(name, reference, got.logits, expected.logits[exit_indices, np.arange(len(exit_indices))])
+    diff = _logit_diff(name, reference, logits, expected.logits[exit_indices, np.arange(len(exit_indices))])
     return diff, int((exit_indices != expected.exits).sum())
 
 

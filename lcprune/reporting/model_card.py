@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lcprune.recipe import Recipe
 from lcprune.reporting.tables import forecast
-from lcprune.specs import CRITERIA, METHODS, PRECISIONS, format_of
+from lcprune.specs import CRITERIA, FORMATS, METHODS, PRECISIONS
 from lcprune_runtime.metadata import ModelInfo
 from lcprune_runtime.tables import NOT_KNOWN, kilobytes, millions, percent, share
 
@@ -60,7 +60,7 @@ def model_card(path: Path, info: ModelInfo, result: Mapping[str, Any], recipe: R
         recipe=recipe,
         header=_header(path, info, result, recipe),
         title=_title(info, recipe),
-        format=format_of(Path(result["path"]).suffix),
+        format=FORMATS[result["format"]],
         progressive=info.kind == "progressive",
         has_main=info.exits[-1].name == "main",
         has_early_exits=has_early_exits,
@@ -83,9 +83,11 @@ def model_card(path: Path, info: ModelInfo, result: Mapping[str, Any], recipe: R
 def _header(path: Path, info: ModelInfo, result: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
     """The fields of the YAML header; their values are written as JSON, which YAML reads."""
     progressive = ["early-exit", "adaptive-inference"] if info.kind == "progressive" else []
-    tags = ["onnx", "onnxruntime", "image-classification", *progressive, "lcprune", result["precision"]]
+    library = "onnx" if FORMATS[result["format"]].package is None else result["format"]
+    runtimes = ["onnx", "onnxruntime"] if library == "onnx" else [library]
+    tags = [*runtimes, "image-classification", *progressive, "lcprune", result["precision"]]
     fields: dict[str, Any] = {
-        "library_name": "onnx",
+        "library_name": library,
         "pipeline_tag": "image-classification",
         "license": "unknown",
         "tags": tags,

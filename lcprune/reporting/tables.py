@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from lcprune.specs import FORMATS
 from lcprune_runtime.tables import NOT_KNOWN, Shown, kilobytes, millions, milliseconds, percent, share, shares, table
 
 MOST_CLASSES = 20
@@ -105,7 +106,9 @@ def export_table(result: Mapping[str, Any]) -> Shown:
     parts: Shown = [
         f"wrote {result['path']} ({result['kind']}, {result['precision']}, {kilobytes(result['size_bytes'])})",
         f"agrees with {parity.get('against', 'torch')} on {parity['samples']} images: "
-        f"logits within {parity['max_abs_diff']:.1e}" + (", the same exits" if result["kind"] == "progressive" else ""),
+        f"logits within {parity['max_abs_diff']:.1e}" + (", the same exits" if result["kind"] == "progressive" else "")
+        if parity
+        else f"converted, not run: {FORMATS[result['format']].summary} has no runtime for this system",
     ]
     if result["test_accuracy_pct"] is not None:
         parts.append(

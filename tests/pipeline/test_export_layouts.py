@@ -12,7 +12,9 @@ from lcprune.errors import ExportError
 from lcprune.pipeline import evaluate_onnx
 from lcprune.pipeline import export as pipeline
 from lcprune.pipeline.export import ExportRequest
+from lcprune.specs import FORMATS
 from lcprune_runtime.bench import bench
+from tests.exporters import made_up_runtime
 
 Asked = Callable[..., ExportRequest]
 HAND = {"threshold": "0.45,0.35,0.3"}
@@ -74,6 +76,21 @@ def test_onnxruntimes_format_comes_with_its_operators(run: Path, asked: Asked) -
     assert bench([Path(said["path"])], runs=2)[0]["kind"] == "submodel"
 
 
+def test_a_format_of_another_runtime(run: Path, asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FORMATS, "executorch", made_up_runtime.SPEC)
+    said = write(run, asked(progressive=False, exit_name="2", file_format="executorch"))
+    assert [Path(file).name for file in said["files"]] == ["sub-model-2.pte", "sub-model-2.pte.md"]
+    assert "as made up." in Path(said["card"]).read_text(encoding="utf-8")
+    said = write(run, asked(**HAND, file_format="executorch"))
+    folder = "export/progressive-executorch"
+    assert Path(said["path"]) == run / folder
+    assert said["size_bytes"] == sum(path.stat().st_size for path in Path(said["path"]).iterdir())
+    assert f"{folder}/segment-4.pte" in runs.recorded_files(run)
+    write(run, asked(threshold="0.5", exits=(2,), file_format="executorch"))
+    assert f"{folder}/segment-4.pte" not in runs.recorded_files(run)
+    assert runs.changed_files(run) == []
+
+
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
@@ -82,6 +99,9 @@ def test_onnxruntimes_format_comes_with_its_operators(run: Path, asked: Asked) -
         ({"layout": "flat", "batch": 1}, "in a flat graph the rows get fewer"),
         ({"output": Path("x.ort")}, "--format onnx does not write x.ort"),
         ({"output": Path("x.onnx"), "file_format": "ort"}, "--format ort does not write x.onnx"),
+        ({"file_format": "executorch", "precision": "int8"}, "--precision is not known to --format executorch"),
+        ({"file_format": "litert", "segments": True}, "--segments is not known to --format litert"),
+        ({"file_format": "coreml", "output": Path(".")}, ". is a folder"),
     ],
 )
 def test_contradictions(run: Path, asked: Asked, options: dict[str, Any], problem: str) -> None:

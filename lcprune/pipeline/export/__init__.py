@@ -13,16 +13,19 @@ from typing import Any
 from lcprune import runs
 from lcprune.analysis.evaluate import ProgressiveResult, accuracy_pct
 from lcprune.analysis.thresholds import simulate
-from lcprune.exporters.progressive import file_size, write_model
+from lcprune.exporters.converted import write_converted
+from lcprune.exporters.progressive import complete, file_size, write_model
 from lcprune.exporters.stages import cascade_stages
+from lcprune.exporters.verify import Parity
 from lcprune.pipeline.export.calibration import Decision, decide, recalibrate
 from lcprune.pipeline.export.exported_cascade import ExportedCascade, reduced, warn_of_loss
 from lcprune.pipeline.export.latency_cost import stages_latency
 from lcprune.pipeline.export.loaded_run import load
 from lcprune.pipeline.export.request import ExportRequest, refuse_contradictions
 from lcprune.pipeline.export.scores import ExitScores
-from lcprune.pipeline.export.sidecars import write_sidecars
+from lcprune.pipeline.export.sidecars import write_sidecars, written_files
 from lcprune.pipeline.info import file_info
+from lcprune.specs import FORMATS
 from lcprune_runtime.metadata import ModelInfo
 
 __all__ = ["ExportRequest", "export"]
@@ -72,22 +75,30 @@ def export(folder: Path, request: ExportRequest, notice: Notice) -> dict[str, An
             decided = recalibrate(run, request, cascade.scores, of_fp32, lambda: stages_latency(cascade.stages))
 
     accuracies = (cascade.scores.accuracies(split) for split in ("val", "test"))
+    converted = FORMATS[request.file_format].package is not None
     info = replace(
         file_info(run.info, costs, decided.thresholds, *accuracies),
         criterion=decided.criterion,
         temperatures=decided.temperatures,
         layout=request.layout,
-        batch=request.batch,
+        batch=1 if converted else request.batch,
     )
-    parity = write_model(
-        cascade.stages, cascade.reference, run.path, info, request.threshold_input, cascade.quantization
-    )
+    info = complete(info, len(exits))
+    parity: Parity | None
+    if converted:
+        parity = write_converted(run.network, of_fp32.exits, reference, run.path, info, request.file_format)
+    else:
+        parity = write_model(
+            cascade.stages, cascade.reference, run.path, info, request.threshold_input, cascade.quantization
+        )
+    files = written_files(run.path)
     result = {
         "path": str(run.path),
         "kind": "progressive" if request.progressive else "submodel",
+        "format": request.file_format,
         "precision": request.precision,
-        "size_bytes": run.path.stat().st_size,
-        "parity": asdict(parity),
+        "size_bytes": sum(file.stat().st_size for file in files),
+        "parity": asdict(parity) if parity else None,
         **_outcome(info, decided, cascade.scores, notice),
     }
     if cascade.quantization:
@@ -97,7 +108,7 @@ def export(folder: Path, request: ExportRequest, notice: Notice) -> dict[str, An
             "agreement": cascade.agreement,
             "fp32": {"size_bytes": file_size(fp32.stages, of_float), **_of_fp32(info.main_macs, of_fp32, fp32.scores)},
         }
-    return write_sidecars(run, request, result, cascade, decided.content)
+    return write_sidecars(run, request, result, info, cascade, decided.content)
 
 
 def _of_fp32(main_macs: int, decided: Decision, scores: ExitScores) -> dict[str, Any]:

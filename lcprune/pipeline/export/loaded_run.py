@@ -20,6 +20,7 @@ from lcprune.pipeline.export.scores import ExitScores, score_logits
 from lcprune.pipeline.info import RunInfo
 from lcprune.recipe import Recipe
 from lcprune.specs import FORMATS
+from lcprune_runtime.segment_session import MANIFEST
 
 PARITY_IMAGES = 256
 MAIN = "main"
@@ -105,6 +106,12 @@ def _last_exit(request: ExportRequest, folder: Path, count: int) -> int:
     return int(name)
 
 
+def _is_export(folder: Path, request: ExportRequest) -> bool:
+    """Whether a folder is one that such an export writes, and may replace."""
+    packaged = FORMATS[request.file_format].package is not None and folder.suffix == ".mlpackage"
+    return (folder / MANIFEST).is_file() if request.is_folder else packaged
+
+
 def _selected(folder: Path) -> int:
     if not (folder / runs.SELECTION).exists():
         raise RunError(
@@ -126,10 +133,11 @@ def _output_path(request: ExportRequest, folder: Path, exit_names: Sequence[str]
     if request.progressive and last != MAIN:
         stem = f"progressive-{len(exit_names)}"
     marks = {"flat": request.layout == "flat", request.precision: request.precision != "fp32", "batch1": request.batch}
-    name = "-".join([stem, *(mark for mark, applies in marks.items() if applies)]) + FORMATS[request.file_format].suffix
+    ending = f"-{request.file_format}" if request.is_folder else FORMATS[request.file_format].suffix
+    name = "-".join([stem, *(mark for mark, applies in marks.items() if applies)]) + ending
     path = request.output or folder / runs.EXPORT / name
-    if path.is_dir():
-        raise ExportError(f"{path} is a folder", f"name the file: --output {path / name}")
+    if path.is_dir() and not _is_export(path, request):
+        raise ExportError(f"{path} is a folder", f"name another place: --output {path / name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -39,10 +39,15 @@ class ExportRequest:
     int8_range: Int8Range = "safe"
     layout: Layout = "nested"
     batch: Literal[1] | None = None
-    """Batch size of the file; None for any."""
+    """Batch size of the file; None for any, but formats of other runtimes take one image."""
     segments: bool = False
     """Whether one file per segment is written beside a progressive model."""
     file_format: Format = "onnx"
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether a folder is written: a progressive model for a runtime that takes no branches."""
+        return self.progressive and FORMATS[self.file_format].package is not None
 
     @property
     def calibrates(self) -> bool:
@@ -89,8 +94,19 @@ def refuse_contradictions(request: ExportRequest) -> None:
             "--batch 1 fixes the shapes, and in a flat graph the rows get fewer",
             "write --layout nested, or --segments for hosts that take no branches",
         )
+    of_onnx = {"--precision": request.precision != "fp32", "--batch": request.batch is not None}
+    of_onnx |= {name: asks[name] for name in ("--layout", "--segments", "--threshold-input")}
+    if FORMATS[request.file_format].package and (given := [name for name, asked in of_onnx.items() if asked]):
+        raise ExportError(
+            f"{given[0]} is not known to --format {request.file_format}, whose files are float32 and take one image",
+            "leave it out, or leave --format out",
+        )
     suffix = FORMATS[request.file_format].suffix
-    if request.output is not None and format_of(request.output.suffix) != FORMATS[request.file_format]:
+    if (
+        request.output is not None
+        and not request.is_folder
+        and format_of(request.output.suffix) != FORMATS[request.file_format]
+    ):
         raise ExportError(
             f"--format {request.file_format} does not write {request.output}",
             f"name a file that ends with {suffix}, or another --format",
