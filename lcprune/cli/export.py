@@ -19,7 +19,7 @@ def export(
         Format,
         typer.Option(
             "--format",
-            help="ort: onnxruntime's own format, for reduced builds; executorch, litert, coreml: other runtimes (extras).",
+            help="ort: for reduced builds of onnxruntime; executorch, litert, coreml: other runtimes, by extras.",
         ),
     ] = "onnx",
     progressive: Annotated[bool, typer.Option("--progressive", help="One graph with early exits.")] = False,
