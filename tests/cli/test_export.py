@@ -17,6 +17,7 @@ Refused = Callable[..., dict[str, str]]
 KEYS = {
     "path",
     "kind",
+    "format",
     "precision",
     "size_bytes",
     "parity",

@@ -34,6 +34,7 @@ ONE_EXIT = ModelInfo(
 )
 RESULT: dict[str, Any] = {
     "path": "x.onnx",
+    "format": "onnx",
     "precision": "fp32",
     "size_bytes": 10,
     "test_accuracy_pct": None,

@@ -137,7 +137,9 @@ def _output_path(request: ExportRequest, folder: Path, exit_names: Sequence[str]
     name = "-".join([stem, *(mark for mark, applies in marks.items() if applies)]) + ending
     path = request.output or folder / runs.EXPORT / name
     if path.is_dir() and not _is_export(path, request):
-        raise ExportError(f"{path} is a folder", f"name another place: --output {path / name}")
+        raise ExportError(
+            f"{path} is a folder", f"name {'another' if request.is_folder else 'the file'}: --output {path / name}"
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
