@@ -4,7 +4,7 @@ A new method, head or format is a module of its own and a line here. Nothing is 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from lcprune_runtime.specs import CRITERIA as CRITERIA
@@ -96,6 +96,8 @@ class FormatSpec:
     is a folder of its stages."""
     runs_here: bool = True
     """Whether its runtime exists for the systems that lcprune is tested on."""
+    refused: Mapping[Precision, str] = field(default_factory=dict)
+    """Why it has no files of some precisions."""
 
 
 _METHODS, _PAPER = "lcprune.training.methods", "lcprune.paper.methods"
@@ -143,7 +145,12 @@ PRECISIONS: dict[Precision, PrecisionSpec] = {
 
 FORMATS: dict[Format, FormatSpec] = {
     "onnx": FormatSpec("ONNX", ".onnx"),
-    "ort": FormatSpec("onnxruntime", ".ort", module="lcprune.exporters.ort"),
+    "ort": FormatSpec(
+        "onnxruntime",
+        ".ort",
+        module="lcprune.exporters.ort",
+        refused={"fp16": "onnxruntime has no float16 kernels for this CPU and would write float32 arithmetic"},
+    ),
     "executorch": FormatSpec("ExecuTorch", ".pte", module="lcprune.exporters.executorch", package="executorch"),
     "litert": FormatSpec("LiteRT", ".tflite", module="lcprune.exporters.litert", package="litert_torch"),
     "coreml": FormatSpec(

@@ -102,6 +102,10 @@ def test_a_format_of_another_runtime(run: Path, asked: Asked, monkeypatch: pytes
         ({"file_format": "executorch", "precision": "int8"}, "--precision is not known to --format executorch"),
         ({"file_format": "litert", "segments": True}, "--segments is not known to --format litert"),
         ({"file_format": "coreml", "output": Path(".")}, ". is a folder"),
+        (
+            {"precision": "fp16", "file_format": "ort"},
+            "--format ort does not take --precision fp16: onnxruntime",
+        ),
     ],
 )
 def test_contradictions(run: Path, asked: Asked, options: dict[str, Any], problem: str) -> None:

@@ -94,20 +94,21 @@ def refuse_contradictions(request: ExportRequest) -> None:
             "--batch 1 fixes the shapes, and in a flat graph the rows get fewer",
             "write --layout nested, or --segments for hosts that take no branches",
         )
+    file_format = FORMATS[request.file_format]
     of_onnx = {"--precision": request.precision != "fp32", "--batch": request.batch is not None}
     of_onnx |= {name: asks[name] for name in ("--layout", "--segments", "--threshold-input")}
-    if FORMATS[request.file_format].package and (given := [name for name, asked in of_onnx.items() if asked]):
+    if file_format.package and (given := [name for name, asked in of_onnx.items() if asked]):
         raise ExportError(
             f"{given[0]} is not known to --format {request.file_format}, whose files are float32 and take one image",
             "leave it out, or leave --format out",
         )
-    suffix = FORMATS[request.file_format].suffix
-    if (
-        request.output is not None
-        and not request.is_folder
-        and format_of(request.output.suffix) != FORMATS[request.file_format]
-    ):
+    if reason := file_format.refused.get(request.precision):
+        raise ExportError(
+            f"--format {request.file_format} does not take --precision {request.precision}: {reason}",
+            "leave out --format, or write another --precision",
+        )
+    if request.output is not None and not request.is_folder and format_of(request.output.suffix) != file_format:
         raise ExportError(
             f"--format {request.file_format} does not write {request.output}",
-            f"name a file that ends with {suffix}, or another --format",
+            f"name a file that ends with {file_format.suffix}, or another --format",
         )
