@@ -3,14 +3,13 @@
 import json
 import os
 import subprocess
-import sys
 import tomllib
-import venv
 from pathlib import Path
 
 import pytest
 
 from lcprune.specs import FORMATS
+from tests.environments import with_packages
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXTRAS = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
@@ -19,23 +18,9 @@ ONNX = ["export", "run", "--progressive", "--threshold", "0.7"]
 pytestmark = pytest.mark.slow
 
 
-def environment(folder: Path, name: str) -> Path:
-    """Python with the packages of this environment and those of the extra `name`."""
-    venv.create(folder, with_pip=True)
-    python = folder / "bin" / "python"
-    site = subprocess.check_output([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True)
-    here = [path for path in sys.path if path.endswith("site-packages")]
-    (Path(site.strip()) / "inherited.pth").write_text("\n".join(here))
-    pip = [python, "-m", "pip", "install", "--disable-pip-version-check", "-q", *EXTRAS[name]]
-    done = subprocess.run(pip, capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"{' '.join(EXTRAS[name])} cannot be installed here: {done.stderr.strip()[-200:]}")
-    return python
-
-
 @pytest.mark.parametrize("name", [name for name, spec in FORMATS.items() if spec.package])
 def test_the_same_exits_as_onnx(name: str, tmp_path: Path) -> None:
-    python = environment(tmp_path / "env", name)
+    python = with_packages(tmp_path / "env", EXTRAS[name])
     paths = os.pathsep.join(map(str, (REPOSITORY, REPOSITORY / "runtime")))
     variables = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
 
