@@ -56,7 +56,7 @@ def save(state: TrainingState, path: Path, reproducibility: dict[str, str | int]
         part.write_bytes(content)
 
 
-def _packed(state: TrainingState, reproducibility: dict[str, str | int]) -> memoryview:
+def _packed(state: TrainingState, reproducibility: dict[str, str | int]) -> bytes:
     """The bytes of a checkpoint, in memory: a full disk is an OSError only if Python writes the file."""
     content = {
         "format": FORMAT,

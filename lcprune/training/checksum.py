@@ -14,12 +14,16 @@ _ZIP_END = b"PK\x05\x06"
 _ZIP_END_BYTES = 22  # with an empty comment; the last two are its length
 
 
-def with_checksum(archive: io.BytesIO) -> memoryview:
-    """The bytes of a ZIP archive that has no comment, with their SHA-256 as its comment."""
+def with_checksum(archive: io.BytesIO) -> bytes:
+    """The bytes of a ZIP archive that has no comment, with their SHA-256 as its comment.
+
+    Not a view, as of `BytesIO.getbuffer`: one in a reference cycle crashes the garbage collector of some versions of
+    Python, or makes it raise (python/cpython issues 111049 and 111331).
+    """
     archive.seek(-2, io.SEEK_END)
     archive.write(_DIGEST_BYTES.to_bytes(2, "little"))
-    archive.write(MARK + hashlib.sha256(archive.getbuffer()).hexdigest().encode())
-    return archive.getbuffer()
+    content = archive.getvalue()
+    return b"".join((content, MARK, hashlib.sha256(content).hexdigest().encode()))
 
 
 def is_intact(path: Path) -> bool:
