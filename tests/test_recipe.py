@@ -392,6 +392,34 @@ def test_the_shorter_side_is_the_size_unless_it_is_given(given: tuple[str, ...],
     assert recipe.parse(FILES, overrides=[f"data.{one}" for one in given]).data.shorter_side == shorter_side
 
 
+@pytest.mark.parametrize(
+    ("overrides", "problem", "fix"),
+    [
+        (["mean=[0.5]"], "mean and std belong together", "write std as well"),
+        (["std=[0.5]"], "mean and std belong together", "write mean as well"),
+        (["mean=[0.5]", "std=[0.0]"], "data.std: Input should be greater than 0", ""),
+        (["mean=[128.0]", "std=[0.5]"], "data.mean: Input should be less than or equal to 1", ""),
+        (
+            ["mean=[0.5,0.5,0.5]", "std=[0.2,0.2,0.2]"],
+            "mean has 3 and std 3 values, and images have 1 channels",
+            "write 1",
+        ),
+        (
+            ["mean=[0.5]", "std=[0.5]", "normalize=imagenet"],
+            "mean and std take the place of normalize",
+            "leave normalize",
+        ),
+        (["augment=resized_crop", "crop_scale=[0.5,0.2]"], "crop_scale begins with the smaller part", "[0.2, 0.5]"),
+        (["crop_scale=[0.5,1.0]"], "crop_scale changes nothing if augment is none", "write augment: resized_crop"),
+        (["augment=resized_crop", "crop_scale=[0.0,1.0]"], "data.crop_scale: Input should be greater than 0", ""),
+    ],
+)
+def test_normalization_and_crops_are_checked(overrides: list[str], problem: str, fix: str) -> None:
+    error = refused(BASE, tuple(f"data.{each}" for each in overrides))
+    assert problem in error.problem
+    assert fix in error.fix
+
+
 def test_shares_of_classes_cannot_be_told() -> None:
     told = ("train.method=dni", "critics.condition_on_label=true", "data.mixup=0.2")
     assert "condition_on_label needs one class for each image" in refused(BASE, told).problem

@@ -39,6 +39,7 @@ class TrainLoader:
         rows: Which rows of every batch are made, bit-identical to those of the whole batch; None: all. If images are
             mixed, the whole batch is made, and the rows are taken from it.
         interpolation: How ``resized_crop`` and ``randaugment`` resize.
+        crop_scale: Smallest and largest part of the image that they take.
         workers: Processes that make batches; 0: they are made when they are asked for.
         labels_only: Whether batches have labels and no images, for processes that have no first layers.
 
@@ -61,6 +62,7 @@ class TrainLoader:
         weights: Tensor | None = None,
         rows: slice | None = None,
         interpolation: Literal["bilinear", "bicubic"] = "bilinear",
+        crop_scale: tuple[float, float] = (0.08, 1.0),
         workers: int = 0,
         labels_only: bool = False,
     ) -> None:
@@ -79,7 +81,7 @@ class TrainLoader:
         self.steps_per_epoch = sampler.steps_per_epoch
         self._batches: InMemoryBatches | StreamedBatches
         if isinstance(split.images, FileImages) or augment in ("resized_crop", "randaugment"):
-            self._batches = StreamedBatches(split, sampler, augment, interpolation, device, workers)
+            self._batches = StreamedBatches(split, sampler, augment, interpolation, crop_scale, device, workers)
         else:
             self._batches = InMemoryBatches(split, sampler.to(device), augment == "crop_flip", device, channels_last)
 

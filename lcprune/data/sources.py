@@ -196,7 +196,9 @@ def _check_every_class(train: Split, val: Split, classes: tuple[str, ...]) -> No
 def _normalization(
     config: DataConfig, images: NDArray[np.uint8] | FileImages
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of every channel, in 0..1: ImageNet's, or those of the training images."""
+    """Mean and standard deviation of every channel, in 0..1: the recipe's, ImageNet's, or those of the images."""
+    if config.mean is not None and config.std is not None:
+        return config.mean, config.std
     if config.normalize == "imagenet" or config.source == "imagenet":
         if config.input_channels == 3:
             return IMAGENET_MEAN, IMAGENET_STD

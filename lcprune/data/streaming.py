@@ -32,6 +32,7 @@ class StreamedBatches:
         sampler: Says which images a step has, and how they are cropped.
         augment: See `TrainLoader`.
         interpolation: Likewise.
+        crop_scale: Likewise.
         device: Receives the batches.
         workers: Processes; 0: batches are made when they are asked for.
     """
@@ -42,13 +43,14 @@ class StreamedBatches:
         sampler: BatchSampler,
         augment: Literal["none", "crop", "crop_flip", "resized_crop", "randaugment"],
         interpolation: Literal["bilinear", "bicubic"],
+        crop_scale: tuple[float, float],
         device: torch.device,
         workers: int,
     ) -> None:
         self.waited_s = 0.0
         transform = None
         if augment in ("resized_crop", "randaugment"):
-            transform = random_transform(augment, split.images.shape[-1], interpolation)
+            transform = random_transform(augment, split.images.shape[-1], interpolation, crop_scale)
         self._maker = _Maker(split, sampler, transform, flips=augment == "crop_flip")
         self._images = split.images
         self._device = device

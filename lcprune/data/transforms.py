@@ -12,12 +12,16 @@ Transform = Callable[[Tensor], Tensor]
 
 
 def random_transform(
-    kind: Literal["resized_crop", "randaugment"], size: int, interpolation: Literal["bilinear", "bicubic"]
+    kind: Literal["resized_crop", "randaugment"],
+    size: int,
+    interpolation: Literal["bilinear", "bicubic"],
+    scale: tuple[float, float] = (0.08, 1.0),
 ) -> Transform:
     """Maps an image ``(C, H, W)`` of uint8 to ``(C, size, size)``.
 
-    ``resized_crop`` takes 8 to 100 % of the image, of 3:4 to 4:3, and mirrors half of them; ``randaugment`` then does
-    two of its operations at magnitude 9 (Cubuk et al. 2019, arXiv:1909.13719).
+    ``resized_crop`` takes a part of the image, of 3:4 to 4:3, and mirrors half of them; `scale` has the smallest and
+    the largest part of its area. ``randaugment`` then does two of its operations at magnitude 9 (Cubuk et al. 2019,
+    arXiv:1909.13719).
 
     Raises:
         SetupError: If torchvision cannot be imported.
@@ -26,7 +30,7 @@ def random_transform(
     from torchvision.transforms import InterpolationMode
 
     steps = [
-        v2.RandomResizedCrop(size, interpolation=InterpolationMode(interpolation), antialias=True),
+        v2.RandomResizedCrop(size, scale, interpolation=InterpolationMode(interpolation), antialias=True),
         v2.RandomHorizontalFlip(),
     ]
     return cast("Transform", v2.Compose([*steps, v2.RandAugment()] if kind == "randaugment" else steps))

@@ -37,6 +37,7 @@ def loader_of(recipe: Recipe, dataset: Dataset, coordinator: Coordinator) -> Tra
         weights=weights[torch.from_numpy(labels)] if data.balance == "sampling" else None,
         rows=coordinator.rows(data.batch_size),
         interpolation=data.interpolation,
+        crop_scale=data.crop_scale,
         workers=data.workers,
         labels_only=not coordinator.reads_images,
     )

@@ -297,6 +297,11 @@ def test_torchvision_that_does_not_fit_torch_says_how_to_fix_it(
     assert "pip install torch torchvision" in caught.value.fix
 
 
+def test_mean_and_std_of_the_recipe_are_taken(tmp_path: Path) -> None:
+    data = load(DataConfig.model_validate({"source": "digits", "mean": [0.3], "std": [0.2]}), tmp_path, seed=0)
+    assert (data.mean, data.std) == ((0.3,), (0.2,))
+
+
 # --- the real sets
 
 

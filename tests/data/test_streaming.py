@@ -74,6 +74,16 @@ def test_no_two_images_of_a_run_are_changed_alike_and_another_seed_changes_them_
     assert len({image.numpy().tobytes() for image in made}) == 32
 
 
+def test_a_crop_of_the_whole_image_only_mirrors_it() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (8, 3, 16, 16), dtype=np.uint8)
+    split = Split(images, np.arange(8))
+    pixels, labels = TrainLoader(split, 8, "resized_crop", 0, 0, CPU, crop_scale=(1.0, 1.0)).batch(0)
+    expected = torch.from_numpy(images[labels.numpy()]).float() / 255
+    same = torch.stack([(pixels == each).flatten(1).all(1) for each in (expected, expected.flip(3))])
+    assert same.any(0).all()
+    assert same.any(1).all()  # one is mirrored, another is not
+
+
 @pytest.mark.parametrize("augment", ["resized_crop", "randaugment"])
 def test_a_batch_is_a_function_of_seed_and_step_whoever_makes_it(photos: Path, augment: str) -> None:
     train = read(photos, stream="always", crop="center", resize=10).train

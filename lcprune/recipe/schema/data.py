@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 
 from lcprune.recipe.schema.section import NonNegativeInt, PositiveFloat, PositiveInt, Section
 
+Share = Annotated[float, Field(ge=0, le=1)]
+PositiveShare = Annotated[float, Field(gt=0, le=1)]
 MAX_SIDE = 4096
 """The largest side of an input image, in pixels: an exported model with a larger one could not be opened."""
 
@@ -36,11 +38,17 @@ class DataConfig(Section):
     normalize: Literal["measured", "imagenet"] = "measured"
     """Mean and standard deviation by which the network normalizes images: those of the training images, or ImageNet's,
     which pretrained weights expect."""
+    mean: tuple[Share, ...] | None = None
+    """In the place of `normalize`: the mean of each channel of images in 0..1, such as ``[0.5, 0.5, 0.5]``."""
+    std: tuple[PositiveFloat, ...] | None = None
+    """Likewise, the standard deviation of each channel."""
     channels: Literal[1, 3] | None = None
     """1 for grey, 3 for RGB; left out, ``digits`` is grey and everything else is RGB."""
     augment: Literal["none", "crop", "crop_flip", "resized_crop", "randaugment"] = "none"
     """``crop``: a random crop out of the image padded by `pad` pixels; ``crop_flip``: and a horizontal flip;
     ``resized_crop``: a random part of random proportions, and a flip; ``randaugment``: and RandAugment."""
+    crop_scale: tuple[PositiveShare, PositiveShare] = (0.08, 1.0)
+    """Smallest and largest part of the image's area that ``resized_crop`` and ``randaugment`` take."""
     flip: Literal["random", "alternating"] = "random"
     """``random``: at every step; ``alternating``: an image is mirrored in every second epoch (needs ``crop_flip``)."""
     pad: PositiveInt = 4
@@ -104,7 +112,29 @@ class DataConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _normalization_is_whole(self) -> "DataConfig":
+        if (self.mean is None) != (self.std is None):
+            missing = "std" if self.std is None else "mean"
+            raise ValueError(f"mean and std belong together: write {missing} as well")
+        if self.mean is None or self.std is None:
+            return self
+        if "normalize" in self.model_fields_set:
+            raise ValueError("mean and std take the place of normalize: leave normalize out, or both of them")
+        if not len(self.mean) == len(self.std) == self.input_channels:
+            raise ValueError(
+                f"mean has {len(self.mean)} and std {len(self.std)} values, and images have {self.input_channels} "
+                f"channels: write {self.input_channels} of each"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _keys_fit_each_other(self) -> "DataConfig":
+        if self.crop_scale[0] > self.crop_scale[1]:
+            raise ValueError(
+                f"crop_scale begins with the smaller part: write [{self.crop_scale[1]}, {self.crop_scale[0]}]"
+            )
+        if self.crop_scale != (0.08, 1.0) and self.augment not in ("resized_crop", "randaugment"):
+            raise ValueError(f"crop_scale changes nothing if augment is {self.augment}: write augment: resized_crop")
         if self.resize is not None and self.crop == "none":
             raise ValueError("resize is the shorter side before the center crop: write crop: center as well")
         if self.resize is not None and self.resize < (self.image_size or 0):
