@@ -25,6 +25,7 @@ from lcprune.pipeline.costs import write_counted
 from lcprune.pipeline.environment import reproducibility
 from lcprune.pipeline.metrics import Recorder, loading_hint
 from lcprune.pipeline.parallel_run import groups_before
+from lcprune.pipeline.tensorboard import TensorBoard
 from lcprune.recipe import Recipe
 from lcprune.training import averaging, checkpoint
 from lcprune.training.checkpoint import TrainingState
@@ -187,6 +188,9 @@ def _fit(trainer: Trainer, method: Method, state: TrainingState, display: Displa
         try:
             with display(trainer.iterations, state.step, state.network.exit_names) as listener:
                 if trainer.coordinator.is_writer:
+                    if trainer.recipe.logging.tensorboard:
+                        folder = metrics.with_name(runs.TENSORBOARD)
+                        listener = TensorBoard(folder, state.step, state.network.exit_names, listener)
                     hint = loading_hint(data.workers, is_cached=data.cache != "none")
                     listener = Recorder(metrics, state.step, listener, hint, notice)
                 trainer.fit(method, state, listener)

@@ -20,6 +20,7 @@ from lcprune.pipeline.cuts import balance
 from lcprune.pipeline.environment import environment
 from lcprune.pipeline.fit import Display, Notice, Trained, fit
 from lcprune.pipeline.parallel_run import begun_before_a_restart, launches_of, options_before
+from lcprune.pipeline.tensorboard import require_tensorboard
 from lcprune.recipe import Recipe
 from lcprune.reporting.tables import balance_line
 from lcprune.training import checkpoint
@@ -34,6 +35,7 @@ RESUMABLE_KEYS = (
     "train.checkpoint_every",
     "train.on_nonfinite",
     "logging.every",
+    "logging.tensorboard",
 )
 """What `resume` may change: the length, the intervals, and what happens after numbers that are not finite."""
 
@@ -67,6 +69,8 @@ def train(
         LcpruneError: For what the user can fix. Nothing is written before data and network have been checked.
     """
     on = choose_device(device)
+    if recipe.logging.tensorboard:
+        require_tensorboard()
     data_root = data_root.resolve()
     dataset = sources.load(recipe.data, data_root, recipe.train.seed)
     network = stored.build_network(recipe, dataset)
@@ -126,6 +130,8 @@ def resume(
     if overrides:
         recipe = _with_overrides(folder, recipe, overrides)
     on = choose_device(device)
+    if recipe.logging.tensorboard:
+        require_tensorboard()
     dataset, _ = stored.load_dataset(folder, recipe)
     network = stored.build_network(recipe, dataset)
     options = parallel and options_before(folder, parallel)

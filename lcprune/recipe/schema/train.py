@@ -106,3 +106,5 @@ class LoggingConfig(Section):
     """Training images whose loss at every exit is recorded at about 20 steps of the run (Figure 6). 0: off."""
     test_curve: bool = False
     """At every evaluation, also log the accuracy on the test split (Figure 7), which decides nothing."""
+    tensorboard: bool = False
+    """Also write what ``metrics.jsonl`` has to ``tensorboard/`` of the run, for TensorBoard; an extra of lcprune."""
