@@ -161,11 +161,20 @@ def _precision_parts(result: Mapping[str, Any]) -> Shown:
     if agreement:
         same = ", ".join(f"{value:.1f}" for value in agreement["same_class_pct"])
         parts.append(f"same class as fp32 on {agreement['samples']} {agreement['split']} images, by exit: {same} %")
-    rows = (
+    names, last = ("fp32", result["precision"]), result["exits"][-1]
+    rows = [
         [precision, kilobytes(row["size_bytes"]), share(row["size_bytes"] / fp32["size_bytes"])]
         + [percent(row["test_accuracy_pct"]), share(row["macs_ratio"]), shares(row["exit_fractions"] or ())]
-        for precision, row in (("fp32", fp32), (result["precision"], result))
-    )
+        for precision, row in zip(names, (fp32, result), strict=True)
+    ]
+    if result["kind"] == "progressive":  # in the same table, what the last exit does alone
+        rows = [
+            *(
+                [f"{precision} {last}", NOT_KNOWN, NOT_KNOWN, percent(accuracy), NOT_KNOWN, ""]
+                for precision, accuracy in zip(names, result["last_exit_test_accuracy_pct"], strict=True)
+            ),
+            *rows,
+        ]
     return [*parts, table(["precision", "size", "of fp32", "test %", "MACs of main", "leave at each exit"], rows)]
 
 

@@ -300,7 +300,10 @@ def test_int8_and_fp32_stand_side_by_side(run: Path, cli: Cli) -> None:
     assert lines[4].endswith(" on 256 training images; weights of 7 bits: the same on every processor")
     assert lines[5].startswith("same class as fp32 on ")
     assert lines[6].split("  ")[0] == "precision"
-    rows = {line.split()[0]: line.split() for line in lines[7:9]}
+    mains = [line.split() for line in lines[7:9]]
+    assert [main[:2] for main in mains] == [["fp32", "main"], ["int8", "main"]]
+    assert all(0 < float(main[4]) <= 100 for main in mains)
+    rows = {line.split()[0]: line.split() for line in lines[9:11]}
     assert list(rows) == ["fp32", "int8"]
     assert (rows["fp32"][3:5], len(rows["fp32"])) == (
         ["100.0", "%"],

@@ -106,6 +106,9 @@ def export(folder: Path, request: ExportRequest, notice: Notice) -> dict[str, An
         result |= {
             "quantization": cascade.quantization.as_json(),
             "agreement": cascade.agreement,
+            "last_exit_test_accuracy_pct": [
+                next(reversed(scores.accuracies("test")), None) for scores in (fp32.scores, cascade.scores)
+            ],
             "fp32": {"size_bytes": file_size(fp32.stages, of_float), **_of_fp32(info.main_macs, of_fp32, fp32.scores)},
         }
     return write_sidecars(run, request, result, info, cascade, decided.content)
