@@ -1,0 +1,113 @@
+"""Exits and labels of exported files on emulated processors, compared with this machine: file by processor.
+
+    python -m benchmarks.processors RUN [--images 1000] [--save]
+
+The processors are x86 without VNNI and ARM64 with and without dot products; qemu emulates them
+(`tests.trials.processors`). One file has 8-bit weights and onnxruntime's own format, in which no session option avoids
+their overflow: it shows what differs without 7-bit weights.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.case import Row
+from benchmarks.commands import lcprune
+from benchmarks.markdown import table
+from benchmarks.provenance import RESULTS, provenance, save
+from lcprune import runs
+from lcprune.pipeline.stored import load_dataset
+from lcprune_runtime.segment_session import open_model
+from tests.trials import processors
+
+SEED = 0
+FORMS = {
+    "fp32": ("--precision", "fp32"),
+    "int8": ("--precision", "int8"),
+    "int8, .ort": ("--precision", "int8", "--format", "ort"),
+    "int8 of 8-bit weights, .ort": ("--precision", "int8", "--int8-range", "full", "--format", "ort"),
+}
+"""Options of `lcprune export` by the name of a row."""
+HEADER = ("file", "processor", "other exit", "other class", "near a threshold", "logits differ by", "accuracy")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures, prints the table, and writes the result file if asked to."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("run", type=Path, help="a finished run, which gets the exported files")
+    parser.add_argument("--images", type=int, default=1000, help="of the test split, the first ones")
+    parser.add_argument("--files", nargs="+", choices=FORMS, default=list(FORMS), help="rows of the table")
+    parser.add_argument("--save", action="store_true", help=f"write {RESULTS.name}/processors.json")
+    options = parser.parse_args(arguments)
+    folder, recipe = runs.open_run(options.run)
+    test = load_dataset(folder, recipe)[0].test
+    files = {name: export(folder, index, FORMS[name]) for index, name in enumerate(options.files)}
+    rows = measure(files, test.images[: options.images], test.labels[: options.images])
+    result = {**provenance("benchmarks.processors", SEED), "recipe": recipe.name, "vectors": vectors(), "rows": rows}
+    print(page(result))
+    if options.save:
+        save(RESULTS / "processors.json", result, {str(options.run): "RUN"})
+
+
+def export(run: Path, index: int, words: Sequence[str]) -> Path:
+    """A progressive model of a run."""
+    suffix = "ort" if "ort" in words else "onnx"
+    path = run / "export" / f"processors-{index}.{suffix}"
+    lcprune("export", str(run), "--progressive", *words, "--output", str(path))
+    return path
+
+
+def measure(files: Mapping[str, Path], images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> list[Row]:
+    """What every file does to some images on every processor, this machine first."""
+    paths = list(files.values())
+    here = processors.predictions(paths, images)
+    thresholds = [open_model(path).info.thresholds for path in paths]
+    rows = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        processors.arm64_python(folder)
+        for processor in (None, *processors.PROCESSORS):
+            started = time.perf_counter()
+            there = processors.emulated(processor, paths, images, folder) if processor else here
+            seconds = round(time.perf_counter() - started, 1)
+            for file, mine, its, limits in zip(files, here, there, thresholds, strict=True):
+                found = asdict(processors.difference(mine, its, limits))
+                accuracy_pct = 100 * float((its.labels == labels).mean())
+                row = {"file": file, "processor": processor.name if processor else "this machine"}
+                rows.append({**row, **found, "accuracy_pct": accuracy_pct, "seconds_of_all_files": seconds})
+    return rows
+
+
+def vectors() -> list[str]:
+    """Vector instructions of this machine, as Linux names them."""
+    known = Path("/proc/cpuinfo")
+    words = known.read_text(encoding="utf-8").split() if known.exists() else []
+    return sorted({word for word in words if "avx" in word or "vnni" in word})
+
+
+def page(result: Mapping[str, Any]) -> str:
+    """The table."""
+    rows = sorted(result["rows"], key=lambda row: list(FORMS).index(row["file"]))
+    cells = [
+        (
+            *(row["file"], row["processor"], row["exits"], row["labels"], row["near_threshold"]),
+            *(f"{row['logits']:.1e}", f"{row['accuracy_pct']:.1f} %"),
+        )
+        for row in rows
+    ]
+    here = f"{result['machine']['cpu']} ({', '.join(result['vectors'])})"
+    return (
+        f"`{result['recipe']}`, {rows[0]['images']:,} test images: how many take another exit or class than on {here}, "
+        "those within 1e-5 of a threshold counted apart; the largest difference of a logit is a part of the largest "
+        f"logit.\n\n{table(HEADER, cells)}"
+    )
+
+
+if __name__ == "__main__":
+    main()
