@@ -5,6 +5,7 @@ it.
 """
 
 import difflib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,7 +17,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.flop_counter import FlopCounterMode
 
 from lcprune.errors import ModelError
-from lcprune.models.tracing import Graph
+from lcprune.models.tracing import Graph, record
 from lcprune.models.trunk import Shape
 
 TOLERANCE = 1e-5
@@ -71,7 +72,7 @@ def find_cuts(graph: Graph, image: Tensor) -> Cuts:
         image: Any, ``(1, C, H, W)``.
 
     Raises:
-        ModelError: If the image is too small for the module.
+        ModelError: If the image is too small for the module, or there is no place.
     """
     meter = _Meter(graph, image)
     singles = [node for node, alive in crossing(graph) if alive == [node] and node.op != "placeholder"]
@@ -79,7 +80,28 @@ def find_cuts(graph: Graph, image: Tensor) -> Cuts:
     for node in singles:
         if 0 < meter.macs[node] < meter.total and node in meter.shapes:
             last[meter.macs[node]] = node
+    if not last:
+        raise _uncut(graph)
     return Cuts(tuple(Place(graph.name(node), macs, meter.shapes[node]) for macs, node in last.items()), meter.total)
+
+
+def _uncut(graph: Graph) -> ModelError:
+    """The error for a module without a place: it names the tensor that passes by the most operations."""
+    graph = record(graph.root, lines=True)
+    passing = Counter(tensor for node, alive in crossing(graph) for tensor in alive if tensor is not node)
+    for node in graph.nodes:  # what makes the next hidden layer bypasses nothing
+        if len(node.users) == 1 and node in passing:
+            del passing[node]
+    if not passing:
+        return ModelError("the backbone has too few layers to be cut", "take a deeper one, or write model.groups: 1")
+    tensor = max(passing, key=lambda each: passing[each])
+    users = [node for node in graph.nodes if node in tensor.users]
+    line = f" ({graph.line(users[-1])})" if graph.line(users[-1]) else ""
+    return ModelError(
+        f"the backbone has no place to cut: the output of {graph.name(tensor)} is needed until "
+        f"{graph.name(users[-1])}{line}",
+        "let the layers pass one tensor from each to the next, with skip connections inside of blocks",
+    )
 
 
 class _Meter(fx.Interpreter):

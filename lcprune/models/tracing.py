@@ -1,13 +1,18 @@
 """Tracing the operations of a module by torch.fx, and which submodule computed which tensor."""
 
+import operator
+import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from torch import fx, nn
 
 from lcprune.errors import ModelError
+
+_SIZES = ("size", getattr, operator.getitem)
 
 
 @dataclass(frozen=True)
@@ -25,13 +30,19 @@ class Graph:
     whole: frozenset[str]
     """Names of modules that were not traced into."""
 
+    def line(self, node: fx.Node) -> str:
+        """The line of code that a node was traced from, such as ``net.py:12: n = x.size(0)``; empty if unknown."""
+        found = re.findall(r'File "(.*?)", line (\d+), in forward\n(.*)', node.stack_trace or "")
+        path, number, code = found[-1] if found else ("", "", "")
+        return f"{PurePath(path).name}:{number}: {code.strip()}" if path else ""
+
     def name(self, node: fx.Node) -> str:
         """The name shown for a node: the shortest that ends in a number, else the shortest."""
         names = [name for name, named in self.named.items() if named is node and name != node.name] or [node.name]
         return min(names, key=lambda name: (not name.rpartition(".")[2].isdecimal(), len(name)))
 
 
-def record(module: nn.Module, *, children_whole: bool = False) -> Graph:
+def record(module: nn.Module, *, children_whole: bool = False, lines: bool = False) -> Graph:
     """The graph of a module, whose mode is left as it was.
 
     A child is not traced into where its operations depend on its mode (as dropout's do) or on the values of a tensor.
@@ -39,6 +50,7 @@ def record(module: nn.Module, *, children_whole: bool = False) -> Graph:
     Args:
         module: With one tensor as input and one as output.
         children_whole: Trace into none of its children.
+        lines: Record the lines of code, for `Graph.line`; that takes time.
 
     Raises:
         ModelError: If its own forward pass cannot be traced.
@@ -47,9 +59,10 @@ def record(module: nn.Module, *, children_whole: bool = False) -> Graph:
     was_training = module.training
     try:
         while True:
-            training, evaluating = (_Recorder(module.train(mode), whole) for mode in (True, False))
+            training, evaluating = (_Recorder(module.train(mode), whole, lines) for mode in (True, False))
             keep = training.failed or evaluating.failed or _differs_by_mode(training.nodes, evaluating.nodes)
             if keep is None:
+                evaluating.nodes = _sizes_at_their_use(evaluating.nodes)
                 return _named(module, evaluating, frozenset(whole))
             whole.add(keep)
     finally:
@@ -59,8 +72,9 @@ def record(module: nn.Module, *, children_whole: bool = False) -> Graph:
 class _Recorder(fx.Tracer):
     """Records the operations of a module, and which of its submodules have them as output."""
 
-    def __init__(self, module: nn.Module, whole: set[str]) -> None:
+    def __init__(self, module: nn.Module, whole: set[str], lines: bool) -> None:
         super().__init__()
+        self.record_stack_traces = lines
         self.outputs: list[tuple[str, fx.Node]] = []
         self.failed: str | None = None
         """The child that could not be traced; then there are no nodes."""
@@ -93,6 +107,34 @@ class _Recorder(fx.Tracer):
         if isinstance(output, fx.Proxy):
             self.outputs.append((path, output.node))
         return output
+
+
+def _sizes_at_their_use(nodes: Sequence[fx.Node]) -> tuple[fx.Node, ...]:
+    """Reads each batch size from the tensor that it is used with, as in ``x.view(n, -1)``.
+
+    Else it would be needed, from ``n = x.size(0)`` on, beside every hidden layer, and nothing could be cut.
+    """
+    graph = nodes[0].graph
+    for size in filter(_is_batch_size, nodes):
+        for user in list(size.users):
+            tensor = user.args[0] if user.op == "call_method" and user.args else None
+            if isinstance(tensor, fx.Node) and tensor is not size:
+                with graph.inserting_before(user):
+                    user.replace_input_with(size, graph.call_method("size", (tensor, 0)))
+    for node in reversed(nodes):
+        if not node.users and node.op in ("call_method", "call_function") and node.target in _SIZES:
+            graph.erase_node(node)
+    return tuple(graph.nodes)
+
+
+def _is_batch_size(node: fx.Node) -> bool:
+    """Whether it is ``x.size(0)``, ``x.size()[0]`` or ``x.shape[0]``."""
+    if node.op == "call_method" and node.target == "size":
+        return node.args[1:] == (0,) or node.kwargs == {"dim": 0}
+    if node.op != "call_function" or node.target is not operator.getitem or node.args[1] != 0:
+        return False
+    whole = node.args[0]
+    return isinstance(whole, fx.Node) and whole.target in ("size", getattr)
 
 
 def _differs_by_mode(training: Sequence[fx.Node], evaluating: Sequence[fx.Node]) -> str | None:

@@ -43,10 +43,55 @@ class Net(nn.Module):
         return self.head(hidden.mean((2, 3)))
 
 
+class Sized(nn.Module):
+    """Reads the batch size at the beginning, and uses it at the end."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv2d(2, 3, 1), nn.Conv2d(3, 3, 1), nn.Linear(48, 5)
+        self.way = way
+
+    def forward(self, x: Tensor) -> Tensor:
+        n = {"size": lambda: x.size(0), "sizes": lambda: x.size()[0], "shape": lambda: x.shape[0]}[self.way]()
+        hidden = self.second(self.first(x))
+        return self.head(hidden.view(n, -1))
+
+
+class Bypassed(nn.Module):
+    """Needs the image at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv2d(2, 3, 1), nn.Conv2d(3, 3, 1), nn.Linear(48, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.second(self.first(x))
+        return self.head(hidden.flatten(1)) + x.mean()
+
+
 def refused(module: nn.Module, *cuts: str) -> ModelError:
     with pytest.raises(ModelError) as caught:
         cutting.split(tracing.record(module), cuts)
     return caught.value
+
+
+@pytest.mark.parametrize("way", ["size", "sizes", "shape"])
+def test_a_batch_size_that_is_read_early_is_no_obstacle(way: str) -> None:
+    module = Sized(way)
+    graph = tracing.record(module)
+    assert [place.name for place in cutting.find_cuts(graph, IMAGE).places] == ["first", "second"]
+    groups = cutting.split(graph, ["first"])
+    cutting.check(module, groups, IMAGE, 5)
+    images = torch.rand(7, 2, 4, 4)
+    torch.testing.assert_close(groups[1](groups[0](images)), module(images))
+
+
+def test_what_bypasses_every_layer_is_named_with_its_line() -> None:
+    with pytest.raises(ModelError) as caught:
+        cutting.find_cuts(tracing.record(Bypassed()), IMAGE)
+    assert caught.value.problem.startswith("the backbone has no place to cut: the output of x is needed until mean (")
+    assert caught.value.problem.endswith(": return self.head(hidden.flatten(1)) + x.mean())")
+    assert "test_cutting.py:" in caught.value.problem
 
 
 def test_places_are_between_blocks_with_the_macs_before_them() -> None:
