@@ -21,8 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.case import Row
-from benchmarks.provenance import RESULTS, provenance, save
+from benchmarks.provenance import RESULTS, Row, command_line, provenance, save
 from lcprune import runs
 from lcprune.analysis.budget import FOLDS, Calibration, Family
 from lcprune.analysis.cost import ExitCost
@@ -40,17 +39,17 @@ BUDGETS_PCT = (0.5, 1.0, 2.0)
 SWEEP_PCT = (0.1, 0.2, 0.3, 0.4, 0.5, 0.64, 1.0, 2.0)
 SELECT_PCT = (0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0)
 CONFIDENCE = 0.95
-DRAWN_BY = "margin"
-"""The criterion of the draws with replacement."""
+CRITERION = "margin"
+"""Of the draws with replacement, and of the sweep."""
 
-Ints = npt.NDArray[np.int64]
+Array, Ints = npt.NDArray[Any], npt.NDArray[np.int64]
 Outcome = tuple[float, float, float, float]
 """Points really lost, MACs to main, points expected, and 1 where main is exported for want of a better."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, and saves or prints the result."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.budget", description=(__doc__ or "").split("\n")[0])
+    parser = command_line("benchmarks.budget", __doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--save", metavar="NAME", help="write benchmarks/results/budget_NAME.json")
     parser.add_argument("--splits", type=int, default=200)
@@ -89,7 +88,7 @@ def measure(options: argparse.Namespace) -> Row:
         "select": select_rows(logits, labels, cost.exits, sizes, options),
     }
     with ProcessPoolExecutor(options.jobs) as executor:
-        drawn = {DRAWN_BY: pool[DRAWN_BY]}
+        drawn = {CRITERION: pool[CRITERION]}
         draws = [executor.submit(draw_rows, drawn, size, options.draws, options.seed) for size in sizes]
         split = [
             executor.submit(split_rows, name, rows, size, count, options.seed)
@@ -195,29 +194,26 @@ def oracle(rows: Rows) -> Row:
     }
 
 
-def sweep(arrays: Mapping[str, npt.NDArray[Any]], cost: Any) -> list[Row]:
+def sweep(arrays: Mapping[str, Array], cost: Any) -> list[Row]:
     """Budgets as `lcprune export` keeps them: validation images decide, test images are looked at once."""
     fitted = temperatures(arrays["val_logits"], arrays["val_labels"])
     val, test = (
-        {DRAWN_BY: rows_of(arrays[f"{split}_logits"], arrays[f"{split}_labels"], cost, DRAWN_BY, fitted)}
+        {CRITERION: rows_of(arrays[f"{split}_logits"], arrays[f"{split}_labels"], cost, CRITERION, fitted)}
         for split in ("val", "test")
     )
-    family, rows = Family(val), []
+    family, main_pct, rows = Family(val), 100 * float(test[CRITERION].correct[-1].mean()), []
     for budget_pct in SWEEP_PCT:
         found = family.within_drop(budget_pct)
         lost_pct, macs_ratio, expected_pct, _ = outcome(found, test)
         error = found.expected_drop_se_pct if found else 0.0
         row = {"max_drop_pct": budget_pct, "expected_drop_pct": expected_pct, "expected_drop_se_pct": error}
-        rows.append({**row, "test_drop_pct": lost_pct, "test_macs_ratio": macs_ratio})
+        row |= {"val_macs_ratio": found.macs_ratio if found else 1.0, "test_macs_ratio": macs_ratio}
+        rows.append({**row, "test_drop_pct": lost_pct, "test_accuracy_pct": main_pct - lost_pct})
     return rows
 
 
 def select_rows(
-    logits: npt.NDArray[Any],
-    labels: npt.NDArray[Any],
-    costs: Sequence[ExitCost],
-    sizes: Sequence[int],
-    options: argparse.Namespace,
+    logits: Array, labels: Array, costs: Sequence[ExitCost], sizes: Sequence[int], options: argparse.Namespace
 ) -> list[Row]:
     """What the sub-model that `lcprune select` takes really loses, and what it was expected to."""
     predicted, found = np.eye(2, dtype=np.float32)[(logits.argmax(axis=2) != labels).astype(int)], []
@@ -237,13 +233,7 @@ def select_rows(
     return found
 
 
-def before_rows(
-    pool: Alternatives,
-    logits: npt.NDArray[Any],
-    labels: npt.NDArray[Any],
-    size: int,
-    options: argparse.Namespace,
-) -> list[Row]:
+def before_rows(pool: Alternatives, logits: Array, labels: Array, size: int, options: argparse.Namespace) -> list[Row]:
     """What the search of `BEFORE` chooses on the same splits, and what ours costs where it loses as much."""
     ((criterion, rows),) = pool.items()
     splits = list(splits_of(len(labels), size, options.before_splits, options.seed))
@@ -269,31 +259,16 @@ def before_rows(
 
 
 def run_before(
-    checkout: Path,
-    logits: npt.NDArray[Any],
-    labels: npt.NDArray[Any],
-    cost: Any,
-    criterion: str,
-    splits: Sequence[Ints],
+    checkout: Path, logits: Array, labels: Array, cost: Any, criterion: str, splits: Sequence[Ints]
 ) -> list[dict[str, Any]]:
     """Exits and thresholds of each split by the code of another checkout, by budget and confidence."""
     with tempfile.TemporaryDirectory() as folder:
         arrays = {"logits": logits, "labels": labels, "splits": np.stack(splits)}
         arrays |= {"groups": np.array(cost.group_macs), "critics": np.array(cost.critic_macs)}
         np.savez(Path(folder) / "in.npz", allow_pickle=False, **arrays)
-        script = Path(__file__).with_name("budget_before.py")
-        words = [
-            sys.executable,
-            "-P",
-            str(script),
-            str(checkout),
-            f"{folder}/in.npz",
-            criterion,
-            json.dumps(BUDGETS_PCT),
-        ]
-        done = subprocess.run(words, capture_output=True, text=True, check=True)
-    chosen: list[dict[str, Any]] = json.loads(done.stdout)
-    return chosen
+        script = [sys.executable, "-P", Path(__file__).with_name("budget_before.py")]
+        words = [checkout, f"{folder}/in.npz", criterion, json.dumps(BUDGETS_PCT)]
+        return list(json.loads(subprocess.check_output([*script, *words], text=True)))
 
 
 if __name__ == "__main__":

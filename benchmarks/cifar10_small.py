@@ -7,12 +7,9 @@ Runs that are there already are resumed or read. The methods are compared at equ
 """
 
 import argparse
-import json
-from pathlib import Path
 
-from benchmarks.case import Row
 from benchmarks.commands import lcprune, once, train
-from benchmarks.provenance import RESULTS, provenance, save
+from benchmarks.provenance import RESULTS, Row, command_line, provenance, read, save
 from benchmarks.throughput import step_costs
 
 RECIPE = "vgg_cifar10_small"
@@ -29,15 +26,11 @@ METHODS = {
 
 def main() -> None:
     """Runs what is missing and writes the result file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", type=Path, default=Path("data"))
-    parser.add_argument("--out", type=Path, required=True, help="folder for the run folders")
-    parser.add_argument("--iterations", type=int, help="of the recipe's own run, instead of the recipe's")
+    parser = command_line("benchmarks.cifar10_small", __doc__, trains=True)
     parser.add_argument("--compare-iterations", type=int, default=3500, help="of backprop in the comparison")
-    parser.add_argument("--max-drop", type=float, default=0.6, help="budget of the progressive export, in points")
     parser.add_argument("--only", choices=["recipe", "methods"], help="run this part and keep the other's figures")
     args = parser.parse_args()
-    result = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    result = read(RESULT)
     if args.only != "methods":
         result["recipe"] = {**provenance("benchmarks.cifar10_small", SEED), **recipe_run(args)}
     if args.only != "recipe":
@@ -48,14 +41,14 @@ def main() -> None:
 def recipe_run(args: argparse.Namespace) -> Row:
     """The recipe as it ships, through the three commands."""
     run = args.out / "recipe"
-    trained = train(RECIPE, run, args.data_root, [f"train.iterations={args.iterations}"] if args.iterations else [])
+    trained = train(RECIPE, run, args.data_root)
     export = ["export", str(run), "--format", "onnx"]
     return {
         "train": trained,
         "profile": lcprune("profile", str(run)),
         "select": lcprune("select", str(run), "--max-drop", "2.0"),
         "export_submodel": lcprune(*export),
-        "export_progressive": lcprune(*export, "--progressive", "--max-drop", str(args.max_drop)),
+        "export_progressive": lcprune(*export, "--progressive", "--max-drop", "0.6"),
         "export_progressive_2_points": lcprune(
             *export, "--progressive", "--max-drop", "2.0", "--output", str(run / "export/progressive_2.onnx")
         ),

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks.case import Row
+from benchmarks.provenance import Row
 
 
 def lcprune(*words: str) -> Row:

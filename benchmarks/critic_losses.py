@@ -7,7 +7,6 @@ run again, and a run that was stopped goes on. Cases differ in nothing but what 
 """
 
 import argparse
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,52 +14,46 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.case import Row
 from benchmarks.commands import train
 from benchmarks.markdown import table
-from benchmarks.provenance import RESULTS, provenance, save
+from benchmarks.provenance import RESULTS, Row, command_line, provenance, read, save
 from lcprune import runs
 from lcprune.analysis.evaluate import accuracies_pct
 
 RECIPE = "vgg_cifar10_small"
-LOCAL = "train.method=local_critic"
-CASES: dict[str, tuple[str, ...]] = {
-    "deep_supervision": ("train.method=deep_supervision",),
-    "cross_entropy": (LOCAL, "critics.loss=cross_entropy"),
-    "cross_entropy, lr 3e-3": (LOCAL, "critics.loss=cross_entropy", "critics.lr=3e-3"),
-    "cross_entropy, distill 0.5": (LOCAL, "critics.loss=cross_entropy", "critics.distill=0.5"),
-    "cascade": (LOCAL, "critics.loss=cascade"),
-    "cascade, one-sided": (LOCAL, "critics.loss=cascade", "critics.one_sided=true"),
-    "cascade, lr 3e-3": (LOCAL, "critics.loss=cascade", "critics.lr=3e-3"),
-    "mix 0.2": (LOCAL, "critics.loss=mix", "critics.mix=0.2"),
-    "mix 0.5": (LOCAL, "critics.loss=mix", "critics.mix=0.5"),
-    "mix 0.8": (LOCAL, "critics.loss=mix", "critics.mix=0.8"),
-    "mix 0.5, one-sided": (LOCAL, "critics.loss=mix", "critics.mix=0.5", "critics.one_sided=true"),
-    "mix 0.5, distill 0.5": (LOCAL, "critics.loss=mix", "critics.mix=0.5", "critics.distill=0.5"),
-    "mix 0.2, lr 3e-3": (LOCAL, "critics.loss=mix", "critics.mix=0.2", "critics.lr=3e-3"),
-    "mix 0.2, lr 1e-2": (LOCAL, "critics.loss=mix", "critics.mix=0.2", "critics.lr=1e-2"),
-    "mix 0.2, one-sided, lr 3e-3": (
-        *(LOCAL, "critics.loss=mix", "critics.mix=0.2"),
-        *("critics.one_sided=true", "critics.lr=3e-3"),
-    ),
-    "mix 0.2, lr 3e-4": (LOCAL, "critics.loss=mix", "critics.mix=0.2", "critics.lr=3e-4"),
-    "mix 0.2, constant lr": (LOCAL, "critics.loss=mix", "critics.mix=0.2", "critics.schedule=constant"),
+CRITICS = {
+    "cross_entropy": "loss=cross_entropy",
+    "cross_entropy, lr 3e-3": "loss=cross_entropy lr=3e-3",
+    "cross_entropy, distill 0.5": "loss=cross_entropy distill=0.5",
+    "cascade": "loss=cascade",
+    "cascade, one-sided": "loss=cascade one_sided=true",
+    "cascade, lr 3e-3": "loss=cascade lr=3e-3",
+    "mix 0.2": "loss=mix mix=0.2",
+    "mix 0.5": "loss=mix mix=0.5",
+    "mix 0.8": "loss=mix mix=0.8",
+    "mix 0.5, one-sided": "loss=mix mix=0.5 one_sided=true",
+    "mix 0.5, distill 0.5": "loss=mix mix=0.5 distill=0.5",
+    "mix 0.2, lr 3e-3": "loss=mix mix=0.2 lr=3e-3",
+    "mix 0.2, lr 1e-2": "loss=mix mix=0.2 lr=1e-2",
+    "mix 0.2, one-sided, lr 3e-3": "loss=mix mix=0.2 one_sided=true lr=3e-3",
+    "mix 0.2, lr 3e-4": "loss=mix mix=0.2 lr=3e-4",
+    "mix 0.2, constant lr": "loss=mix mix=0.2 schedule=constant",
+}
+"""Keys of the recipe's ``critics``, by the name of the case."""
+CASES = {"deep_supervision": ["train.method=deep_supervision"]} | {
+    name: ["train.method=local_critic", *(f"critics.{key}" for key in keys.split())] for name, keys in CRITICS.items()
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Trains what is missing and writes the result."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.critic_losses", description=(__doc__ or "").split("\n")[0]
-    )
-    parser.add_argument("--out", type=Path, required=True, help="folder for the run folders")
+    parser = command_line("benchmarks.critic_losses", __doc__, trains=True)
     parser.add_argument("--iterations", type=int, default=2000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--data-root", type=Path, default=Path("data"), help="folder with CIFAR-10")
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), metavar="NAME", help="these cases")
     parser.add_argument("--result", type=Path, default=RESULTS / "critic_losses.json", help="the result file")
     options = parser.parse_args(arguments)
-    old = json.loads(options.result.read_text(encoding="utf-8"))["rows"] if options.result.exists() else []
+    old = read(options.result).get("rows", [])
     rows = {(row["case"], row["iterations"], row["seed"]): row for row in old}
     for seed in options.seeds:
         for name in options.only:
@@ -82,7 +75,7 @@ def _row(name: str, seed: int, options: argparse.Namespace) -> Row:
         f"{split}_accuracy_pct": list(accuracies_pct(arrays[f"{split}_logits"], arrays[f"{split}_labels"]))
         for split in ("val", "test")
     }
-    what = {"case": name, "overrides": list(CASES[name]), "iterations": options.iterations, "seed": seed}
+    what = {"case": name, "overrides": CASES[name], "iterations": options.iterations, "seed": seed}
     return {**what, "seconds": trained["seconds"], **accuracies}
 
 

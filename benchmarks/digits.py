@@ -7,11 +7,12 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.commands import lcprune, train
-from benchmarks.provenance import RESULTS, provenance, save
+from benchmarks.provenance import RESULTS, command_line, provenance, save
 
 
 def main() -> None:
     """Trains, selects and exports in a scratch folder."""
+    command_line("benchmarks.digits", __doc__).parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         run = Path(scratch) / "digits"
         result = {

@@ -1,6 +1,6 @@
 """What a CUDA device makes of a training step, of the paper's whole run, and of the fast recipe.
 
-    python -m benchmarks.gpu [--only PART ...] [--variants NAME ...] [--data-root data] [--full] [--budget-s 540]
+    python -m benchmarks.gpu [--only PART ...] [--data-root data] [--full] [--budget-s 540]
 
 Writes ``benchmarks/results/<device>.json`` after every case; cases that are in the file are skipped, and
 none is started after ``--budget-s`` seconds, so that the same command, given again, goes on. Times are absolute, and
@@ -10,25 +10,26 @@ rest needs no images.
 
 import argparse
 import json
-import os
 import signal
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks import memory, networks, steps, throughput
-from benchmarks.case import Row
-from benchmarks.provenance import RESULTS, provenance, slug
+from benchmarks.bench import Cases
+from benchmarks.commands import settings
+from benchmarks.provenance import RESULTS, Row, command_line, read, save_part, slug
 from benchmarks.timing import spread
 from lcprune import recipe as recipes
 from lcprune.recipe import Recipe
+from lcprune.training.parallel import Coordinator
 
 RECIPE, FAST_RECIPE = "vgg_cifar10", "vgg_cifar10_fast"
 PROTOCOL_STEPS = 80_000
@@ -58,26 +59,18 @@ VARIANTS = {
     "cuda_graph, overlap": (*_BF16, "train.cuda_graph=true", "train.overlap=true"),
 }
 
-
-@dataclass(frozen=True)
-class Length:
-    """How long a step is measured: stretches of steps, after some that do not count."""
-
-    warmup: int
-    stretch: int
-    stretches: int
-
-
-VARIANT_LENGTH = Length(warmup=60, stretch=200, stretches=7)
-SAMPLE_LENGTH = Length(warmup=60, stretch=1000, stretches=4)
+Length = tuple[int, int, int]
+"""How long a step is measured: steps that do not count, those of a stretch that does, and how many stretches."""
+VARIANT_LENGTH: Length = (60, 200, 7)
+SAMPLE_LENGTH: Length = (60, 1000, 4)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs what is missing."""
-    options = _parse(arguments)
+    options = parser().parse_args(arguments)
     if options.case:
-        part, _, name = options.case.partition(": ")
-        print(json.dumps(measure(part, name, torch.device("cuda"))))
+        part, name = options.case
+        print(json.dumps(all_parts(torch.device("cuda"))[part][name]()))
         return
     if not torch.cuda.is_available():
         print("there is no CUDA device here: nothing was measured", file=sys.stderr)
@@ -85,26 +78,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     device = torch.cuda.get_device_name()
     suite = Suite(options, RESULTS / f"{slug(device)}.json", device)
     for part in options.only:
-        getattr(suite, part)()
+        suite.run(part)
     print(suite.path)
     if suite.left:
         print("not done: " + "; ".join(suite.left) + "\nThe same command goes on.")
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=(__doc__ or "").split("\n")[0])
+def parser() -> argparse.ArgumentParser:
+    """Of the command line."""
+    parser = command_line("benchmarks.gpu", __doc__)
     parts = ("variants", "protocol", "fast", "speed", "memory")
     parser.add_argument("--only", nargs="+", choices=parts, default=parts, metavar="PART", help=", ".join(parts))
-    names = ", ".join(VARIANTS)
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS, metavar="NAME", help=names)
     parser.add_argument("--data-root", type=Path, default=Path("data"), help="folder with CIFAR-10")
     parser.add_argument("--runs", type=Path, default=Path("runs/bench-gpu"), help="folder for the runs")
     parser.add_argument("--budget-s", type=float, default=540, help="seconds after which nothing new is started")
     parser.add_argument("--full", action="store_true", help="train the paper's protocol to its end, both data sets")
     parser.add_argument("--lengths", type=int, nargs="+", default=[], help="iterations of the fast recipe to try")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the fast recipe")
-    parser.add_argument("--case", help=argparse.SUPPRESS)  # one case in this process, its rows on stdout
-    return parser.parse_args(arguments)
+    parser.add_argument("--case", nargs=2, help=argparse.SUPPRESS)  # one case in this process, its rows on stdout
+    return parser
 
 
 class Suite:
@@ -118,11 +110,14 @@ class Suite:
         self._device = device
         self._end = time.monotonic() + options.budget_s
 
-    def variants(self) -> None:
-        """The step in every variant that was asked for and with both methods."""
-        for method in throughput.METHODS:
-            for variant in self._options.variants:
-                self._case("variants", f"{method}, {variant}")
+    def run(self, part: str) -> None:
+        """What is missing of a part; ``memory`` is bytes and times."""
+        if part in ("protocol", "fast"):
+            getattr(self, part)()
+            return
+        for each in (part, "memory time") if part == "memory" else (part,):
+            for name in all_parts(torch.device("cuda"))[each]:
+                self._case(each, name)
 
     def protocol(self) -> None:
         """The paper's run in the fastest variant: a sample, and with ``--full`` all of it."""
@@ -149,21 +144,12 @@ class Suite:
                     self._add("fast_runs", name, [fast_run(seed, trained)])
         runs = self._rows("fast_runs")
         if runs:
-            self._write("fast", *summarise(runs))
-
-    def speed(self) -> None:
-        """Our loop against plain ones, in bf16."""
-        for method in throughput.METHODS:
-            self._case("speed", method)
-
-    def memory(self) -> None:
-        """Groups against memory and time."""
-        for name in memory.cases(torch.device("cuda")):
-            self._case("memory" if name.startswith("bytes") else "memory time", name)
+            rows, reached = summarise(runs)
+            self._write("fast", rows, time_to_pct=reached)
 
     def _case(self, part: str, name: str) -> None:
         """Measures in a process of its own, unless that was done."""
-        printed = self._run(part, name, [sys.executable, "-m", "benchmarks.gpu", "--case", f"{part}: {name}"])
+        printed = self._measured(part, name, [sys.executable, "-m", "benchmarks.gpu", "--case", part, name])
         if printed is not None:
             self._add(part, name, printed)
 
@@ -171,11 +157,11 @@ class Suite:
         """Trains a run to its end, or goes on with it; None if that was done, or is not done yet."""
         folder = self._options.runs / f"{recipe}-{slug(name)}"
         words = ["train", recipe, "--out", str(folder), "--data-root", str(self._options.data_root)]
-        words += ["--device", "cuda", *(word for key in keys for word in ("--set", key))]
-        trained = self._run(part, name, [*LCPRUNE, *(["resume", str(folder)] if folder.exists() else words), "--json"])
+        words = ["resume", str(folder)] if folder.exists() else [*words, "--device", "cuda", *settings(keys)]
+        trained = self._measured(part, name, [*LCPRUNE, *words, "--json"])
         return None if trained is None else dict(trained)
 
-    def _run(self, part: str, name: str, words: Sequence[str]) -> Any:
+    def _measured(self, part: str, name: str, words: Sequence[str]) -> Any:
         """What a command prints as JSON; None if that is in the file, no time is left, or it failed."""
         if any(row["case"] == name for row in self._rows(part)):
             return None
@@ -189,33 +175,28 @@ class Suite:
         return json.loads(printed)
 
     def _rows(self, part: str) -> list[Row]:
-        return list(_read(self.path).get(part, {}).get("rows", []))
+        return list(read(self.path).get(part, {}).get("rows", []))
 
     def _add(self, part: str, name: str, rows: Sequence[Row]) -> None:
         self._write(part, [*self._rows(part), *({"case": name, **row} for row in rows)])
 
-    def _write(self, part: str, rows: Sequence[Row], more: Mapping[str, Any] | None = None) -> None:
-        about = {**provenance("benchmarks.gpu", networks.SEED), "device": self._device}
-        write(self.path, part, {**about, "rows": list(rows), **(more or {})})
+    def _write(self, part: str, rows: Sequence[Row], **more: Any) -> None:
+        save_part(self.path, part, "benchmarks.gpu", networks.SEED, rows, device=self._device, **more)
 
 
-def measure(part: str, name: str, device: torch.device) -> list[Row]:
-    """The rows of one case.
-
-    Raises:
-        ValueError: If there is no such case.
-    """
-    if part == "variants":
-        method, _, variant = name.partition(", ")
-        return measure_variant(method, variant, device, VARIANT_LENGTH)
-    if part == "protocol":
-        return measure_protocol(name, device, SAMPLE_LENGTH)
-    if part == "speed":
-        case = throughput.Case("paper width", RECIPE, VARIANTS["cuda_graph"], rounds=5, burst=100)
-        return throughput.measure_overhead(case, name, device)
-    if part in ("memory", "memory time"):
-        return memory.cases(device)[name]()
-    raise ValueError(f"no part is called {part}")
+def all_parts(device: torch.device) -> dict[str, Cases]:
+    """The cases of every part that are measured in processes of their own, by name."""
+    case = throughput.Case("paper width", RECIPE, VARIANTS["cuda_graph"], rounds=5, burst=100)
+    return {
+        "variants": {
+            f"{method}, {variant}": partial(measure_variant, method, variant, device, VARIANT_LENGTH)
+            for method in throughput.METHODS
+            for variant in VARIANTS
+        },
+        "protocol": {variant: partial(measure_protocol, variant, device, SAMPLE_LENGTH) for variant in VARIANTS},
+        "speed": {method: partial(throughput.measure_overhead, case, method, device) for method in throughput.METHODS},
+        **memory.parts(device),
+    }
 
 
 def measure_variant(
@@ -235,10 +216,10 @@ def measure_variant(
             "method": method,
             "variant": variant,
             "overrides": list(VARIANTS[variant]),
-            "step_ms": asdict(spread([1000 * seconds for seconds in step_s])),
+            "step_ms": spread([1000 * seconds for seconds in step_s]),
             "images_per_s": recipe.data.batch_size / statistics.median(step_s),
             "bf16_tflops": 2 * size**3 / product_s / 1e12,
-            "share_of_bf16_rate": asdict(spread([least_s / seconds for seconds in step_s])),
+            "share_of_bf16_rate": spread([least_s / seconds for seconds in step_s]),
         }
     ]
 
@@ -248,14 +229,15 @@ def measure_protocol(variant: str, device: torch.device, length: Length, overrid
     recipe = networks.load(RECIPE, [*throughput.LOCAL_CRITIC, *VARIANTS[variant], *overrides])
     step_s = measure_steps(recipe, device, length)
     minutes = statistics.median(step_s) * PROTOCOL_STEPS / 60
-    return [_protocol_row("from a sample", variant, length.stretch * length.stretches, minutes)]
+    return [_protocol_row("from a sample", variant, length[1] * length[2], minutes)]
 
 
 def measure_steps(recipe: Recipe, device: torch.device, length: Length) -> list[float]:
     """Seconds of a step in each stretch, all in one run of the training loop."""
-    ours = steps.Ours(recipe, networks.noise(recipe, samples=50_000 if device.type == "cuda" else 256), device)
-    laps = ours.laps([length.warmup, *[length.stretch] * length.stretches])
-    return [seconds / length.stretch for seconds in laps[1:]]
+    split = networks.noise(recipe, samples=50_000 if device.type == "cuda" else 256)
+    ours = steps.Ours(recipe, split, Coordinator(device))
+    warmup, stretch, stretches = length
+    return [seconds / stretch for seconds in ours.laps([warmup, *[stretch] * stretches])[1:]]
 
 
 def fast_run(seed: int, trained: Row) -> Row:
@@ -277,20 +259,14 @@ def summarise(runs: Sequence[Row]) -> tuple[list[Row], Row]:
     for length in sorted({run["iterations"] for run in runs}):
         of_length = [run for run in runs if run["iterations"] == length]
         accuracies = [run["flip_accuracy_pct"] for run in of_length]
-        rows.append(
-            {
-                "iterations": length,
-                "seeds": [run["seed"] for run in of_length],
-                "test_accuracy_pct": accuracies,
-                "mean_pct": statistics.mean(accuracies),
-                "train_s": [run["train_s"] for run in of_length],
-            }
-        )
+        row = {"iterations": length, "seeds": [run["seed"] for run in of_length], "test_accuracy_pct": accuracies}
+        row |= {"mean_pct": statistics.mean(accuracies), "train_s": [run["train_s"] for run in of_length]}
+        rows.append(row)
     reached = {
         str(target): next((statistics.median(row["train_s"]) for row in rows if row["mean_pct"] >= target), None)
         for target in TARGETS_PCT
     }
-    return rows, {"time_to_pct": reached}
+    return rows, reached
 
 
 def run_for(words: Sequence[str], seconds: float) -> str | None:
@@ -303,19 +279,6 @@ def run_for(words: Sequence[str], seconds: float) -> str | None:
         process.communicate()
         return None
     return None if process.returncode else printed
-
-
-def write(path: Path, part: str, content: Mapping[str, Any]) -> None:
-    """Puts a part into the result file, whole or not at all."""
-    result = {**_read(path), part: content}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".part")
-    draft.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    os.replace(draft, path)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
 def _protocol_row(how: str, variant: str, measured_steps: int, minutes: float) -> Row:

@@ -9,22 +9,23 @@ not made again.
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from benchmarks.case import Row
 from benchmarks.commands import once, settings
-from benchmarks.provenance import RESULTS, provenance, save
+from benchmarks.provenance import RESULTS, Row, command_line, peak_bytes, provenance, save, usable_cores
 
-CLASSES = 1000
+CLASSES, PER_CLASS, DISTINCT = 1000, 1281, 3
+"""Training images of each class, as ImageNet has them, and those that are files of their own."""
+BATCHES = 12  # of 64 images, in each measurement
 SIZE = (500, 375)  # what ImageNet's files have, on average, as the next one
 FILE_BYTES = 110_000
 QUALITY, GRAIN = 90, 42  # of these files are as large as this
@@ -34,48 +35,34 @@ EVERY_S = 0.25  # how often memory is looked at
 
 def main() -> None:
     """Makes the images, measures, and writes the result file."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_line("benchmarks.imagenet", __doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--per-class", type=int, default=1281, help="training images of each class; ImageNet has 1,281")
-    parser.add_argument("--distinct", type=int, default=3, help="of them files of their own")
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2])
-    parser.add_argument("--batches", type=int, default=12, help="of 64 images, for each number of workers")
-    parser.add_argument("--result", type=Path, default=RESULTS / "imagenet.json")
     parser.add_argument("--part", nargs=3, help=argparse.SUPPRESS)  # a measurement in this process
     options = parser.parse_args()
     if options.part is None:
-        save(options.result, measure(options), {str(options.out): "FOLDER"})
+        save(RESULTS / "imagenet.json", measure(options.out), {str(options.out): "FOLDER"})
         return
     images, workers, batches = options.out / options.part[0], int(options.part[1]), int(options.part[2])
     print(json.dumps(loaded(images, workers, batches) if batches else listed(images)))
 
 
-def measure(options: argparse.Namespace) -> Row:
+def measure(out: Path) -> Row:
     """Everything, each in a process of its own."""
-    out: Path = options.out
-    mean_bytes = make_files(out / "few", options.distinct)
-    link_files(out / "few", out / "images", options.per_class)
-    tried = [("images", number) for number in options.workers] + [("few", options.workers[-1])]
+    mean_bytes = make_files(out / "few", DISTINCT)
+    link_files(out / "few", out / "images", PER_CLASS)
+    files = {"classes": CLASSES, "train": CLASSES * PER_CLASS, "distinct": CLASSES * DISTINCT}
     return {
         **provenance("benchmarks.imagenet", seed=0),
-        "usable_cores": len(os.sched_getaffinity(0)),
-        "files": {
-            "classes": CLASSES,
-            "train": CLASSES * options.per_class,
-            "distinct": CLASSES * options.distinct,
-            "val": CLASSES,
-            "size": SIZE,
-            "mean_bytes": mean_bytes,
-        },
-        "load": os.getloadavg()[0],
+        "usable_cores": usable_cores(),
+        "files": {**files, "val": CLASSES, "size": SIZE, "mean_bytes": mean_bytes},
         "listing": _part(out, "images", 0, 0),
-        "loading": [_part(out, name, workers, options.batches) for name, workers in tried],
+        "loading": [_part(out, *what, BATCHES) for what in (("images", 0), ("images", 2), ("few", 2))],
         "run": [_command(out, words) for words in commands(out)],
     }
 
 
 def _part(out: Path, *part: object) -> Row:
-    words = [str(word) for word in part]
+    words = [*map(str, part)]
     command = [sys.executable, "-m", "benchmarks.imagenet", "--out", str(out), "--part", *words]
     return once(out / "parts" / f"{'-'.join(words)}.json", lambda: dict(json.loads(_output(command)[0])))
 
@@ -84,12 +71,11 @@ def listed(root: Path) -> Row:
     """Time and memory of listing the files in this process."""
     from lcprune.data.files import list_folder
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_bytes()
     started = time.perf_counter()
     listing = list_folder(root)
     seconds = round(time.perf_counter() - started, 3)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    figures = {"peak_memory_bytes": 1024 * peak, "of_it_listing_bytes": 1024 * (peak - before)}
+    figures = {"peak_memory_bytes": peak_bytes(), "of_it_listing_bytes": peak_bytes() - before}
     return {"found": len(listing.splits["train"]), "seconds": seconds, **figures}
 
 
@@ -112,13 +98,8 @@ def commands(out: Path) -> list[list[str]]:
         ["train", "resnet50_imagenet", *overrides, "--data-root", str(out / "images"), "--out", run],
         ["select", run, "--max-drop", "100"],
         ["export", run, "--format", "onnx"],
-        ["predict", str(out / "run/export/sub-model-1.onnx"), str(out / "images/val" / class_name(0))],
+        ["predict", str(out / "run/export/sub-model-1.onnx"), str(folders(out / "images", 0)[1])],
     ]
-
-
-def class_name(label: int) -> str:
-    """As WordNet's ids look."""
-    return f"n{1440764 + 7919 * label:08d}"
 
 
 def make_files(root: Path, per_class: int) -> float:
@@ -154,8 +135,8 @@ def link_files(few: Path, root: Path, per_class: int) -> None:
 
 
 def folders(root: Path, label: int) -> tuple[Path, Path]:
-    """The folders of a class in ``train`` and in ``val``, made where they are not there."""
-    train, val = (root / split / class_name(label) for split in ("train", "val"))
+    """The folders of a class in ``train`` and in ``val``, named as WordNet's ids look, made where they are missing."""
+    train, val = (root / split / f"n{1440764 + 7919 * label:08d}" for split in ("train", "val"))
     train.mkdir(parents=True, exist_ok=True)
     val.mkdir(parents=True, exist_ok=True)
     return train, val
@@ -183,7 +164,7 @@ def loaded(root: Path, workers: int, batches: int) -> Row:
     opened = tree_bytes(os.getpid())
     loader = TrainLoader(data.train, 64, "resized_crop", pad=0, seed=0, device="cpu", workers=workers)
     loader.batch(0)  # starts the workers
-    with Watch(os.getpid()) as watch:
+    with watched(os.getpid()) as seen:
         started = time.perf_counter()
         for step in range(1, batches + 1):
             images, _ = loader.batch(step)
@@ -196,33 +177,29 @@ def loaded(root: Path, workers: int, batches: int) -> Row:
         "opened_s": round(opened_s, 2),
         "a_batch_bytes": images.numel(),
         "list_of_files_bytes": opened - before,
-        "loading_bytes": watch.peak_bytes - opened,
-        "peak_bytes": watch.peak_bytes,
+        "loading_bytes": max(seen) - opened,
+        "peak_bytes": max(seen),
     }
 
 
-class Watch:
-    """The most memory that a process and those that it started have at once, looked at every quarter of a second."""
+@contextmanager
+def watched(pid: int) -> Iterator[list[int]]:
+    """Inside, the memory of a process and of those that it started is noted every quarter of a second."""
+    seen: list[int] = []
+    over = threading.Event()
 
-    def __init__(self, pid: int) -> None:
-        self.peak_bytes = 0
-        self._pid = pid
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+    def watch() -> None:
+        seen.append(tree_bytes(pid))
+        while not over.wait(EVERY_S):
+            seen.append(tree_bytes(pid))
 
-    def __enter__(self) -> "Watch":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while True:
-            self.peak_bytes = max(self.peak_bytes, tree_bytes(self._pid))
-            if self._over.wait(EVERY_S):
-                return
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()
 
 
 def tree_bytes(pid: int) -> int:
@@ -243,11 +220,11 @@ def tree_bytes(pid: int) -> int:
 
 def _output(command: Sequence[str]) -> tuple[str, int]:
     """What a command prints, and the most memory of it and its workers."""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process, Watch(process.pid) as watch:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process, watched(process.pid) as seen:
         output, _ = process.communicate()
     if process.returncode:
         sys.exit(f"{' '.join(command)} ended with {process.returncode}")
-    return output, watch.peak_bytes
+    return output, max(seen)
 
 
 def _command(out: Path, words: Sequence[str]) -> Row:

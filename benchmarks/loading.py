@@ -4,7 +4,6 @@ It writes JPEG files of noise into a temporary folder and removes them. Nothing 
 loader alone can give. Run it from the root of the repository: ``python -m benchmarks.loading``.
 """
 
-import argparse
 import os
 import tempfile
 import time
@@ -13,55 +12,49 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from benchmarks.provenance import RESULTS, provenance, save
+from benchmarks.provenance import RESULTS, command_line, provenance, save, usable_cores
 from lcprune.data import sources
 from lcprune.data.loaders import TrainLoader
 from lcprune.recipe import DataConfig
 
 SIZE = (500, 375)  # what ImageNet's files have, on average
-BATCH = 32
+BATCH, FILES = 32, 320
 
 
 def main() -> None:
     """Measures, and writes the result file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--files", type=int, default=320)
-    parser.add_argument("--workers", type=int, nargs="+", default=[0])
-    parser.add_argument("--result", type=Path, default=RESULTS / "loading.json")
-    options = parser.parse_args()
+    command_line("benchmarks.loading", __doc__).parse_args()
     with tempfile.TemporaryDirectory(prefix="lcprune-loading-") as name:
-        make_files(Path(name), options.files)
-        rows = [
-            epochs(Path(name), cache, workers) for workers in options.workers for cache in ("none", "memory", "disk")
-        ]
+        make_files(Path(name))
+        rows = [epochs(Path(name), cache) for cache in ("none", "memory", "disk")]
     result = {
         **provenance("benchmarks.loading", seed=0),
-        "usable_cores": len(os.sched_getaffinity(0)),
-        "files": options.files,
+        "usable_cores": usable_cores(),
+        "files": FILES,
         "file_size": SIZE,
         "recipe": "image_size 224, resize 256, resized_crop, batch 32",
         "rows": rows,
     }
-    save(options.result, result)
+    save(RESULTS / "loading.json", result)
 
 
-def make_files(root: Path, files: int) -> None:
+def make_files(root: Path) -> None:
     """Smooth noise, so that files are as large as photographs are."""
     noise = np.random.default_rng(0)
-    for number in range(files):
+    for number in range(FILES):
         small = Image.fromarray(noise.integers(0, 256, (47, 63, 3), dtype=np.uint8))
         folder = root / "train" / f"class_{number % 2}"
         folder.mkdir(parents=True, exist_ok=True)
         small.resize(SIZE, Image.Resampling.BICUBIC).save(folder / f"{number:05d}.jpg", quality=90)
 
 
-def epochs(root: Path, cache: str, workers: int) -> dict[str, object]:
+def epochs(root: Path, cache: str) -> dict[str, object]:
     """Images per second in the first and in the second epoch."""
-    os.environ["LCPRUNE_CACHE"] = str(root / f"cache-{workers}")
+    os.environ["LCPRUNE_CACHE"] = str(root / "cache")
     keys = {"image_size": 224, "crop": "center", "resize": 256, "augment": "resized_crop", "normalize": "imagenet"}
-    config = DataConfig.model_validate({"source": "imagefolder", "cache": cache, "workers": workers, **keys})
+    config = DataConfig.model_validate({"source": "imagefolder", "cache": cache, "workers": 0, **keys})
     data = sources.load(config, root, seed=0)
-    loader = TrainLoader(data.train, BATCH, "resized_crop", pad=0, seed=0, device="cpu", workers=workers)
+    loader = TrainLoader(data.train, BATCH, "resized_crop", pad=0, seed=0, device="cpu")
     speeds = []
     for epoch in range(2):
         steps = range(epoch * loader.steps_per_epoch, (epoch + 1) * loader.steps_per_epoch)
@@ -70,7 +63,7 @@ def epochs(root: Path, cache: str, workers: int) -> dict[str, object]:
             loader.batch(step)
         speeds.append(round(len(steps) * BATCH / (time.perf_counter() - started), 1))
     loader.close()
-    return {"cache": cache, "workers": workers, "first_images_per_s": speeds[0], "second_images_per_s": speeds[1]}
+    return {"cache": cache, "workers": 0, "first_images_per_s": speeds[0], "second_images_per_s": speeds[1]}
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ deprecates what is used here. Pythons are those on the PATH: `oldest` takes the 
 `newest` the newest that pip finds a torch for.
 """
 
-import argparse
 import json
 import random
 import re
@@ -21,11 +20,12 @@ import time
 import tomllib
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks import markdown
-from benchmarks.provenance import RESULTS, provenance, save
+from benchmarks.provenance import RESULTS, command_line, provenance, read, save
 
 ROOT = Path(__file__).parents[1]
 RESULT = RESULTS / "matrix.json"
@@ -47,26 +47,10 @@ class Row:
     """For pytest."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """A row of the table."""
-
-    row: str
-    seed: int
-    versions: Mapping[str, str]
-    passed: int = 0
-    failed: int = 0
-    skipped: int = 0
-    install_s: float = 0
-    test_s: float = 0
-    problem: str = ""
-    """Empty where all is well."""
-
-
 def main() -> int:
     """Reads the command line, runs the rows and prints the table; 130 if it is interrupted."""
     rows = all_rows()
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.matrix")
+    parser = command_line("benchmarks.matrix", __doc__)
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"{', '.join(rows)}; left out, all of them")
     parser.add_argument("--seed", type=int, help="of the order of the tests; left out, one at random")
     parser.add_argument("--save", action="store_true", help=f"write {RESULT.relative_to(ROOT)}, whose other rows stay")
@@ -75,7 +59,7 @@ def main() -> int:
     if unknown := [name for name in options.rows if name not in rows]:
         parser.error(f"no row is named {unknown[0]}: there are {', '.join(rows)}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    outcomes: list[Outcome] = []
+    outcomes: list[dict[str, Any]] = []
     try:
         for name in options.rows or rows:
             seed = random.randrange(2**31) if options.seed is None else options.seed
@@ -84,18 +68,12 @@ def main() -> int:
         print("\ninterrupted")
         return 130
     finally:
-        print(f"\n{table(map(asdict, outcomes))}")
+        print(f"\n{table(outcomes)}")
     if options.save:
         about = provenance("benchmarks.matrix", 0) | {"seed": "of each row", "versions": "of each row"}
-        save(RESULT, {**about, "rows": _with_rows_of_before(outcomes)})
-    return int(any(outcome.problem for outcome in outcomes))
-
-
-def _with_rows_of_before(outcomes: Sequence[Outcome]) -> list[Mapping[str, object]]:
-    """All rows of the page in their order, those that were not run as they stand there."""
-    before = json.loads(RESULT.read_text(encoding="utf-8"))["rows"] if RESULT.exists() else []
-    rows = {row["row"]: row for row in [*before, *map(asdict, outcomes)]}
-    return [rows[name] for name in all_rows() if name in rows]
+        known = {row["row"]: row for row in [*read(RESULT).get("rows", ()), *outcomes]}
+        save(RESULT, {**about, "rows": [known[name] for name in rows if name in known]})
+    return int(any(outcome["problem"] for outcome in outcomes))
 
 
 def all_rows() -> dict[str, Row]:
@@ -110,14 +88,16 @@ def all_rows() -> dict[str, Row]:
     }
 
 
-def run(name: str, row: Row, seed: int, for_pytest: Sequence[str]) -> Outcome:
-    """Makes the environment, runs the tests in it and removes it."""
+def run(name: str, row: Row, seed: int, for_pytest: Sequence[str]) -> dict[str, Any]:
+    """Makes the environment, runs the tests in it and removes it; a row of the result, whose problem may be empty."""
+    outcome = {"row": name, "seed": seed, "versions": {}}
+    outcome |= dict.fromkeys(("passed", "failed", "skipped", "install_s", "test_s"), 0)
     with tempfile.TemporaryDirectory(prefix="lcprune-matrix-", ignore_cleanup_errors=True) as folder:
         python, report = Path(folder, "env", "bin", "python"), Path(folder, "report.xml")
         begin = time.monotonic()
         if problem := install(python, row):
             print(f"{name}: {problem}")
-            return Outcome(name, seed, {}, problem=problem, install_s=round(time.monotonic() - begin))
+            return {**outcome, "install_s": round(time.monotonic() - begin), "problem": problem}
         versions = json.loads(subprocess.check_output([python, "-c", VERSIONS], cwd=ROOT, text=True))
         said = ", ".join(f"{package} {versions[package]}" for package in PACKAGES)
         print(f"{name}: {said}; seed {seed}", flush=True)
@@ -127,17 +107,9 @@ def run(name: str, row: Row, seed: int, for_pytest: Sequence[str]) -> Outcome:
         tests, failures, errors, skipped = count(report)
         failed = failures + errors
         problem = "" if code == 0 else f"{failed} failed" if failed else f"pytest: exit code {code}, see above"
-        return Outcome(
-            name,
-            seed,
-            versions,
-            tests - failed - skipped,
-            failed,
-            skipped,
-            round(installed - begin),
-            round(time.monotonic() - installed),
-            problem,
-        )
+        outcome |= {"versions": versions, "passed": tests - failed - skipped, "failed": failed, "skipped": skipped}
+        times = {"install_s": round(installed - begin), "test_s": round(time.monotonic() - installed)}
+        return {**outcome, **times, "problem": problem}
 
 
 def install(python: Path, row: Row) -> str:
@@ -180,16 +152,14 @@ def count(report: Path) -> tuple[int, ...]:
     return tuple(sum(int(suite.get(name, 0)) for suite in suites) for name in COUNTS)
 
 
-def table(outcomes: Iterable[Mapping[str, object]]) -> str:
+def table(outcomes: Iterable[Mapping[str, Any]]) -> str:
     """In Markdown."""
     header = ("", *PACKAGES, "passed", "failed", "skipped", "install", "tests", "")
     rows = []
     for outcome in outcomes:
-        versions = outcome["versions"]
-        assert isinstance(versions, Mapping)
         counts = [f"{outcome[name]:,}" for name in ("passed", "failed", "skipped")]
         times = [f"{outcome[name]:,} s" for name in ("install_s", "test_s")]
-        shown = [versions.get(package, "-") for package in PACKAGES]
+        shown = [outcome["versions"].get(package, "-") for package in PACKAGES]
         rows.append((f"`{outcome['row']}`", *shown, *counts, *times, outcome["problem"] or "green"))
     return markdown.table(header, rows)
 

@@ -7,7 +7,7 @@ each allocation. The critics are pooled. Time is a ratio to `backprop`, at a sma
 
 import gc
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -16,17 +16,16 @@ from torch.optim import Optimizer
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import networks, steps
-from benchmarks.case import Row
-from benchmarks.throughput import BACKPROP, LOCAL_CRITIC
-from benchmarks.timing import Timed, in_turn, ratio
+from benchmarks.provenance import Row
+from benchmarks.throughput import BACKPROP, LOCAL_CRITIC, ours_in_turn
+from benchmarks.timing import ratio
 from lcprune.recipe import Recipe
 from lcprune.training import precision
-from lcprune.training.methods import build_method
-from lcprune.training.optim import build_optimizers
+from lcprune.training.parallel import Coordinator
 from lcprune.training.step import build_step
 
 MODES = {"fast": ("train.memory=fast",), "lean": ("train.memory=lean",)}
-BATCH_SIZE = 128
+BATCH_SIZE, ROUNDS = 128, 5
 WARMUP_BATCH = 2
 """Optimizers make their state at the first step, which may be a small one."""
 
@@ -42,11 +41,11 @@ class Case:
     limit: float
     """What the least peak may be, over that of backprop."""
     speed_batch_size: int
-    rounds: int
 
-    def overrides(self, after: Sequence[int], batch_size: int = BATCH_SIZE) -> list[str]:
-        """Of a recipe with critics at some places."""
-        return ["critics.head=pooled", f"critics.after={list(after)}", f"data.batch_size={batch_size}"]
+    def load(self, after: Sequence[int], how: Sequence[str], batch_size: int = BATCH_SIZE) -> tuple[list[str], Recipe]:
+        """The recipe with critics at some places, and its overrides."""
+        keys = ["critics.head=pooled", f"critics.after={list(after)}", f"data.batch_size={batch_size}", *how]
+        return keys, networks.load(self.recipe, keys)
 
 
 VGG = Case(
@@ -55,7 +54,6 @@ VGG = Case(
     ((5,), (3, 6), (2, 5, 8), (1, 2, 3, 5, 8), tuple(range(1, 11))),
     limit=0.75,
     speed_batch_size=32,
-    rounds=5,
 )
 RESNET = Case(
     "ResNet-50",
@@ -63,31 +61,31 @@ RESNET = Case(
     ((7,), (3, 13), (3, 7, 13), (1, 2, 3, 5, 7), (1, 2, 3, 4, 5, 7, 10), tuple(range(1, 16))),
     limit=0.65,
     speed_batch_size=8,
-    rounds=5,
 )
 CASES = (VGG, RESNET)
 
 
-def cases(device: torch.device) -> dict[str, Callable[[], list[Row]]]:
+def parts(device: torch.device) -> dict[str, dict[str, Callable[[], list[Row]]]]:
     """All cases by name: the bytes of a network in one process, since they are counted; the times each in its own."""
-    counted = {f"bytes: {case.network}": partial(measure_bytes, case, device) for case in CASES}
-    timed = {
-        f"time: {case.network}, {len(after) + 1} groups": partial(measure_time, case, after, device)
-        for case in CASES
-        for after in case.places
+    return {
+        "memory": {f"bytes: {case.network}": partial(measure_bytes, case, device) for case in CASES},
+        "memory time": {
+            f"time: {case.network}, {len(after) + 1} groups": partial(measure_time, case, after, device)
+            for case in CASES
+            for after in case.places
+        },
     }
-    return {**counted, **timed}
 
 
 def measure_bytes(case: Case, device: torch.device, modes: Mapping[str, Sequence[str]] = MODES) -> list[Row]:
     """One row for backprop, and one for each number of groups and each mode."""
-    alone = [*case.overrides(case.places[0]), *BACKPROP]
-    reference = peak_bytes(networks.load(case.recipe, alone), device)
+    alone, recipe = case.load(case.places[0], BACKPROP)
+    reference = peak_bytes(recipe, device)
     rows: list[Row] = [_row(case, 1, alone, peak_bytes=reference, over_backprop=1.0)]
     for after in case.places:
         for mode, how in modes.items():
-            overrides = [*case.overrides(after), *LOCAL_CRITIC, *how]
-            peak = peak_bytes(networks.load(case.recipe, overrides), device)
+            overrides, recipe = case.load(after, (*LOCAL_CRITIC, *how))
+            peak = peak_bytes(recipe, device)
             about = {"mode": mode, "after": list(after), "peak_bytes": peak, "over_backprop": peak / reference}
             rows.append(_row(case, len(after) + 1, overrides, **about))
     return rows
@@ -97,41 +95,38 @@ def measure_time(
     case: Case, after: Sequence[int], device: torch.device, modes: Mapping[str, Sequence[str]] = MODES
 ) -> list[Row]:
     """One row for each mode: a step over one of backprop."""
-    shared = case.overrides(after, case.speed_batch_size)
     how = {"backprop": BACKPROP, **{mode: (*LOCAL_CRITIC, *keys) for mode, keys in modes.items()}}
-    loaded = {name: networks.load(case.recipe, [*shared, *keys]) for name, keys in how.items()}
-    split = networks.noise(loaded["backprop"], samples=16 * case.speed_batch_size)
-    timed: dict[str, Timed] = {name: steps.Ours(recipe, split, device) for name, recipe in loaded.items()}
-    seconds = in_turn(timed, case.rounds)
-    return [
-        _row(
-            case,
-            len(after) + 1,
-            [*shared, *LOCAL_CRITIC, *keys],
-            mode=mode,
-            lc_over_bp=asdict(ratio(seconds[mode], seconds["backprop"])),
-        )
-        for mode, keys in modes.items()
-    ]
+    loaded = {name: case.load(after, keys, case.speed_batch_size) for name, keys in how.items()}
+    recipes = {name: recipe for name, (_, recipe) in loaded.items()}
+    seconds = ours_in_turn(recipes, device, ROUNDS, samples=16 * case.speed_batch_size)
+    ratios = {mode: ratio(seconds[mode], seconds["backprop"]) for mode in modes}
+    return [_row(case, len(after) + 1, loaded[mode][0], mode=mode, lc_over_bp=ratios[mode]) for mode in modes]
 
 
 def peak_bytes(recipe: Recipe, device: torch.device) -> int:
     """Most bytes of tensors alive at once in a training step, on the CPU or on a CUDA device."""
-    network = networks.make_network(recipe, device)
-    optimizers = build_optimizers(recipe, network)
+    split = networks.noise(recipe, recipe.data.batch_size)
+    method, state = steps.placed(recipe, split, Coordinator(device))
+    network, optimizers = state.network, state.optimizers
     bf16 = precision.resolve(recipe.train.precision, device) == "bf16"
-    step = build_step(build_method(recipe, network), optimizers, device, bf16=bf16, cuda_graph=False)
-    step(*_batch(recipe, WARMUP_BATCH, device), 0)
-    for optimizer in optimizers:
-        optimizer.zero_grad(set_to_none=True)
-    images, labels = _batch(recipe, recipe.data.batch_size, device)
-    gc.collect()  # a graph that hangs in a cycle would be counted with the step that frees it
+    step = build_step(method, optimizers, device, bf16=bf16, cuda_graph=False)
+    images, labels = networks.tensors(recipe, split, device)
+    warm_up(step, optimizers, images[:WARMUP_BATCH], labels[:WARMUP_BATCH])
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         step(images, labels, 1)
         return torch.cuda.max_memory_allocated(device)
-    before = _bytes([*network.parameters(), *network.buffers(), *_states(optimizers), images, labels])
+    states = [value for each in optimizers for state in each.state.values() for value in state.values()]
+    before = bytes_of([*network.parameters(), *network.buffers(), *filter(torch.is_tensor, states), images, labels])
     return before + peak_of(lambda: step(images, labels, 1))
+
+
+def warm_up(step: Callable[..., object], optimizers: Iterable[Optimizer], images: Tensor, labels: Tensor) -> None:
+    """A first step, in which optimizers make their state; nothing of it is left but that."""
+    step(images, labels, 0)
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    gc.collect()  # a graph that hangs in a cycle would be counted with the step that frees it
 
 
 def peak_of(work: Callable[[], object]) -> int:
@@ -152,32 +147,11 @@ def peak_of(work: Callable[[], object]) -> int:
     return peak
 
 
-def _batch(recipe: Recipe, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    split = networks.noise(recipe, samples=size)
-    images = torch.from_numpy(split.images).to(device).float().div_(255)
-    return images.contiguous(memory_format=networks.memory_format(recipe)), torch.from_numpy(split.labels).to(device)
-
-
-def _states(optimizers: Iterable[Optimizer]) -> list[Tensor]:
-    return [
-        value
-        for optimizer in optimizers
-        for state in optimizer.state.values()
-        for value in state.values()
-        if isinstance(value, Tensor)
-    ]
-
-
-def _bytes(tensors: Iterable[Tensor]) -> int:
-    return sum({tensor.data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}.values())
+def bytes_of(tensors: Iterable[Tensor]) -> int:
+    """Those of their storages, each counted once."""
+    return sum({tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}.values())
 
 
 def _row(case: Case, groups: int, overrides: Sequence[str], **measured: object) -> Row:
-    return {
-        "network": case.network,
-        "recipe": case.recipe,
-        "overrides": list(overrides),
-        "groups": groups,
-        "limit": case.limit,
-        **measured,
-    }
+    about = {"network": case.network, "recipe": case.recipe, "overrides": list(overrides)}
+    return {**about, "groups": groups, "limit": case.limit, **measured}

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from lcprune import recipe as recipes
@@ -48,17 +48,21 @@ def noise(recipe: Recipe, samples: int = SAMPLES) -> Split:
     return Split(images, generator.integers(0, classes, samples, dtype=np.int64))
 
 
+def tensors(recipe: Recipe, split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Images in 0..1 and labels, as a step gets them."""
+    images = torch.from_numpy(split.images).to(device).float().div_(255)
+    return images.contiguous(memory_format=memory_format(recipe)), torch.from_numpy(split.labels).to(device)
+
+
 def count_macs(recipe: Recipe) -> tuple[int, int]:
     """Multiply-adds of the groups, and of groups and critics, for one image.
 
     Half of torch's own count, which is the same as the one that `lcprune profile` shows, but needs no other package.
     """
     network = make_network(recipe, torch.device("cpu")).eval()
-    return _macs(network.submodel(len(network.groups)), recipe), _macs(network, recipe)
-
-
-def _macs(module: nn.Module, recipe: Recipe) -> int:
-    _, shape = SHAPES[recipe.data.source]
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        module(torch.zeros(1, *shape))
-    return int(counter.get_total_flops()) // 2
+    found = []
+    for module in (network.submodel(len(network.groups)), network):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            module(torch.zeros(1, *SHAPES[recipe.data.source][1]))
+        found.append(int(counter.get_total_flops()) // 2)
+    return found[0], found[1]

@@ -7,25 +7,25 @@ that stand for a user's own photographs. What is in FOLDER already is not made a
 images at batch 1 and one thread, each model in turn, as a ratio to main's.
 """
 
-import argparse
 import json
-import math
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from benchmarks.case import Row
 from benchmarks.commands import once, settings
-from benchmarks.image_latency import mean_latencies, to_first
-from benchmarks.provenance import RESULTS, provenance, save
+from benchmarks.provenance import RESULTS, Row, command_line, provenance, save
+from benchmarks.timing import mean_latencies, to_first
+from lcprune import runs
 from lcprune.data import sources
-from lcprune.data.sources import Dataset, Split
+from lcprune.data.sources import Split
+from lcprune.pipeline.metrics import read_metrics
 from lcprune.recipe import DataConfig
 
 RESULT = RESULTS / "own_images.json"
@@ -35,86 +35,65 @@ MODEL = ("--model", "mobilenet_v3_small")
 PHOTOS = ("automobile", "cat", "ship")
 """The classes that stand for a user's; the backbone has seen none of them."""
 BACKBONE_EPOCHS, EPOCHS = 5, 8
+EXPORTED = "runs/latest/export"
+EXPORTS = {
+    "main": ("--exit", "main"),
+    "progressive fp32": ("--progressive", "--max-drop", "1"),
+    "progressive int8": ("--progressive", "--max-drop", "1", "--precision", "int8"),
+}
 BUDGET = 3
 """Exit code of a command that finds nothing within the budget."""
 
-
-@dataclass(frozen=True)
-class Counts:
-    """Images of each class that are written."""
-
-    train: int
-    test: int
-    skipped: int = 0
-    """Test images of each class that are passed over, since another folder has them."""
-
-
-FOLDERS = {"others": Counts(700, 100), "photos": Counts(500, 300), "new": Counts(0, 4, skipped=300)}
-"""What the backbone learns from, what stands for a user's images, and images that no run has seen."""
+FOLDERS = {
+    "others": {"train": slice(0, 700), "test": slice(0, 100)},
+    "photos": {"train": slice(0, 500), "test": slice(0, 300)},
+    "new": {"": slice(300, 304)},
+}
+"""What the backbone learns from, what stands for a user's images, and images that no run has seen: of each class, the
+images of every folder, those of ``train`` from the training split and all others from the test split."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Makes what is missing, measures, and writes the result file."""
-    options = _parse(arguments)
+    parser = command_line("benchmarks.own_images", __doc__, trains=True)
+    parser.add_argument("--rounds", type=int, default=9)
+    options = parser.parse_args(arguments)
     home = options.out.resolve()
     home.mkdir(parents=True, exist_ok=True)
-    write_folders(home, options.data_root, options.share)
-    made = {"backbone": backbone(home, options.set), "fine-tuned": fine_tuned(home, options.set)}
-    walk = walkthrough(home, options.set)
+    write_folders(home, options.data_root)
+    made = {"backbone": backbone(home), "fine-tuned": fine_tuned(home)}
+    walk = walkthrough(home)
     made["initial weights"] = {"init": walk[0]["command"], "train": walk[2], **accuracies(home, "runs/photos-1")}
     exports = made["fine-tuned"]["exports"]
-    made["fine-tuned"]["latency"] = latencies(home, exports, options.images, options.rounds)
-    result = {
-        **provenance("benchmarks.own_images", SEED),
-        "load": os.getloadavg()[0],
-        "images": {name: count_images(home / name) for name in FOLDERS},
-        "size_px": SIZE_PX,
-        **made,
-        "walkthrough": walk,
-    }
+    made["fine-tuned"]["latency"] = latencies(home, exports, options.rounds)
+    images = {name: count_images(home / name) for name in FOLDERS}
+    about = {**provenance("benchmarks.own_images", SEED), "images": images, "size_px": SIZE_PX}
+    result = {**about, **made, "walkthrough": walk}
     save(RESULT, result, {f"{home}/": "", str(home): "FOLDER"})
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.own_images", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder for the images, the recipes and the runs")
-    parser.add_argument("--data-root", type=Path, default=Path("data"), help="folder with CIFAR-10")
-    parser.add_argument("--share", type=float, default=1.0, help="of the images, for a try")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="overrides of all runs, for a try")
-    parser.add_argument("--images", type=int, default=300, help="test images in a round of the latencies")
-    parser.add_argument("--rounds", type=int, default=9)
-    return parser.parse_args(arguments)
-
-
-def write_folders(home: Path, data_root: Path, share: float = 1.0) -> None:
+def write_folders(home: Path, data_root: Path) -> None:
     """CIFAR-10 as PNG files, a folder for each class; a folder that is there is left alone."""
     missing = [name for name in FOLDERS if not (home / name).exists()]
     if not missing:
         return
     dataset = sources.load(DataConfig(source="cifar10"), data_root, SEED)
     for name in missing:
-        counts = FOLDERS[name]
-        classes = [each for each in dataset.classes if (each in PHOTOS) == (name != "others")]
         half_done = home / f"{name}.part"
-        for each in classes:
-            write_class(half_done, dataset, each, counts, share)
+        for folder, chosen in FOLDERS[name].items():
+            split = dataset.train if folder == "train" else dataset.test
+            for label, each in enumerate(dataset.classes):
+                if (each in PHOTOS) == (name != "others"):
+                    write_images(half_done / folder / each, split, np.flatnonzero(split.labels == label)[chosen])
         half_done.rename(home / name)
 
 
-def write_class(folder: Path, dataset: Dataset, name: str, counts: Counts, share: float) -> None:
-    """The first images of a class, below ``train/`` and ``test/``, or directly where there is nothing to train."""
-    label = dataset.classes.index(name)
-    splits: tuple[tuple[str, Split, int, int], ...] = (
-        ("train", dataset.train, 0, counts.train),
-        ("test", dataset.test, counts.skipped, counts.test),
-    )
-    for split_name, split, begin, count in splits:
-        target = folder / (split_name if counts.train else "") / name
-        numbers = np.flatnonzero(split.labels == label)[begin : begin + math.ceil(count * share)]
-        for number in numbers:
-            target.mkdir(parents=True, exist_ok=True)
-            image = Image.fromarray(split.images[number].transpose(1, 2, 0))
-            image.resize((SIZE_PX, SIZE_PX), Image.Resampling.BICUBIC).save(target / f"{number:05d}.png")
+def write_images(folder: Path, split: Split, numbers: np.ndarray[Any, Any]) -> None:
+    """Some images of a split, enlarged."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in numbers:
+        image = Image.fromarray(split.images[number].transpose(1, 2, 0))
+        image.resize((SIZE_PX, SIZE_PX), Image.Resampling.BICUBIC).save(folder / f"{number:05d}.png")
 
 
 def count_images(folder: Path) -> dict[str, int]:
@@ -123,37 +102,42 @@ def count_images(folder: Path) -> dict[str, int]:
     return {name: parents.count(name) for name in sorted(set(parents))}
 
 
-def backbone(home: Path, overrides: Sequence[str]) -> Row:
+def backbone(home: Path) -> Row:
     """What stands for pretrained weights: main alone, trained for a short while on the other classes."""
     init = typed(home, "backbone/init", "init", "others/", *MODEL, "--output", "others.yaml")
-    keys = ["train.method=backprop", f"train.epochs={BACKBONE_EPOCHS}", "data.normalize=imagenet", *overrides]
+    keys = ["train.method=backprop", f"train.epochs={BACKBONE_EPOCHS}", "data.normalize=imagenet"]
     words = ("others.yaml", *settings(keys), "--out", "runs/others")
     trained = train(figures, home, "backbone/train", "runs/others", *words)
     return {"init": init["command"], "train": trained, "evaluations": evaluations(home / "runs/others")}
 
 
-def fine_tuned(home: Path, overrides: Sequence[str]) -> Row:
-    """The backbone with a new classifier and critics, on the photographs."""
+def fine_tuned(home: Path) -> Row:
+    """The backbone with a new classifier and critics, on the photographs; and what is exported of it."""
     weights = ("--weights", "runs/others/weights.safetensors")
     init = typed(home, "tuned/init", "init", "photos/", *MODEL, *weights, "--output", "tuned.yaml")
-    keys = [f"train.epochs={EPOCHS}", "train.critic_warmup=10", "train.layer_decay=0.8", *overrides]
+    keys = [f"train.epochs={EPOCHS}", "train.critic_warmup=10", "train.layer_decay=0.8"]
     words = ("tuned.yaml", *settings(keys), "--out", "runs/tuned")
     trained = train(figures, home, "tuned/train", "runs/tuned", *words)
-    found = {**accuracies(home, "runs/tuned"), **exported(home, "runs/tuned")}
-    return {"init": init["command"], "train": trained, **found}
+    selected, exports = accuracies(home, "runs/tuned"), {}
+    for what, options in EXPORTS.items():
+        words = ("--format", "onnx", *options, "--output", f"runs/tuned/export/{what.replace(' ', '-')}.onnx")
+        exports[what] = figures(home, f"tuned/export {what}", "export", "runs/tuned", *words)
+    files = [row["path"] for row in exports.values() if "path" in row]
+    evaluated = figures(home, "tuned/evaluate", "evaluate", "runs/tuned")
+    found = {"exports": exports, "evaluate": evaluated, "bench": figures(home, "tuned/bench", "bench", *files)}
+    return {"init": init["command"], "train": trained, **selected, **found}
 
 
-def walkthrough(home: Path, overrides: Sequence[str]) -> list[Row]:
+def walkthrough(home: Path) -> list[Row]:
     """The commands of the walk-through and their output; they train the run from initial weights.
 
     It is trained last, so that it is ``runs/latest``.
     """
     photos = typed(home, "walk/init", "init", "photos/", *MODEL)
-    keys = [f"train.epochs={EPOCHS}", *overrides]
     return [
         photos,
         typed(home, "walk/dry-run", "train", "--dry-run"),
-        train(typed, home, "walk/train", "runs/photos-1", *settings(keys)),
+        train(typed, home, "walk/train", "runs/photos-1", *settings([f"train.epochs={EPOCHS}"])),
         typed(home, "walk/select", "select", "--max-drop", "2.0"),
         calibrated_or_by_hand(home),
         typed(home, "walk/predict", "predict", f"{EXPORTED}/progressive.onnx", "new/", "--save-grid", "sheet.png"),
@@ -167,43 +151,22 @@ def calibrated_or_by_hand(home: Path) -> Row:
     return typed(home, "walk/export by hand", *words, "--threshold", "0.9") if row["exit_code"] == BUDGET else row
 
 
-EXPORTED = "runs/latest/export"
-EXPORTS = {
-    "main": ("--exit", "main"),
-    "progressive fp32": ("--progressive", "--max-drop", "1"),
-    "progressive int8": ("--progressive", "--max-drop", "1", "--precision", "int8"),
-}
-
-
 def accuracies(home: Path, run: str) -> Row:
     """Accuracy of every exit of a run, during training and at the end, and the selection."""
     selected = figures(home, f"{Path(run).name}/select", "select", run, "--max-drop", "2")
     return {"evaluations": evaluations(home / run), "select": selected}
 
 
-def exported(home: Path, run: str) -> Row:
-    """The exports of a finished run, and their latency."""
-    exports, name = {}, Path(run).name
-    for what, words in EXPORTS.items():
-        path = f"{run}/export/{what.replace(' ', '-')}.onnx"
-        options = ("--format", "onnx", *words, "--output", path)
-        exports[what] = figures(home, f"{name}/export {what}", "export", run, *options)
-    files = [row["path"] for row in exports.values() if "path" in row]
-    evaluated = figures(home, f"{name}/evaluate", "evaluate", run)
-    return {"exports": exports, "evaluate": evaluated, "bench": figures(home, f"{name}/bench", "bench", *files)}
-
-
 def evaluations(run: Path) -> list[Row]:
     """Validation accuracies on the way, with the statistics that BatchNorm had at that step."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [line for line in lines if "split" in line]
+    return [line for line in read_metrics(run / runs.METRICS) if "split" in line]
 
 
-def latencies(home: Path, exports: Mapping[str, Row], count: int, rounds: int) -> Row:
+def latencies(home: Path, exports: Mapping[str, Row], rounds: int) -> Row:
     """Of every file to main's, on test images of all classes."""
     config = DataConfig(source="imagefolder", root=home / "photos", image_size=SIZE_PX, val_size=len(PHOTOS))
     images = sources.load(config, home, SEED).test.images
-    order = np.random.default_rng(SEED).permutation(len(images))[:count]
+    order = np.random.default_rng(SEED).permutation(len(images))[:300]
     paths = {name: home / row["path"] for name, row in exports.items() if "path" in row}
     return to_first(mean_latencies(paths, images[np.sort(order)], rounds))
 
@@ -214,45 +177,29 @@ def train(give: Callable[..., Row], home: Path, name: str, run: str, *words: str
     return {**row, "command": " ".join(["lcprune", "train", *words])}
 
 
-def typed(home: Path, name: str, *words: str) -> Row:
-    """A command as a person types it, and what it prints; run once, and kept under a name."""
-    return _once(home, name, words, (), lambda printed: {"printed": printed.splitlines()})
-
-
-def figures(home: Path, name: str, *words: str) -> Row:
-    """A command's JSON output; likewise."""
-    return _once(home, name, words, ("--json",), _data)
-
-
-def _data(printed: str) -> Row:
-    found = json.loads(printed)
-    return found if isinstance(found, dict) else {"rows": found}
-
-
-def _once(home: Path, name: str, words: Sequence[str], options: Sequence[str], read: Callable[[str], Row]) -> Row:
-    def make() -> Row:
-        done = _run(home, (*words, *options))
-        told = [line for line in done.stderr.splitlines() if not line.startswith("step ")]
-        row = {"command": " ".join(["lcprune", *words]), **read(done.stdout), "told": told}
-        return {**row, "exit_code": done.returncode}
-
-    return once(home / "said" / f"{name.replace(' ', '-')}.json", make)
-
-
-def _run(home: Path, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """One command in the folder.
+def typed(home: Path, name: str, *words: str, parsed: bool = False) -> Row:
+    """A command as a person types it, and what it prints; run once in the folder, and kept under a name.
 
     Raises:
         SystemExit: If it fails otherwise than by finding nothing within a budget.
     """
-    print(f"lcprune {' '.join(words)}", file=sys.stderr, flush=True)
-    wide = {**os.environ, "COLUMNS": "200"}
-    done = subprocess.run(
-        [sys.executable, "-m", "lcprune", *words], cwd=home, env=wide, capture_output=True, text=True, check=False
-    )
-    if done.returncode not in (0, BUDGET):
-        raise SystemExit(f"lcprune {' '.join(words)} ended with {done.returncode}: {done.stdout}{done.stderr}")
-    return done
+
+    def make() -> Row:
+        call, wide = ["lcprune", *words, *(["--json"] if parsed else [])], {**os.environ, "COLUMNS": "200"}
+        print(*call, file=sys.stderr, flush=True)
+        done = subprocess.run([sys.executable, "-m", *call], cwd=home, env=wide, capture_output=True, text=True)
+        if done.returncode not in (0, BUDGET):
+            raise SystemExit(f"{' '.join(call)} ended with {done.returncode}: {done.stdout}{done.stderr}")
+        found = json.loads(done.stdout) if parsed else {"printed": done.stdout.splitlines()}
+        told = [line for line in done.stderr.splitlines() if not line.startswith("step ")]
+        row = {"command": " ".join(["lcprune", *words]), **(found if isinstance(found, dict) else {"rows": found})}
+        return {**row, "told": told, "exit_code": done.returncode}
+
+    return once(home / "said" / f"{name.replace(' ', '-')}.json", make)
+
+
+figures = partial(typed, parsed=True)
+"""A command's JSON output; likewise."""
 
 
 if __name__ == "__main__":

@@ -17,10 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.case import Row
 from benchmarks.commands import lcprune
 from benchmarks.markdown import table
-from benchmarks.provenance import RESULTS, provenance, save
+from benchmarks.provenance import RESULTS, Row, provenance, save
 from lcprune import runs
 from lcprune.pipeline.stored import load_dataset
 from lcprune_runtime.segment_session import open_model

@@ -3,8 +3,6 @@
 import copy
 import importlib
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,27 +30,19 @@ GRADIENTS_EVERY = 5
 TICKS = 1_000_000
 """Parts of a fine-tuning, for a learning rate that follows the clock and not the steps."""
 
-
-@dataclass(frozen=True)
-class Criterion:
-    """Which channels go first."""
-
-    importance: Callable[[Any], Any]
-    """Of the module ``torch_pruning``, what it ranks channels by."""
-    over_all_layers: bool
-    """One ranking for the whole network; otherwise each layer loses the same share."""
-    gradients: bool = False
-
-
 CRITERIA = {
-    "group norm, each layer": Criterion(lambda tp: tp.importance.GroupMagnitudeImportance(p=2), False),
-    "group norm, all layers": Criterion(lambda tp: tp.importance.GroupMagnitudeImportance(p=2), True),
-    "BatchNorm scale, all layers": Criterion(lambda tp: tp.importance.BNScaleImportance(), True),
-    "LAMP, all layers": Criterion(lambda tp: tp.importance.LAMPImportance(), True),
-    "Taylor, each layer": Criterion(lambda tp: tp.importance.GroupTaylorImportance(), False, gradients=True),
-    "Taylor, all layers": Criterion(lambda tp: tp.importance.GroupTaylorImportance(), True, gradients=True),
+    "group norm, each layer": "GroupMagnitudeImportance",
+    "group norm, all layers": "GroupMagnitudeImportance",
+    "BatchNorm scale, all layers": "BNScaleImportance",
+    "LAMP, all layers": "LAMPImportance",
+    "Taylor, each layer": "GroupTaylorImportance",
+    "Taylor, all layers": "GroupTaylorImportance",
 }
-"""The library's criteria that need no training before they prune, with its own settings."""
+"""What channels are ranked by, and in what: one ranking for the whole network, or each layer loses the same share.
+
+They are the library's criteria that need no training before they prune, with its own settings. Taylor's needs gradients
+of a few batches.
+"""
 
 
 def torch_pruning() -> Any:
@@ -78,14 +68,12 @@ def main_alone(network: Network) -> Network:
     return alone.to(memory_format=torch.contiguous_format).eval()
 
 
-def prune(
-    network: Network, criterion: Criterion, max_macs: int, loader: TrainLoader, round_to: int = 1
-) -> Network | None:
+def prune(network: Network, criterion: str, max_macs: int, loader: TrainLoader, round_to: int = 1) -> Network | None:
     """Main of `network` without its least important channels, not fine-tuned; None if it does not get that small.
 
     Args:
         network: Left as it is.
-        criterion: Says what is important.
+        criterion: Of `CRITERIA`.
         max_macs: Of the result, for one image. It has as many as possible.
         loader: Gives the images for a ranking by gradients.
         round_to: Channels of every layer are a multiple of it, as far as the layer has so many.
@@ -98,8 +86,8 @@ def prune(
     pruner = tp.pruner.BasePruner(
         module,
         torch.zeros(1, *images.shape[1:]),
-        importance=criterion.importance(tp),
-        global_pruning=criterion.over_all_layers,
+        importance=getattr(tp.importance, CRITERIA[criterion])(),
+        global_pruning=criterion.endswith("all layers"),
         pruning_ratio=1.0,
         max_pruning_ratio=MAX_PRUNING_RATIO,
         iterative_steps=PRUNING_STEPS,
@@ -110,8 +98,11 @@ def prune(
     )
     image_shape = (images.shape[1], images.shape[2], images.shape[3])
     for done in range(PRUNING_STEPS):
-        if criterion.gradients and done % GRADIENTS_EVERY == 0:
-            _collect_gradients(pruned, loader)
+        if criterion.startswith("Taylor") and done % GRADIENTS_EVERY == 0:
+            pruned.zero_grad(set_to_none=True)
+            for index in range(GRADIENT_BATCHES):
+                images, labels = loader.batch(index)
+                F.cross_entropy(pruned(images)[-1], labels).backward()
         pruner.step()
         if count_macs(module, image_shape) <= max_macs:
             pruned.zero_grad(set_to_none=True)
@@ -147,10 +138,3 @@ def fine_tune(network: Network, recipe: Recipe, loader: TrainLoader, lr: float, 
         done += 1
     network.eval()
     return done
-
-
-def _collect_gradients(network: Network, loader: TrainLoader) -> None:
-    network.zero_grad(set_to_none=True)
-    for index in range(GRADIENT_BATCHES):
-        images, labels = loader.batch(index)
-        F.cross_entropy(network(images)[-1], labels).backward()

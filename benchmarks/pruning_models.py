@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,8 @@ import numpy as np
 import torch
 
 from benchmarks import pruning
-from benchmarks.case import Row
 from benchmarks.commands import once
-from benchmarks.steps import loader_of
+from benchmarks.provenance import Row
 from lcprune import runs
 from lcprune.analysis.budget import Family
 from lcprune.analysis.cost import NetworkCost
@@ -26,10 +26,13 @@ from lcprune.data.sources import Dataset
 from lcprune.errors import RunError
 from lcprune.exporters.progressive import write_network
 from lcprune.models import Network
+from lcprune.pipeline.batches import loader_of
 from lcprune.pipeline.info import RunInfo, file_info
 from lcprune.pipeline.stored import load_dataset, load_network
 from lcprune.recipe import Recipe
+from lcprune.training.parallel import Coordinator
 from lcprune.training.predicting import predict_logits
+from lcprune_runtime.metadata import ModelInfo
 
 PARITY_IMAGES = 256
 
@@ -49,31 +52,9 @@ class Subject:
     out: Path
     """Belongs to these weights alone."""
 
-    @property
-    def parity_images(self) -> np.ndarray[Any, Any]:
-        """Validation images that every export is checked with."""
-        return self.dataset.val.images[:PARITY_IMAGES]
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """A way to prune main and to fine-tune it afterwards."""
-
-    share: float
-    """Of main's MACs, at most."""
-    round_to: int
-    """Channels of every layer are a multiple of it."""
-    criterion: str
-    """Of `pruning.CRITERIA`."""
-    lr: float
-    seconds: float
-    """Of computing, for the fine-tuning."""
-
-    @property
-    def name(self) -> str:
-        """The stem of its files."""
-        criterion = re.sub(r"[^a-z0-9]+", "-", self.criterion.lower())
-        return f"{self.share:.4f}-by-{self.round_to}-{criterion}-lr-{self.lr:g}-{self.seconds:g}s"
+    def write(self, network: Network, exits: Sequence[int], path: Path, info: ModelInfo) -> None:
+        """Exports with some exits, checked with validation images."""
+        write_network(network, exits, path, info, self.dataset.val.images[:PARITY_IMAGES])
 
 
 def load(run: Path, out: Path | None) -> Subject:
@@ -90,7 +71,7 @@ def load(run: Path, out: Path | None) -> Subject:
     models = (out or folder / "pruning") / hashlib.sha256((folder / runs.WEIGHTS).read_bytes()).hexdigest()[:8]
     models.mkdir(parents=True, exist_ok=True)
     cost = count_cost(network, facts.image_shape)
-    loader = loader_of(recipe, dataset.train, torch.device("cpu"))
+    loader = loader_of(recipe, dataset, Coordinator())
     preparation = sources.preparation(recipe.data, facts.image_shape)
     info = RunInfo(facts, preparation, runs.sha256(folder / runs.RECIPE), cost.cascade.main_macs)
     return Subject(recipe, network, info, dataset, cost, runs.read_predictions(folder), loader, models)
@@ -103,18 +84,16 @@ def submodel(subject: Subject, k: int) -> Row:
         cost = subject.cost.exits[k - 1]
         started = pruning.clock()
         info = file_info(subject.info, subject.cost.kept([k - 1]))
-        write_network(subject.network.truncated(k), (), path, info, subject.parity_images)
+        subject.write(subject.network.truncated(k), (), path, info)
         taken_s = pruning.clock() - started
-        val, test = (
-            accuracies_pct(subject.arrays[f"{split}_logits"][k - 1 : k], subject.arrays[f"{split}_labels"])[0]
-            for split in ("val", "test")
-        )
+        arrays = subject.arrays
+        val, test = (accuracies_pct(arrays[f"{each}_logits"], arrays[f"{each}_labels"]) for each in ("val", "test"))
         return {
             "kind": "main" if k == len(subject.cost.exits) else "sub-model",
             "name": cost.name,
             **_cost(subject, cost.macs, cost.params),
-            "val_accuracy_pct": val,
-            "test_accuracy_pct": test,
+            "val_accuracy_pct": val[k - 1],
+            "test_accuracy_pct": test[k - 1],
             "time_to_model_s": taken_s,
         }
 
@@ -133,7 +112,7 @@ def progressive_model(subject: Subject, budget_pct: float) -> Row:
             return {}
         kept = [*chosen.exits, len(subject.cost.exits) - 1]
         info = file_info(subject.info, subject.cost.kept(kept), chosen.thresholds)
-        write_network(subject.network, chosen.exits, path, info, subject.parity_images)
+        subject.write(subject.network, chosen.exits, path, info)
         taken_s = pruning.clock() - started
         macs = of_cascade.exit_macs(chosen.exits)
         logits = arrays["test_logits"][kept]
@@ -163,59 +142,65 @@ def pruned(
     Every criterion is tried with a fine-tuning of `trial_s` at the first of the learning rates; the best one gets the
     whole time, once at each of `rates`. `time_to_model_s` is that of the model that is taken, without the others.
     """
-    attempts = [Attempt(share, round_to, name, rates[0], trial_s) for name in pruning.CRITERIA]
-    trials = {attempt.criterion: _attempt(subject, attempt, is_trial=True) for attempt in attempts}
+    attempt = partial(_attempt, subject, share, round_to)
+    trials = {name: attempt(name, rates[0], trial_s, is_trial=True) for name in pruning.CRITERIA}
     scores = {name: row["val_accuracy_pct"] for name, row in trials.items() if "val_accuracy_pct" in row}
     if not scores:
         return {"file": ""}
     criterion = max(scores, key=lambda name: scores[name])
-    made = [_attempt(subject, Attempt(share, round_to, criterion, lr, seconds), is_trial=False) for lr in rates]
+    made = [attempt(criterion, lr, seconds, is_trial=False) for lr in rates]
     best = max(made, key=lambda row: row["val_accuracy_pct"])
     others_s = sum(row["time_to_model_s"] for row in (*trials.values(), *made)) - best["time_to_model_s"]
     by_lr = {f"{row['lr']:g}": row["val_accuracy_pct"] for row in made}
     return {**best, "trials_val_accuracy_pct": scores, "lr_val_accuracy_pct": by_lr, "other_attempts_s": others_s}
 
 
-def _attempt(subject: Subject, attempt: Attempt, *, is_trial: bool) -> Row:
-    """Prunes and fine-tunes; a trial is not written to ONNX, and the test images are not read."""
+def _attempt(
+    subject: Subject, share: float, round_to: int, criterion: str, lr: float, seconds: float, *, is_trial: bool
+) -> Row:
+    """Prunes and fine-tunes; a trial is not written to ONNX, and the test images are not read.
+
+    Args:
+        subject: Whose main it is.
+        share: Of main's MACs, at most.
+        round_to: Channels of every layer are a multiple of it.
+        criterion: Of `pruning.CRITERIA`.
+        lr: Highest learning rate of the fine-tuning.
+        seconds: Of computing, for the fine-tuning.
+        is_trial: See above.
+    """
 
     def make(path: Path) -> Row:
         torch.manual_seed(subject.recipe.train.seed)
         started = pruning.clock()
-        max_macs = int(attempt.share * subject.cost.exits[-1].macs)
-        criterion = pruning.CRITERIA[attempt.criterion]
-        network = pruning.prune(subject.network, criterion, max_macs, subject.loader, attempt.round_to)
-        if network is None:
-            return {"time_to_model_s": pruning.clock() - started}
+        max_macs = int(share * subject.cost.exits[-1].macs)
+        network = pruning.prune(subject.network, criterion, max_macs, subject.loader, round_to)
         pruning_s = pruning.clock() - started
-        steps = pruning.fine_tune(network, subject.recipe, subject.loader, attempt.lr, attempt.seconds)
+        if network is None:
+            return {"time_to_model_s": pruning_s}
+        steps = pruning.fine_tune(network, subject.recipe, subject.loader, lr, seconds)
         trained_s = pruning.clock() - started
-        val_pct = _accuracy_pct(subject, network, "val")
-        row = {"val_accuracy_pct": val_pct, "time_to_model_s": trained_s, "steps": steps, "lr": attempt.lr}
-        written = {} if is_trial else _write_pruned(subject, attempt, network, path, trained_s)
-        return {**row, "pruning_s": pruning_s, **written}
+        row = {"val_accuracy_pct": _accuracy_pct(subject, network, "val"), "time_to_model_s": trained_s}
+        row |= {"steps": steps, "lr": lr, "pruning_s": pruning_s}
+        if is_trial:
+            return row
+        network.to(memory_format=torch.contiguous_format)
+        cost = count_cost(network, subject.info.facts.image_shape)
+        started = pruning.clock()
+        subject.write(network, (), path, file_info(subject.info, cost))
+        row["time_to_model_s"] += pruning.clock() - started
+        return row | {
+            "kind": "torch-pruning",
+            "name": f"pruned to {share:.3g}" + (f" by {round_to}" if round_to > 1 else ""),
+            **_cost(subject, cost.exits[0].macs, cost.exits[0].params),
+            "test_accuracy_pct": _accuracy_pct(subject, network, "test"),
+            "criterion": criterion,
+            "round_to": round_to,
+            "channels": [part.out_channels for part in network.groups.modules() if isinstance(part, torch.nn.Conv2d)],
+        }
 
-    prefix = "trial-" if is_trial else "pruned-"
-    return _once(subject.out / f"{prefix}{attempt.name}.onnx", make)
-
-
-def _write_pruned(subject: Subject, attempt: Attempt, network: Network, path: Path, trained_s: float) -> Row:
-    """Writes the model and returns its figures; `trained_s` is the time that it took before."""
-    network.to(memory_format=torch.contiguous_format)
-    cost = count_cost(network, subject.info.facts.image_shape)
-    started = pruning.clock()
-    write_network(network, (), path, file_info(subject.info, cost), subject.parity_images)
-    taken_s = trained_s + pruning.clock() - started
-    return {
-        "kind": "torch-pruning",
-        "name": f"pruned to {attempt.share:.3g}" + (f" by {attempt.round_to}" if attempt.round_to > 1 else ""),
-        **_cost(subject, cost.exits[0].macs, cost.exits[0].params),
-        "test_accuracy_pct": _accuracy_pct(subject, network, "test"),
-        "time_to_model_s": taken_s,
-        "criterion": attempt.criterion,
-        "round_to": attempt.round_to,
-        "channels": [part.out_channels for part in network.groups.modules() if isinstance(part, torch.nn.Conv2d)],
-    }
+    name = f"{share:.4f}-by-{round_to}-{re.sub('[^a-z0-9]+', '-', criterion.lower())}-lr-{lr:g}-{seconds:g}s"
+    return _once(subject.out / f"{'trial' if is_trial else 'pruned'}-{name}.onnx", make)
 
 
 def _once(path: Path, make: Callable[[Path], Row]) -> Row:

@@ -9,20 +9,22 @@ their critics, or what the critic at its cut waits for, whichever is more: the w
 pass of the next group and the way of its losses, over the steps by which the critic may be late.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from typing import Any
 
 import torch
+from torch import nn
 
 from benchmarks.networks import SEED
-from benchmarks.provenance import RESULTS, provenance, save
+from benchmarks.provenance import RESULTS, Row, command_line, provenance, read, save
 from lcprune import recipe as recipes
-from lcprune.analysis.counting import count_cost
+from lcprune.analysis.counting import count_cost, count_params
 from lcprune.models import build
-from lcprune.training.methods.local_exits import stages_of
+from lcprune.training.methods import build_method
+from lcprune.training.parallel.placement import hidden_specs
 
 MICRO_BATCHES = 4
 IMAGENET = (3, 224, 224)
@@ -39,17 +41,6 @@ class Link:
     def seconds(self, size_bytes: float) -> float:
         """Until a message has arrived."""
         return self.latency_s + size_bytes / self.bytes_per_s
-
-
-@dataclass(frozen=True)
-class Part:
-    """What a process does in a step, in seconds."""
-
-    forward_s: float
-    """Of its groups and critics, up to what it sends."""
-    first_forward_s: float
-    """Of its first group and that one's critic."""
-    whole_s: float
 
 
 @dataclass(frozen=True)
@@ -85,11 +76,12 @@ BATCH = 4096
 
 def main() -> None:
     """Writes the result file."""
-    measured = json.loads((RESULTS / "parallel.json").read_text(encoding="utf-8"))
-    save(RESULTS / "scaling_model.json", {**provenance("benchmarks.scaling_model", SEED), **answers(measured)})
+    command_line("benchmarks.scaling_model", __doc__).parse_args()
+    found = answers(read(RESULTS / "parallel.json"))
+    save(RESULTS / "scaling_model.json", {**provenance("benchmarks.scaling_model", SEED), **found})
 
 
-def answers(measured: dict[str, Any]) -> dict[str, Any]:
+def answers(measured: Row) -> Row:
     """The model compared with the measurements, and its predictions.
 
     Args:
@@ -113,7 +105,7 @@ def fitted(rows: Sequence[dict[str, float]]) -> Link:
     return Link(small["one_way_s"] - small["bytes"] / rate, rate)
 
 
-def checked(measured: dict[str, Any]) -> list[dict[str, Any]]:
+def checked(measured: Row) -> list[Row]:
     """The model beside the measurements, line by line."""
     link = fitted(measured["link"]["rows"])
     rows = []
@@ -123,7 +115,7 @@ def checked(measured: dict[str, Any]) -> list[dict[str, Any]]:
             if side in found:
                 rows.append(_compared(case, side, speedup, found[side]))
     for case in measured["slow links"]["rows"]:
-        parts = parts_of(case["group_costs"], case["groups_per_rank"])
+        parts = _divided(case["group_costs"], case["groups_per_rank"])
         sent_bytes = case["bytes_sent_per_step"]
         for row in case["rows"]:
             far = Link(link.latency_s + row["delay_ms"] / 1000, link.bytes_per_s)
@@ -133,27 +125,22 @@ def checked(measured: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _compared(case: dict[str, Any], what: str, model: float, measured: float) -> dict[str, Any]:
-    return {
-        "case": case["case"],
-        "batch_size": case["batch_size"],
-        "what": what,
-        "model": model,
-        "measured": measured,
-        "off_pct": 100 * (model / measured - 1),
-    }
+def _compared(case: Row, what: str, model: float, measured: float) -> Row:
+    about = {"case": case["case"], "batch_size": case["batch_size"], "what": what}
+    return {**about, "model": model, "measured": measured, "off_pct": 100 * (model / measured - 1)}
 
 
-def _speedups(case: dict[str, Any], link: Link) -> dict[str, float]:
+def _speedups(case: Row, link: Link) -> dict[str, float]:
     """Of every training of a case, over one process."""
     costs, cut = case["group_costs"], case["groups_per_rank"]
     sent_bytes = case["bytes_sent_per_step"]
-    parts = parts_of(costs, cut)
+    parts = _divided(costs, cut)
+    statistics_s = case["batch_norms"] * 2 * link.latency_s  # a few numbers of each BatchNorm, in each pass
     one_s, main_s = (sum(cost[key] for cost in costs) for key in ("local_s", "main_s"))
     found = {
         "layers": one_s / layers_s(parts, sent_bytes["layers"], link, 0),
         "layers, staleness 1": one_s / layers_s(parts, sent_bytes["layers"], link, 1),
-        "data": one_s / (one_s / 2 + link.seconds(sent_bytes["data"][0]) + _statistics_s(case, link)),
+        "data": one_s / (one_s / 2 + link.seconds(sent_bytes["data"][0]) + statistics_s),
     }
     for name, counts in case["pipeline_groups_per_rank"].items():
         stages = [sum(cost["main_s"] for cost in each) for each in _divided(costs, counts)]
@@ -162,35 +149,19 @@ def _speedups(case: dict[str, Any], link: Link) -> dict[str, float]:
     return found
 
 
-def _statistics_s(case: dict[str, Any], link: Link) -> float:
-    """Of BatchNorm, which two processes share: a few numbers go to the other in each pass."""
-    return case["batch_norms"] * 2 * link.latency_s
-
-
-def parts_of(costs: Sequence[dict[str, float]], counts: Sequence[int]) -> list[Part]:
-    """What every process does, from the costs of single groups and how many consecutive ones each has."""
-    return [
-        Part(
-            forward_s=sum(cost["forward_s"] for cost in each),
-            first_forward_s=each[0]["forward_s"],
-            whole_s=sum(cost["local_s"] for cost in each),
-        )
-        for each in _divided(costs, counts)
-    ]
-
-
-def layers_s(parts: Sequence[Part], sent_bytes: Sequence[int], link: Link, staleness: int) -> float:
+def layers_s(parts: Sequence[Sequence[Row]], sent_bytes: Sequence[int], link: Link, staleness: int) -> float:
     """A step of layer parallel training.
 
     Args:
-        parts: Of every process.
+        parts: The costs of the groups of every process, with their critics.
         sent_bytes: By each in a step; the losses are nothing beside the activations.
         link: Between neighbours.
         staleness: Steps by which critics at a cut learn late.
     """
-    step_s = max(part.whole_s for part in parts)
+    step_s = max(sum(cost["local_s"] for cost in part) for part in parts)
     for own, behind, size in zip(parts, parts[1:], sent_bytes, strict=False):
-        waits_s = own.forward_s + link.seconds(size) + behind.first_forward_s + link.seconds(0)
+        ways_s = link.seconds(size) + link.seconds(0)
+        waits_s = sum(cost["forward_s"] for cost in own) + ways_s + behind[0]["forward_s"]
         step_s = max(step_s, waits_s / (staleness + 1))
     return step_s
 
@@ -201,7 +172,7 @@ def pipeline_s(stages: Sequence[float]) -> float:
     return (MICRO_BATCHES - 1) * max(micro) + sum(micro)
 
 
-def predicted(groups: Sequence[Group], machine: Machine, gpus: int, batch: int) -> list[dict[str, Any]]:
+def predicted(groups: Sequence[Group], machine: Machine, gpus: int, batch: int) -> list[Row]:
     """Images/s of some GPUs that divide batches, and of those that divide layers as well; a fixed batch in all."""
     rows = []
     for stages in (1, len(groups)):
@@ -249,20 +220,13 @@ def resnet50_groups() -> list[Group]:
     recipe = recipes.load("resnet50_imagenet", [])
     network = build(recipe, CLASSES, IMAGENET, (0.5,) * 3, (0.25,) * 3).eval()
     cost = count_cost(network, IMAGENET)
-    critics = [*network.critics, None]
-    macs = [
-        group + critic for group, critic in zip(cost.cascade.group_macs, (*cost.cascade.critic_macs, 0), strict=True)
-    ]
-    sizes = []
-    stages, _ = stages_of(network, two_passes=False)
-    with torch.no_grad():
-        hidden = torch.zeros(1, *IMAGENET)
-        for stage in stages:
-            hidden = stage.next_pool(stage.group(hidden))
-            sizes.append(2 * hidden.numel())
+    hidden = hidden_specs(recipe, build_method(recipe, network), IMAGENET, 1, torch.device("cpu"))
+    sizes = [2 * math.prod(spec.shape) for spec in hidden]
+    found = zip_longest(cost.cascade.group_macs, cost.cascade.critic_macs, sizes, fillvalue=0)
+    parts = zip_longest(network.groups, network.critics, fillvalue=nn.Identity())
     return [
-        Group(each, sum(4 * p.numel() for part in both if part is not None for p in part.parameters()), size)
-        for each, size, *both in zip(macs, [*sizes, 0], network.groups, critics, strict=True)
+        Group(group + critic, 4 * sum(count_params(part) for part in both), size)
+        for (group, critic, size), both in zip(found, parts, strict=True)
     ]
 
 

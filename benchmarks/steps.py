@@ -5,6 +5,7 @@ Each is a `Timed`: it trains for so many steps and goes on from there the next t
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +15,27 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
-from torch.utils.data import DataLoader, Dataset
+from torch.utils import data
 from torchvision import transforms
 
-from benchmarks.networks import MEAN, STD, make_network, memory_format
-from benchmarks.timing import Timed
+from benchmarks.networks import MEAN, SHAPES, STD, make_network, tensors
+from benchmarks.timing import Timed, repeated
 from lcprune.data.loaders import TrainLoader
-from lcprune.data.sources import Split
+from lcprune.data.sources import Dataset, Split
 from lcprune.models import Network
+from lcprune.pipeline import batches
 from lcprune.recipe import Recipe
 from lcprune.training import precision
 from lcprune.training.checkpoint import TrainingState
 from lcprune.training.loop import Evaluation, LoggedStep, Trainer
-from lcprune.training.methods import Method, build_method
+from lcprune.training.methods import Method
 from lcprune.training.optim import build_optimizers
 from lcprune.training.parallel import Coordinator
 from lcprune.training.step import GRAPH_WARMUP, compile_parts
 
 ITEM_EVERY = 20
 """Steps between two looks at the loss in a loop as people write it."""
+NO_IMAGES = Split(np.zeros((0, 1, 1, 1), np.uint8), np.zeros(0, np.int64))
 SETTLE_S = 0.2
 """Wait after such a loop, until its workers have filled their queue: else they would slow what comes next."""
 
@@ -40,35 +43,24 @@ SETTLE_S = 0.2
 class Ours:
     """The training loop itself, `lcprune.training.loop.Trainer.fit`, with everything that it does at every step."""
 
-    def __init__(self, recipe: Recipe, split: Split, device: torch.device) -> None:
-        """Puts the images of `split` on the device, as a run does."""
-        train = recipe.train
+    def __init__(self, recipe: Recipe, split: Split, coordinator: Coordinator) -> None:
+        """Puts the images of `split` on the device, as a run does; the recipe must be longer than it is measured."""
+        train, is_cuda = recipe.train, coordinator.device.type == "cuda"
         # The loop records its step anew each time that it is called, which a run does once.
-        self._before = [GRAPH_WARMUP + 1] if train.cuda_graph and device.type == "cuda" else []
-        network = make_network(recipe, device)
-        state = TrainingState(network, build_optimizers(recipe, network))
-        method = build_method(recipe, network)
+        self._before = [GRAPH_WARMUP + 1] if train.cuda_graph and is_cuda else []
+        self._method, self._state = placed(recipe, split, coordinator)
         if train.compile:
-            compile_parts(method)
-        self._loop = Loop(trainer_of(recipe, loader_of(recipe, split, device), Coordinator(device)), method, state)
-
-    def __call__(self, steps: int) -> float:
-        """See `Timed`."""
-        return self.laps([*self._before, steps])[-1]
-
-    def laps(self, steps: Sequence[int]) -> list[float]:
-        """Trains for the sum of `steps` in one go; the seconds of each stretch."""
-        return self._loop.laps(steps)
-
-
-class Loop:
-    """`Trainer.fit`, so many steps at a time."""
-
-    def __init__(self, trainer: Trainer, method: Method, state: TrainingState) -> None:
-        """The trainer must not come to its end, nor to an evaluation or a checkpoint."""
-        self._trainer = trainer
-        self._method = method
-        self._state = state
+            compile_parts(self._method)
+        self._trainer = Trainer(
+            recipe=recipe,
+            iterations=train.iterations or 0,
+            loader=loader_of(recipe, split, coordinator),
+            held_out=NO_IMAGES,
+            held_out_name="val",
+            checkpoints=Path("never written"),
+            reproducibility={},
+            coordinator=coordinator,
+        )
 
     def laps(self, steps: Sequence[int]) -> list[float]:
         """Trains for the sum of `steps` in one go; the seconds of each stretch."""
@@ -79,39 +71,27 @@ class Loop:
             return clock.seconds
         raise ValueError("the recipe is too short to be measured")
 
-
-def loader_of(
-    recipe: Recipe, split: Split, device: torch.device, rows: slice | None = None, labels_only: bool = False
-) -> TrainLoader:
-    """Batches as a run has them; `rows` of each, or all."""
-    data, train = recipe.data, recipe.train
-    return TrainLoader(
-        split,
-        batch_size=data.batch_size,
-        augment=data.augment,
-        pad=data.pad,
-        seed=train.seed,
-        device=device,
-        channels_last=train.channels_last,
-        flip=data.flip,
-        rows=rows,
-        labels_only=labels_only,
-    )
+    def __call__(self, steps: int) -> float:
+        """See `Timed`."""
+        return self.laps([*self._before, steps])[-1]
 
 
-def trainer_of(recipe: Recipe, loader: TrainLoader, coordinator: Coordinator) -> Trainer:
-    """Of a training that holds out no images and writes nothing."""
-    nothing = Split(np.zeros((0, 1, 1, 1), np.uint8), np.zeros(0, np.int64))
-    return Trainer(
-        recipe=recipe,
-        iterations=recipe.train.iterations or 0,
-        loader=loader,
-        held_out=nothing,
-        held_out_name="val",
-        checkpoints=Path("never written"),
-        reproducibility={},
-        coordinator=coordinator,
-    )
+def placed(recipe: Recipe, split: Split, coordinator: Coordinator) -> tuple[Method, TrainingState]:
+    """This process's part of a network that has learnt nothing, and its method."""
+
+    def fresh() -> TrainingState:
+        network = make_network(recipe, coordinator.device)
+        return TrainingState(network, build_optimizers(recipe, network))
+
+    iterations = recipe.train.iterations or 0
+    return coordinator.place(recipe, fresh(), split.images.shape[1:], fresh, iterations=iterations)
+
+
+def loader_of(recipe: Recipe, split: Split, coordinator: Coordinator) -> TrainLoader:
+    """Batches as a run has them, or this process's part of each."""
+    classes, (channels, *_) = SHAPES[recipe.data.source]
+    dataset = Dataset(split, NO_IMAGES, NO_IMAGES, ("",) * classes, (MEAN,) * channels, (STD,) * channels)
+    return batches.loader_of(recipe, dataset, coordinator)
 
 
 class _EnoughError(Exception):
@@ -148,27 +128,22 @@ def bare_loop(recipe: Recipe, split: Split, device: torch.device) -> Timed:
     """A loop on tensors without our code: the same network, memory format and fused optimizers, no augmentation."""
     network = make_network(recipe, device)
     optimizers = _optimizers(recipe, network, fused=True)
-    images = torch.from_numpy(split.images).to(device).float().div_(255).contiguous(memory_format=memory_format(recipe))
-    labels = torch.from_numpy(split.labels).to(device)
+    images, labels = tensors(recipe, split, device)
     gradients = _gradients(recipe, network.normalize, network)
     bf16 = precision.resolve(recipe.train.precision, device) == "bf16"
     size = recipe.data.batch_size
     starts = _forever(range(0, len(images) - size + 1, size))
 
-    def train(steps: int) -> float:
-        begin = time.perf_counter()
-        for _ in range(steps):
-            start = next(starts)
-            for optimizer in optimizers:
-                optimizer.zero_grad()
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                gradients(images[start : start + size], labels[start : start + size])
-            for optimizer in optimizers:
-                optimizer.step()
-        synchronize(device)
-        return time.perf_counter() - begin
+    def step() -> None:
+        start = next(starts)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            gradients(images[start : start + size], labels[start : start + size])
+        for optimizer in optimizers:
+            optimizer.step()
 
-    return train
+    return repeated(step, last=partial(synchronize, device))
 
 
 def plain_loop(recipe: Recipe, split: Split, device: torch.device, workers: int = 2) -> Timed:
@@ -180,44 +155,30 @@ def plain_loop(recipe: Recipe, split: Split, device: torch.device, workers: int 
     network = make_network(contiguous, device)
     optimizers = _optimizers(recipe, network, fused=None)
     gradients = _gradients(recipe, nn.Identity(), network)
-    batches = _forever(_data_loader(recipe, split, workers))
+    endless = _forever(_data_loader(recipe, split, workers))
     done = 0
 
-    def train(steps: int) -> float:
+    def step() -> None:
         nonlocal done
-        begin = time.perf_counter()
-        for _ in range(steps):
-            images, labels = next(batches)
-            images, labels = images.to(device), labels.to(device)
-            for optimizer in optimizers:
-                optimizer.zero_grad()
-            loss = gradients(images, labels)
-            for optimizer in optimizers:
-                optimizer.step()
-            done += 1
-            if done % ITEM_EVERY == 0:
-                loss.item()
-        synchronize(device)
-        taken = time.perf_counter() - begin
+        images, labels = next(endless)
+        images, labels = images.to(device), labels.to(device)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss = gradients(images, labels)
+        for optimizer in optimizers:
+            optimizer.step()
+        done += 1
+        if done % ITEM_EVERY == 0:
+            loss.item()
+
+    timed = repeated(step, last=partial(synchronize, device))
+
+    def train(steps: int) -> float:
+        taken = timed(steps)
         time.sleep(SETTLE_S if workers else 0)
         return taken
 
     return train
-
-
-def matrix_product(device: torch.device, dtype: torch.dtype, size: int) -> Timed:
-    """Products of two square matrices: the arithmetic that the machine can do at best, 2 x size^3 operations each."""
-    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    product = torch.empty_like(left)
-
-    def multiply(times: int) -> float:
-        begin = time.perf_counter()
-        for _ in range(times):
-            torch.mm(left, right, out=product)
-        synchronize(device)
-        return time.perf_counter() - begin
-
-    return multiply
 
 
 def synchronize(device: torch.device) -> None:
@@ -230,15 +191,19 @@ def local_critic_gradients(
     groups: Sequence[nn.Module], critics: Sequence[nn.Module], images: Tensor, labels: Tensor, label_smoothing: float
 ) -> Tensor:
     """Eq. (5) and (7) of the paper written down one by one: the mean loss of main, gradients left in ``.grad``."""
+
+    def sample_losses(logits: Tensor) -> Tensor:
+        return F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=label_smoothing)
+
     losses, hiddens, leaves = [], [], []
     for group, critic in zip(groups[:-1], critics, strict=True):
         hidden = group(images)
         leaf = hidden.detach().requires_grad_()
-        losses.append(_sample_losses(critic(leaf), labels, label_smoothing))
+        losses.append(sample_losses(critic(leaf)))
         hiddens.append(hidden)
         leaves.append(leaf)
         images = hidden.detach()
-    main = _sample_losses(groups[-1](images), labels, label_smoothing)
+    main = sample_losses(groups[-1](images))
     losses.append(main)
     for index, critic in enumerate(critics):
         own, deeper = losses[index], losses[index + 1].detach()
@@ -269,23 +234,17 @@ def _gradients(recipe: Recipe, normalize: nn.Module, network: Network) -> Callab
 
 def _optimizers(recipe: Recipe, network: Network, fused: bool | None) -> list[Optimizer]:
     """What the recipe asks for, the weights unsorted; None leaves the implementation to torch."""
-    train, critics = recipe.train, recipe.critics
-    trunk = torch.optim.SGD(
-        network.groups.parameters(),
-        lr=train.lr,
-        momentum=train.momentum,
-        nesterov=train.nesterov,
-        weight_decay=train.weight_decay,
-        fused=fused,
-    )
-    return [trunk, Adam(network.critics.parameters(), lr=critics.lr, fused=fused)] if network.critics else [trunk]
+    critics = [Adam(network.critics.parameters(), lr=recipe.critics.lr, fused=fused)] if network.critics else []
+    return [sgd(recipe, network.groups, fused), *critics]
 
 
-def _sample_losses(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
-    return F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=label_smoothing)
+def sgd(recipe: Recipe, module: nn.Module, fused: bool | None) -> Optimizer:
+    """What the recipe trains main with."""
+    options = {name: getattr(recipe.train, name) for name in ("lr", "momentum", "nesterov", "weight_decay")}
+    return torch.optim.SGD(module.parameters(), **options, fused=fused)
 
 
-def _data_loader(recipe: Recipe, split: Split, workers: int) -> DataLoader[tuple[Tensor, int]]:
+def _data_loader(recipe: Recipe, split: Split, workers: int) -> data.DataLoader[tuple[Tensor, int]]:
     transform = transforms.Compose(
         [
             transforms.RandomCrop(split.images.shape[-1], padding=recipe.data.pad),
@@ -294,12 +253,12 @@ def _data_loader(recipe: Recipe, split: Split, workers: int) -> DataLoader[tuple
             transforms.Normalize((MEAN,) * 3, (STD,) * 3),
         ]
     )
-    return DataLoader(
+    return data.DataLoader(
         _Pictures(split, transform), recipe.data.batch_size, shuffle=True, num_workers=workers, drop_last=True
     )
 
 
-class _Pictures(Dataset[tuple[Tensor, int]]):
+class _Pictures(data.Dataset[tuple[Tensor, int]]):
     """RGB images as torchvision's CIFAR gives them: decoded into PIL one by one, then transformed."""
 
     def __init__(self, split: Split, transform: Callable[[Image.Image], Tensor]) -> None:

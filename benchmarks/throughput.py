@@ -5,16 +5,18 @@ arithmetic limit; ``methods`` compares a step of `local_critic` with one of `bac
 number of CIFAR's.
 """
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 
 from benchmarks import networks, steps
-from benchmarks.case import Row
-from benchmarks.timing import Timed, in_turn, ratio, spread
-from lcprune import recipe as recipes
+from benchmarks.provenance import Row
+from benchmarks.timing import Timed, in_turn, ratio, repeated, spread
+from lcprune.recipe import Recipe
+from lcprune.training.parallel import Coordinator
 
 BARE_LIMIT = 0.98
 """Our images/s over those of the bare loop must be at least this."""
@@ -42,6 +44,15 @@ class Case:
     burst: int
     """Steps in a turn."""
 
+    def load(self, how: Sequence[str] = ()) -> Recipe:
+        """The recipe with overrides besides its own."""
+        return networks.load(self.recipe, [*self.overrides, *how])
+
+    def about(self, recipe: Recipe, name: str = "network") -> Row:
+        """What its rows begin with; its own name stands under `name`."""
+        about = {name: self.network, "recipe": self.recipe, "overrides": list(self.overrides)}
+        return {**about, "batch_size": recipe.data.batch_size}
+
 
 PAPER = Case("paper width", "vgg_cifar10", (), rounds=9, burst=1)
 SMALL = Case("quarter width", "vgg_cifar10_small", (), rounds=12, burst=6)
@@ -59,27 +70,13 @@ METHOD_CASES = (
 )
 
 
-def overhead_cases(device: torch.device) -> dict[str, Callable[[], list[Row]]]:
-    """Our loop against others, by name."""
-    return {
-        f"{case.network}, {method}": partial(measure_overhead, case, method, device)
-        for case in OVERHEAD_CASES
-        for method in METHODS
-    }
-
-
-def method_cases(device: torch.device) -> dict[str, Callable[[], list[Row]]]:
-    """Method against method, by name."""
-    return {case.network: partial(measure_methods, case, device) for case in METHOD_CASES}
-
-
 def measure_overhead(case: Case, method: str, device: torch.device, workers: int = 2) -> list[Row]:
     """One row: our images/s over those of the other loops, and the share of the arithmetic limit."""
-    recipe = networks.load(case.recipe, [*case.overrides, *METHODS[method]])
+    recipe = case.load(METHODS[method])
     split = networks.noise(recipe)
     product, size = best_product(device, torch.float32 if device.type == "cpu" else torch.bfloat16)
     timed: dict[str, Timed] = {
-        "ours": steps.Ours(recipe, split, device),
+        "ours": steps.Ours(recipe, split, Coordinator(device)),
         "bare": steps.bare_loop(recipe, split, device),
         "loader": steps.plain_loop(recipe, split, device, workers),
         "matrices": product,
@@ -89,43 +86,43 @@ def measure_overhead(case: Case, method: str, device: torch.device, workers: int
     limit_s = least_seconds(networks.count_macs(recipe)[1], recipe.data.batch_size, min(seconds["matrices"]), size)
     return [
         {
-            **_about(case, recipe.data.batch_size),
+            **case.about(recipe),
             "method": method,
-            "over_bare": asdict(over_bare),
+            "over_bare": over_bare,
             "over_bare_limit": BARE_LIMIT,
-            "over_loader": asdict(over_loader),
+            "over_loader": over_loader,
             "over_loader_limit": LOADER_LIMIT,
-            "share_of_arithmetic": asdict(spread([limit_s / step for step in seconds["ours"]])),
-            "met": over_bare.median >= BARE_LIMIT and over_loader.median > LOADER_LIMIT,
+            "share_of_arithmetic": spread([limit_s / step for step in seconds["ours"]]),
+            "met": over_bare["median"] >= BARE_LIMIT and over_loader["median"] > LOADER_LIMIT,
         }
     ]
 
 
 def measure_methods(case: Case, device: torch.device) -> list[Row]:
     """One row: a step of local_critic over one of backprop, and what the MACs explain."""
-    loaded = {name: networks.load(case.recipe, [*case.overrides, *how]) for name, how in METHODS.items()}
+    loaded = {name: case.load(how) for name, how in METHODS.items()}
     recipe = loaded["local_critic"]
-    split = networks.noise(recipe)
-    timed: dict[str, Timed] = {name: steps.Ours(one, split, device) for name, one in loaded.items()}
-    seconds = in_turn(timed, case.rounds, case.burst)
+    seconds = ours_in_turn(loaded, device, case.rounds, case.burst)
     measured = ratio(seconds["local_critic"], seconds["backprop"])
     groups, cascade = networks.count_macs(recipe)
     limit = METHOD_OVERHEAD * cascade / groups
     return [
         {
-            **_about(case, recipe.data.batch_size),
-            "lc_over_bp": asdict(measured),
+            **case.about(recipe),
+            "lc_over_bp": measured,
             "mac_ratio": cascade / groups,
             "limit": limit,
-            "met": measured.median <= limit,
+            "met": measured["median"] <= limit,
         }
     ]
 
 
 def best_product(device: torch.device, dtype: torch.dtype) -> tuple[Timed, int]:
-    """The product of two square matrices that stands for the device's arithmetic, and their size."""
+    """The product of two square matrices, the arithmetic that the device can do at best, and their size."""
     size = MATRIX_SIZES[device.type]
-    return steps.matrix_product(device, dtype, size), size
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    multiply = partial(torch.mm, left, right, out=torch.empty_like(left))
+    return repeated(multiply, last=partial(steps.synchronize, device)), size
 
 
 def least_seconds(macs: int, batch_size: int, product_s: float, matrix_size: int) -> float:
@@ -136,15 +133,15 @@ def least_seconds(macs: int, batch_size: int, product_s: float, matrix_size: int
 def step_costs(name: str, methods: dict[str, list[str]], repeats: int) -> dict[str, float]:
     """Median milliseconds of a step on the CPU with each of several sets of overrides, taken in turn."""
     loaded = {key: networks.load(name, overrides) for key, overrides in methods.items()}
-    split = networks.noise(recipes.load(name))
-    timed: dict[str, Timed] = {key: steps.Ours(one, split, torch.device("cpu")) for key, one in loaded.items()}
-    return {key: 1000 * spread(seconds).median for key, seconds in in_turn(timed, repeats).items()}
+    found = ours_in_turn(loaded, torch.device("cpu"), repeats)
+    return {key: 1000 * statistics.median(seconds) for key, seconds in found.items()}
 
 
-def _about(case: Case, batch_size: int) -> Row:
-    return {
-        "network": case.network,
-        "recipe": case.recipe,
-        "overrides": list(case.overrides),
-        "batch_size": batch_size,
-    }
+def ours_in_turn(
+    recipes: Mapping[str, Recipe], device: torch.device, rounds: int, burst: int = 1, samples: int = networks.SAMPLES
+) -> dict[str, list[float]]:
+    """Seconds of a step of our loop with each of several recipes of the same data, taken in turn."""
+    split = networks.noise(next(iter(recipes.values())), samples)
+    one = Coordinator(device)
+    timed: dict[str, Timed] = {name: steps.Ours(recipe, split, one) for name, recipe in recipes.items()}
+    return in_turn(timed, rounds, burst)

@@ -7,7 +7,6 @@ the ratio of medians is what counts. With ``--only`` the other parts of the file
 """
 
 import argparse
-import json
 import os
 import tempfile
 import time
@@ -17,27 +16,35 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.networks import SEED
-from benchmarks.parallel import costs, jobs
-from benchmarks.parallel.cases import MEMORY, PAPER, POOLED, SPEED
-from benchmarks.parallel.ranks import together
-from benchmarks.provenance import RESULTS, provenance, save
+from benchmarks.parallel import jobs
+from benchmarks.parallel.processes import together
+from benchmarks.provenance import RESULTS, command_line, provenance, read, save
+from benchmarks.throughput import Case
 
 DELAY_S = 0.02
+PAPER = Case("quarter width, the paper's critics", "vgg_cifar10", ("model.width=0.25",), rounds=5, burst=6)
+POOLED = Case("quarter width, pooled critics", "vgg_cifar10_small", ("critics.batch_norm=false",), rounds=5, burst=5)
+MEMORY = (
+    Case("paper width, the paper's critics", "vgg_cifar10", (), 1, 1),
+    Case("paper width, pooled critics", "vgg_cifar10", ("critics.head=pooled",), 1, 1),
+    PAPER,
+    POOLED,
+)
 SMALL_BATCH = ("data.batch_size=32",)
 SLOW_LINKS = (PAPER, replace(POOLED, overrides=(*POOLED.overrides, *SMALL_BATCH), burst=15))
 """The paper's network, and one whose step is hardly longer than a message and its answer."""
 PARTS: dict[str, Any] = {
-    "speed": (jobs.speed, SPEED, 2),
+    "speed": (jobs.speed, (PAPER, POOLED), 2),
     "slow links": (jobs.delayed, SLOW_LINKS, 2),
     "memory": (jobs.held_bytes, MEMORY, 4),
-    "link": (costs.link, (), 2),
+    "link": (jobs.link, (), 2),
 }
 """The job of every process, its cases, and the number of processes."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures the parts and writes the result file after each."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.parallel", description=(__doc__ or "").split("\n")[0])
+    parser = command_line("benchmarks.parallel", __doc__)
     parser.add_argument("--cores", type=int, nargs="+", default=[0, 1], help="one for each process; 4 share them")
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--out", type=Path, default=RESULTS / "parallel.json")
@@ -46,14 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--case", type=int, nargs="+", help="numbers of cases from 1, for a trial")
     options = parser.parse_args(arguments)
     os.environ["OMP_NUM_THREADS"] = "1"
-    result = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
     for part in options.only:
         started = time.perf_counter()
         with tempfile.TemporaryDirectory(prefix="lcprune-parallel-") as folder:
             rows = _rows(part, options, Path(folder))
         about = provenance("benchmarks.parallel", SEED)
-        result = {**result, **about, part: {"load": os.getloadavg()[0], "rows": rows}}
-        save(options.out, result)
+        save(options.out, {**read(options.out), **about, part: {"load": about["load"], "rows": rows}})
         print(f"{part}: {time.perf_counter() - started:.0f} s", flush=True)
 
 
@@ -67,7 +72,7 @@ def _rows(part: str, options: argparse.Namespace, folder: Path) -> list[Any]:
             continue
         overrides = (*case.overrides, *options.overrides)
         case = replace(case, overrides=overrides, rounds=options.rounds or case.rounds)
-        about = jobs.Distance(case, DELAY_S, folder) if part == "slow links" else case
+        about = (case, DELAY_S, folder) if part == "slow links" else case
         rows.append(together(job, about, processes, options.cores, folder))
     return rows
 

@@ -8,21 +8,19 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage
-from torch.optim import SGD
 
 from benchmarks import networks, steps
-from benchmarks.parallel.ranks import CPU
+from benchmarks.parallel.processes import CPU
 from benchmarks.timing import repeated
 from lcprune.data.sources import Split
 from lcprune.recipe import Recipe
-from lcprune.training.checkpoint import TrainingState
-from lcprune.training.optim import build_optimizers
 from lcprune.training.parallel import Coordinator, ParallelOptions
 from lcprune.training.parallel.mesh import ProcessMesh
 
@@ -56,7 +54,7 @@ class Turns:
 
 def alone(recipe: Recipe, split: Split, mesh: ProcessMesh, everywhere: bool = False) -> Turns:
     """A training in the first process; or one in each, which know nothing of each other."""
-    return Turns(steps.Ours(recipe, split, CPU).laps if everywhere or mesh.rank == 0 else None)
+    return Turns(steps.Ours(recipe, split, Coordinator(CPU)).laps if everywhere or mesh.rank == 0 else None)
 
 
 def shared(
@@ -78,18 +76,9 @@ def shared(
         links: Inside, the processes are connected.
     """
     coordinator = Coordinator(CPU, mesh, ParallelOptions(staleness=staleness, groups_per_rank=tuple(groups_per_rank)))
-    rows = coordinator.rows(recipe.data.batch_size)
-    loader = steps.loader_of(recipe, split, CPU, rows, labels_only=not coordinator.reads_images)
     with links or nullcontext():
-        method, state = coordinator.place(
-            recipe,
-            fresh_state(recipe),
-            split.images.shape[1:],
-            lambda: fresh_state(recipe),
-            iterations=recipe.train.iterations or 0,
-        )
-    trainer = steps.trainer_of(recipe, loader, coordinator)
-    return Turns(steps.Loop(trainer, method, state).laps), coordinator.bytes_sent_per_step
+        ours = steps.Ours(recipe, split, coordinator)
+    return Turns(ours.laps), coordinator.bytes_sent_per_step
 
 
 def pipeline(recipe: Recipe, split: Split, mesh: ProcessMesh, groups_per_rank: Sequence[int], schedule: type) -> Turns:
@@ -108,20 +97,10 @@ def pipeline(recipe: Recipe, split: Split, mesh: ProcessMesh, groups_per_rank: S
     first: nn.Module = _Permuted(train.channels_last, 0, 3, 1, 2) if mesh.rank else network.normalize
     last = _Permuted(train.channels_last and mesh.rank < mesh.world_size - 1, 0, 2, 3, 1)
     own = nn.Sequential(first, *network.groups[start : start + groups_per_rank[mesh.rank]], last)
-    optimizer = SGD(
-        own.parameters(),
-        lr=train.lr,
-        momentum=train.momentum,
-        nesterov=train.nesterov,
-        weight_decay=train.weight_decay,
-        fused=True,
-    )
+    optimizer = steps.sgd(recipe, own, fused=True)
     stage = PipelineStage(own, mesh.rank, mesh.world_size, CPU)
-    smoothing = train.label_smoothing
-    run = schedule(
-        stage, MICRO_BATCHES, loss_fn=lambda logits, y: F.cross_entropy(logits, y, label_smoothing=smoothing)
-    )
-    loader = steps.loader_of(recipe, split, CPU)
+    run = schedule(stage, MICRO_BATCHES, loss_fn=partial(F.cross_entropy, label_smoothing=train.label_smoothing))
+    loader = steps.loader_of(recipe, split, Coordinator(CPU))
     done = 0
 
     def step() -> None:
@@ -150,9 +129,3 @@ class _Permuted(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         """``(N, C, H, W)`` to ``(N, H, W, C)``, or back."""
         return hidden.permute(self._order) if self._order else hidden
-
-
-def fresh_state(recipe: Recipe) -> TrainingState:
-    """A whole network that has learnt nothing."""
-    network = networks.make_network(recipe, CPU)
-    return TrainingState(network, build_optimizers(recipe, network))

@@ -2,11 +2,12 @@
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks import bench, provenance
+from benchmarks import bench, networks, provenance
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,19 @@ def test_a_case_is_a_process(
     assert words == ["-m", "benchmarks.bench", "--case", "start", "commands"]
 
 
-def test_the_row_of_the_analysis_names_no_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    printed = '{"a": 1, "seed": 0, "machine": {}, "versions": {}, "command": "x"}'
-    monkeypatch.setattr(bench.subprocess, "run", lambda words, **_: subprocess.CompletedProcess(words, 0, printed))
-    assert bench._analysis() == [{"a": 1}]
+def test_commands_are_held_against_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = (sys.executable, "-c", "import time; time.sleep(0.2)")
+    monkeypatch.setattr(bench, "COMMANDS", {"slow": (words, 0.1), "free": (words, None)})
+    slow, free = bench.measure_commands(rounds=1)
+    assert (slow["what"], slow["limit_s"], slow["met"]) == ("slow", 0.1, False)
+    assert slow["median_s"] > 0.2
+    assert slow["over_python"]["median"] > 1
+    assert free["met"] is None
+
+
+@pytest.mark.slow
+def test_a_progressive_export_is_held_against_main(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.timing.WARMUP", 0)
+    (row,) = bench.measure_export(networks.load("digits", ["model.width=0.0625", "critics.after=[5]"]), rounds=1)
+    assert row["what"] == "progressive export of digits"
+    assert 0 < row["over_main"]["median"] < 100

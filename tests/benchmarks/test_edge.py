@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import edge
-from benchmarks.image_latency import mean_latencies, to_first
+from benchmarks.timing import mean_latencies, to_first
 from lcprune.analysis.evaluate import leave_at
 from lcprune_runtime.criterion import scores
 

@@ -11,12 +11,14 @@ from benchmarks import gpu, throughput
 
 CPU = torch.device("cpu")
 TINY = ("model.width=0.05", "critics.channels=4", "data.batch_size=4")
-SHORT = gpu.Length(warmup=1, stretch=2, stretches=3)
+SHORT = (1, 2, 3)
 
 
 @pytest.fixture
 def suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> gpu.Suite:
-    options = gpu._parse(["--runs", str(tmp_path / "runs"), "--seeds", "0", "1", "--lengths", "100", "200"])
+    options = gpu.parser().parse_args(
+        ["--runs", str(tmp_path / "runs"), "--seeds", "0", "1", "--lengths", "100", "200"]
+    )
     return gpu.Suite(options, tmp_path / "device.json", "a device")
 
 
@@ -62,10 +64,10 @@ def test_a_case_that_is_in_the_file_is_not_measured_again(suite: gpu.Suite, monk
         return json.dumps([{"method": "local_critic", "variant": words[-1].split(", ", 1)[1], "step_ms": STEP, **ROW}])
 
     monkeypatch.setattr(gpu, "run_for", measured)
-    suite.variants()
+    suite.run("variants")
     assert len(asked) == 2 * len(gpu.VARIANTS)
-    assert asked[0] == "variants: backprop, eager, fp32"
-    suite.variants()
+    assert asked[0] == "backprop, eager, fp32"
+    suite.run("variants")
     assert len(asked) == 2 * len(gpu.VARIANTS)
     content = json.loads(suite.path.read_text())["variants"]
     assert content["device"] == "a device"
@@ -108,7 +110,7 @@ def test_what_fails_or_finds_no_time_is_left_for_the_next_call(
 ) -> None:
     monkeypatch.setattr(gpu, "run_for", lambda *_: None)
     suite.protocol()
-    suite.speed()
+    suite.run("speed")
     assert suite.left == ["protocol (needs variants)", "speed: backprop", "speed: local_critic"]
     assert not suite.path.exists()
 
@@ -154,8 +156,3 @@ def test_the_fast_recipe_is_trained_for_every_length_and_seed(
 )
 def test_a_command_gets_so_much_time(code: str, expected: str | None) -> None:
     assert gpu.run_for([sys.executable, "-c", code], 2.0) == expected
-
-
-def test_an_unknown_part_is_a_slip() -> None:
-    with pytest.raises(ValueError, match="no part is called x"):
-        gpu.measure("x", "", CPU)

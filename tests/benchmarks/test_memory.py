@@ -7,7 +7,7 @@ from torch import nn
 from benchmarks import memory, networks
 
 CPU = torch.device("cpu")
-TINY = memory.Case("tiny", "vgg_cifar10", ((5,), (2, 5, 8)), limit=0.75, speed_batch_size=4, rounds=1)
+TINY = memory.Case("tiny", "vgg_cifar10", ((5,), (2, 5, 8)), limit=0.75, speed_batch_size=4)
 NARROW = ["model.width=0.05", "critics.channels=4"]
 
 
@@ -72,6 +72,7 @@ def test_rows_say_groups_mode_and_ratio(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_time_is_a_ratio_to_backprop(monkeypatch: pytest.MonkeyPatch) -> None:
     load = networks.load
+    monkeypatch.setattr(memory, "ROUNDS", 1)
     monkeypatch.setattr(networks, "load", lambda name, overrides: load(name, [*overrides, *NARROW]))
     rows = memory.measure_time(TINY, (5,), CPU)
     assert [row["mode"] for row in rows] == ["fast", "lean"]
@@ -81,5 +82,5 @@ def test_time_is_a_ratio_to_backprop(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("case", memory.CASES, ids=lambda case: case.network)
 def test_every_case_can_be_built(case: memory.Case) -> None:
     for after in case.places:
-        recipe = networks.load(case.recipe, [*case.overrides(after), *NARROW, *memory.LOCAL_CRITIC])
+        _, recipe = case.load(after, (*NARROW, *memory.LOCAL_CRITIC))
         assert len(networks.make_network(recipe, CPU).critics) == len(after)

@@ -3,14 +3,12 @@
 import json
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from benchmarks.parallel import __main__ as command
-from benchmarks.parallel import jobs, links
-from benchmarks.parallel.cases import MEMORY, SPEED
+from benchmarks.parallel import jobs, processes
 from lcprune.training.parallel.messages import TensorSpec
 
 TINY = ["--rounds", "1", "--cores", "0", "--set", "critics.channels=4", "--set", "data.batch_size=4"]
@@ -19,7 +17,7 @@ TINY = ["--rounds", "1", "--cores", "0", "--set", "critics.channels=4", "--set",
 def test_a_message_arrives_a_delay_after_it_was_sent_and_two_after_it_was_expected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here, there = links.Board(tmp_path / "board"), links.Board(tmp_path / "board")
+    here, there = processes.Board(tmp_path / "board"), processes.Board(tmp_path / "board")
     now = iter([10.0, 10.5, 20.0, 20.1])
     monkeypatch.setattr(time, "monotonic", lambda: next(now))
     here.expect(0, 3)
@@ -31,17 +29,12 @@ def test_a_message_arrives_a_delay_after_it_was_sent_and_two_after_it_was_expect
 
 
 def test_a_far_receiver_sleeps_until_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Inner:
-        def __init__(self, *_: Any) -> None: ...
-
-        def receive(self, step: int) -> torch.Tensor:
-            return torch.tensor(step)
-
     slept: list[float] = []
-    monkeypatch.setattr(links, "Receiver", Inner)
+    monkeypatch.setattr(processes.Receiver, "__init__", lambda *_: None)
+    monkeypatch.setattr(processes.Receiver, "receive", lambda _, step: torch.tensor(step))
     monkeypatch.setattr(time, "sleep", slept.append)
-    board = links.Board(tmp_path / "board")
-    receiver = links.FarReceiver(board, 5.0, None, 0, None, TensorSpec((4,)), 2)
+    board = processes.Board(tmp_path / "board")
+    receiver = processes.FarReceiver(board, 5.0, None, 0, None, TensorSpec((4,)), 2)
     board.send(1, 0)
     assert receiver.receive(0) == 0
     assert slept[0] == pytest.approx(10, abs=0.5)  # expected only now
@@ -51,12 +44,12 @@ def test_a_far_receiver_sleeps_until_then(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_no_delay_changes_nothing(tmp_path: Path) -> None:
-    before = links.placement.Sender, links.placement.Receiver
-    with links.far(tmp_path, "x", 0.0):
-        assert (links.placement.Sender, links.placement.Receiver) == before
-    with links.far(tmp_path, "x", 0.1):
-        assert links.placement.Sender is not before[0]
-    assert (links.placement.Sender, links.placement.Receiver) == before
+    before = processes.placement.Sender, processes.placement.Receiver
+    with processes.far(tmp_path, "x", 0.0):
+        assert (processes.placement.Sender, processes.placement.Receiver) == before
+    with processes.far(tmp_path, "x", 0.1):
+        assert processes.placement.Sender is not before[0]
+    assert (processes.placement.Sender, processes.placement.Receiver) == before
 
 
 def test_live_bytes_are_those_of_storages() -> None:
@@ -69,8 +62,8 @@ def test_live_bytes_are_those_of_storages() -> None:
 
 
 def test_cases_have_names_of_their_own() -> None:
-    for cases in (SPEED, MEMORY):
-        assert len({case.name for case in cases}) == len(cases)
+    for _, cases, _ in command.PARTS.values():
+        assert len({case.network for case in cases}) == len(cases)
 
 
 @pytest.mark.slow

@@ -14,11 +14,13 @@ import torch
 from torch import nn
 
 from benchmarks import pruning, pruning_comparison
-from benchmarks.pruning_figure import frontier, standing
+from benchmarks.pruning_comparison import frontier, standing
 from benchmarks.pruning_models import Subject, load
+from lcprune import recipe as recipes
 from lcprune.analysis.counting import count_macs
 from lcprune.errors import RunError, SetupError
 from lcprune.models import Network
+from lcprune.pipeline.stored import load_dataset
 from lcprune_runtime.session import ProgressiveSession
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("pruning")]
@@ -88,7 +90,7 @@ def test_the_channel_that_does_nothing_goes_first(subject: Subject) -> None:
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     share = 0.65
     max_macs = int(share * subject.cost.exits[-1].macs)
-    pruned = pruning.prune(network, pruning.CRITERIA[NORM], max_macs, subject.loader)
+    pruned = pruning.prune(network, NORM, max_macs, subject.loader)
     assert pruned is not None
     assert 0.9 * max_macs < count_macs(pruned.submodel(1), subject.info.facts.image_shape) <= max_macs
     assert torch.equal(convolutions(pruned)[0].weight, first.weight[[0, 1, 3]])
@@ -101,13 +103,13 @@ def test_channels_are_multiples_and_what_is_too_small_is_refused(
     subject: Subject, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pruning, "PRUNING_STEPS", 20)
-    criterion, macs = pruning.CRITERIA[name], subject.cost.exits[-1].macs
-    pruned = pruning.prune(subject.network, criterion, macs // 2, subject.loader, round_to=4)
+    macs = subject.cost.exits[-1].macs
+    pruned = pruning.prune(subject.network, name, macs // 2, subject.loader, round_to=4)
     assert pruned is not None
     channels = [part.out_channels for part in convolutions(pruned)]
     assert not any(count % 4 for count in channels)
     assert sum(channels) < sum(part.out_channels for part in convolutions(subject.network))
-    assert pruning.prune(subject.network, criterion, 1, subject.loader) is None
+    assert pruning.prune(subject.network, name, 1, subject.loader) is None
 
 
 def test_fine_tuning_ends_with_its_time(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,19 +194,12 @@ def test_a_target_that_cannot_be_reached_is_left_out(words: list[str], tmp_path:
 
 
 def test_a_run_without_validation_images_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset, facts = dataset_of(run)
+    dataset, facts = load_dataset(run, recipes.load(run / "recipe.yaml"))
     empty = dataset.val.subset(np.arange(0))
     object.__setattr__(dataset, "val", empty)
     monkeypatch.setattr("benchmarks.pruning_models.load_dataset", lambda *_: (dataset, facts))
     with pytest.raises(RunError, match="has no validation images"):
         load(run, None)
-
-
-def dataset_of(run: Path) -> tuple[Any, Any]:
-    from lcprune import recipe as recipes
-    from lcprune.pipeline.stored import load_dataset
-
-    return load_dataset(run, recipes.load(run / "recipe.yaml"))
 
 
 def test_without_the_library_it_says_how_to_get_it(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,18 +3,18 @@
 import pytest
 
 from benchmarks import scaling_model as model
-from benchmarks.scaling_model import Group, Link, Machine, Part
+from benchmarks.scaling_model import Group, Link, Machine
 
 NEAR = Link(0.0, 1e12)
 
 
 def test_divided_layers_take_as_long_as_the_slowest_process() -> None:
-    parts = [Part(1.0, 0.5, 3.0), Part(1.5, 1.0, 4.0)]
+    parts = [[{"forward_s": 1.0, "local_s": 3.0}], [{"forward_s": 1.5, "local_s": 4.0}]]
     assert model.layers_s(parts, [0, 0], NEAR, 0) == 4.0
 
 
 def test_a_critic_at_a_cut_waits_for_both_ways_and_the_next_forward_pass() -> None:
-    parts = [Part(1.0, 1.0, 3.0), Part(1.5, 1.0, 4.0)]
+    parts = [[{"forward_s": 1.0, "local_s": 3.0}], [{"forward_s": 1.0, "local_s": 2.0}] * 2]
     far = Link(2.0, 10.0)
     # 1 s forward, 2 s + 5 bytes at 10 a second, 1 s forward, 2 s back
     assert model.layers_s(parts, [5, 0], far, 0) == 6.5
@@ -29,11 +29,6 @@ def test_a_pipeline_has_a_bubble() -> None:
 def test_a_link_is_found_from_two_messages() -> None:
     rows = [{"bytes": 100, "one_way_s": 2.0}, {"bytes": 300, "one_way_s": 4.0}, {"bytes": 200, "one_way_s": 9.0}]
     assert model.fitted(rows) == Link(1.0, 100.0)
-
-
-def test_parts_are_sums_of_groups() -> None:
-    costs = [{"forward_s": float(n), "local_s": 3.0 * n, "main_s": 2.0 * n} for n in (1, 2, 3)]
-    assert model.parts_of(costs, [1, 2]) == [Part(1.0, 1.0, 3.0), Part(5.0, 2.0, 15.0)]
 
 
 def test_a_prediction_by_hand() -> None:

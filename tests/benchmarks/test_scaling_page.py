@@ -9,7 +9,7 @@ import typer
 from ruamel.yaml import YAML
 from torch.distributed.run import get_args_parser
 
-from benchmarks import scaling_page
+from benchmarks import markdown
 from lcprune.cli import app
 
 PAGE = (Path(__file__).parents[2] / "docs/scaling.md").read_text(encoding="utf-8")
@@ -58,7 +58,7 @@ def model() -> dict[str, object]:
 
 
 def test_the_tables() -> None:
-    lines = [line for line in scaling_page.page(measured(), model()).splitlines() if line.startswith("|")]
+    lines = [line for line in markdown.scaling(measured(), model()).splitlines() if line.startswith("|")]
     assert [line for line in lines if not line.startswith(("| network", "| links", "| ---"))] == [
         "| n | layers, 1+3 | `local_critic` | 1.71 (1.70 to 1.75) | 1,234 |",
         "| n | GPipe, 2+2 | `backprop` | 1.71 (1.70 to 1.75) | 100 |",

@@ -9,6 +9,7 @@ from torch import Tensor
 from benchmarks import networks, steps
 from lcprune.recipe import Recipe
 from lcprune.training.methods import build_method
+from lcprune.training.parallel import Coordinator
 
 CPU = torch.device("cpu")
 TINY = ("model.width=0.05", "critics.channels=4", "critics.head=pooled", "data.batch_size=6")
@@ -56,7 +57,7 @@ def test_ours_is_the_training_loop_which_goes_on_where_it_was(monkeypatch: pytes
 
     monkeypatch.setattr(steps.TrainLoader, "batch", noted)
     recipe = tiny("backprop")
-    ours = steps.Ours(recipe, networks.noise(recipe, 24), CPU)
+    ours = steps.Ours(recipe, networks.noise(recipe, 24), Coordinator(CPU))
     assert ours(2) > 0
     assert asked == [0, 1]
     laps = ours.laps([1, 3])

@@ -8,11 +8,9 @@ run with exit code 77 and leaves the input in the current folder, as ``crash-*``
 
 import argparse
 import dataclasses
-import json
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import atheris
@@ -23,7 +21,6 @@ with atheris.instrument_imports(include=["lcprune", "lcprune_runtime", "ruamel"]
     from lcprune.exporters.metadata import attach
     from lcprune_runtime import metadata
 
-import onnx
 from onnx import TensorProto, helper
 
 KEYS = [field.name for field in dataclasses.fields(metadata.ModelInfo)]
@@ -44,79 +41,56 @@ BEST_S = 5
 """A single input that takes longer is a failure, too."""
 MEGABYTES = 2048
 
-
-def properties() -> dict[str, str]:
-    """Valid metadata."""
-    model = onnx.ModelProto()
-    attach(model, INFO)
-    return {entry.key: entry.value for entry in model.metadata_props}
-
-
-VALID = properties()
+ENDS = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3]) for name in ("image", "logits")]
+MODEL = helper.make_model(
+    helper.make_graph([helper.make_node("Identity", ["image"], ["logits"])], "g", ENDS[:1], ENDS[1:])
+)
+attach(MODEL, INFO)
+VALID = {entry.key: entry.value for entry in MODEL.metadata_props}
 
 
-def valid_model() -> bytes:
-    """A small valid file."""
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3]) for name in ("image", "logits")]
-    node = helper.make_node("Identity", ["image"], ["logits"])
-    model = helper.make_model(helper.make_graph([node], "g", ends[:1], ends[1:]))
-    attach(model, INFO)
-    content: bytes = model.SerializeToString()
-    return content
-
-
-def try_yaml(data: bytes) -> None:
-    """A recipe."""
-    recipe.parse(data.decode("utf-8", "replace"))
-
-
-def try_metadata(data: bytes) -> None:
-    """Metadata in which the key that the first byte names has another value."""
-    if data:
+def attempt(target: str, data: bytes, path: Path) -> None:
+    """A recipe, a file (at `path`), or metadata in which the key that the first byte names has another value."""
+    if target == "yaml":
+        recipe.parse(data.decode("utf-8", "replace"))
+    elif target == "onnx":
+        path.write_bytes(data)
+        metadata.load_model(path)
+    elif data:
         key = metadata.PREFIX + KEYS[data[0] % len(KEYS)]
         metadata.parse({**VALID, key: data[1:].decode("utf-8", "replace")}, "m.onnx")
 
 
-def onnx_reader(folder: Path) -> Callable[[bytes], None]:
-    """Reads a file in `folder`."""
-    path = folder / "m.onnx"
-
-    def attempt(data: bytes) -> None:
-        path.write_bytes(data)
-        metadata.load_model(path)
-
-    return attempt
-
-
-def seeds(target: str) -> Iterator[bytes]:
-    """Valid inputs to start from."""
-    if target == "yaml":
-        yield from (text.encode() for text in recipe.shipped().values())
-        yield b"name: a\ndata: &d {source: digits}\ntrain:\n  <<: *d\n"
-    elif target == "metadata":
-        yield from (bytes([index]) + VALID[metadata.PREFIX + key].encode() for index, key in enumerate(KEYS))
-        yield bytes([KEYS.index("exits")]) + json.dumps([{"name": 1}]).encode()
-    else:
-        yield valid_model()
+SEEDS = {
+    "yaml": [
+        *(text.encode() for text in recipe.shipped().values()),
+        b"name: a\ndata: &d {source: digits}\ntrain:\n  <<: *d\n",
+    ],
+    "metadata": [
+        *(bytes([index]) + VALID[metadata.PREFIX + key].encode() for index, key in enumerate(KEYS)),
+        bytes([KEYS.index("exits")]) + b'[{"name": 1}]',
+    ],
+    "onnx": [MODEL.SerializeToString()],
+}
+"""Valid inputs to start from."""
 
 
 def main() -> None:
     """Read the command line and fuzz; libFuzzer ends the process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("target", choices=["yaml", "metadata", "onnx"])
+    parser.add_argument("target", choices=SEEDS)
     parser.add_argument("--seconds", type=int, default=300)
     options = parser.parse_args()
     warnings.simplefilter("error")
     with tempfile.TemporaryDirectory() as folder:
         corpus = Path(folder) / "corpus"
         corpus.mkdir()
-        for index, seed in enumerate(seeds(options.target)):
+        for index, seed in enumerate(SEEDS[options.target]):
             (corpus / f"seed-{index}").write_bytes(seed)
-        attempt = {"yaml": try_yaml, "metadata": try_metadata, "onnx": onnx_reader(Path(folder))}[options.target]
 
         def one_input(data: bytes) -> None:
             try:
-                attempt(data)
+                attempt(options.target, data, Path(folder) / "m.onnx")
             except LcpruneError as error:
                 if not error.problem or not error.fix:
                     raise RuntimeError("an error without a problem or a fix") from error

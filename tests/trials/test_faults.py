@@ -9,15 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.trials.faults import __main__ as faults
-from tests.trials.faults import nonfinite, repeat, soak
+from tests.trials.faults import soak
 from tests.trials.faults.training import differences
 from tests.trials.torchrun import Started, environment, torchrun
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "trials"), [("kill", 4), ("disk_full", 2), ("lock", 1), ("stale", 4), ("bit_flip", 26), ("ranks", 2)]
-)
+@pytest.mark.parametrize(("name", "trials"), [(name, few) for name, (*_, few) in faults.TRIALS.items() if few])
 def test_few_trials(name: str, trials: int) -> None:
     share = str(trials / faults.TRIALS[name][1])
     command = [sys.executable, "-m", "tests.trials.faults", "--only", name, "--share", share]
@@ -53,18 +51,8 @@ def test_torchrun_restarts_what_was_killed(tmp_path: Path) -> None:
     assert differences(tmp_path / "run", tmp_path / "whole") == []
 
 
-@pytest.mark.slow
-def test_numbers_that_are_not_finite(here: Path) -> None:
-    assert nonfinite.attempt(here, 9, 0).failures == []
-
-
-@pytest.mark.slow
-def test_the_same_training_twice(here: Path) -> None:
-    assert repeat.attempt(here, 1, 0).failures == []
-
-
 def test_a_short_soak_counts_its_lines(here: Path) -> None:
-    found = soak.attempt(here, 200, 0)
+    found = soak.soak(here, 200, 0)
     assert found.figures["log_lines"] == 20  # ten intervals, and an evaluation at the end of each
     assert not [line for line in found.failures if "lines" in line]
 
@@ -77,5 +65,6 @@ def test_the_table_is_that_of_the_results() -> None:
     row = {"promise": "It holds.", "name": "x", "trials": 1200, "failures": ["a", "b"], "seconds": 3.4}
     once = faults.with_table(page, [row])
     assert "| It holds. | 1,200 | 2 | `x` | 3 |" in once
-    assert once.partition(faults.BEGIN)[0] == page.partition(faults.BEGIN)[0]
-    assert once.partition(faults.END)[2] == page.partition(faults.END)[2]
+    begin, end = faults.MARKS
+    assert once.partition(begin)[0] == page.partition(begin)[0]
+    assert once.partition(end)[2] == page.partition(end)[2]

@@ -17,12 +17,6 @@ RULES = [
 ]
 
 
-@pytest.mark.parametrize("name", ["lcprune.a.x_f__mutmut_3", "lcprune.a.xǁBoxǁopen__mutmut_12"])
-def test_a_survivor_is_explained_by_its_function_and_its_change(name: str) -> None:
-    assert mutants.explanation(name, "lcprune/a.py", CHANGE, RULES) == "1 never comes"
-    assert mutants.explanation(name, "lcprune/a.py", CHANGE, RULES[:1]) is None
-
-
 def test_a_survivor_without_an_explanation_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -31,6 +25,7 @@ def test_a_survivor_without_an_explanation_is_an_error(
     diff = f"--- lcprune/a.py\n+++ lcprune/a.py\n@@ -1,2 +1,2 @@\n def f(x):\n{CHANGE}"
     monkeypatch.setattr(mutants, "get_diff_for_mutant", lambda _, path: diff)
     codes = {f"lcprune.a.x_f__mutmut_{number}": code for number, code in enumerate((0, None, 1, 36))}
+    codes["lcprune.a.xǁBoxǁopen__mutmut_12"] = 0
     (tmp_path / "lcprune").mkdir()
     (tmp_path / "lcprune/a.py.meta").write_text(json.dumps({"exit_code_by_key": codes}))
     for rules, code in ((RULES, 0), (RULES[:1], 1)):
@@ -38,7 +33,8 @@ def test_a_survivor_without_an_explanation_is_an_error(
         assert mutants.main() == code
         printed = capsys.readouterr().out
         assert printed.startswith("lcprune/a.py: 1 were not tried yet\n")
-        assert (f"not explained: lcprune.a.x_f__mutmut_0\n{CHANGE}\n" in printed) is bool(code)
+        for name in ("x_f__mutmut_0", "xǁBoxǁopen__mutmut_12"):
+            assert (f"not explained: lcprune.a.{name}\n{CHANGE}\n" in printed) is bool(code)
 
 
 FILES = {

@@ -83,7 +83,6 @@ def torchrun(
     *command: str,
     cwd: Path,
     options: Sequence[str] = (),
-    rendezvous: Sequence[str] | None = None,
     prefix: Sequence[str] = (),
     interface: str = "lo",
     output: str = "output.txt",
@@ -94,21 +93,20 @@ def torchrun(
         processes: How many on this node.
         command: As after ``lcprune``.
         cwd: Their working folder, with `RECIPE` as ``ranks.yaml``; their output is written there.
-        options: More options of torchrun.
-        rendezvous: Options of torchrun for its meeting point; left out, one on this machine.
+        options: More options of torchrun; where none is a meeting point, there is one on this machine.
         prefix: What the command line begins with.
         interface: Of the network, for gloo.
         output: Name of the file with the output.
     """
     (cwd / "ranks.yaml").write_text(RECIPE, encoding="utf-8")
-    if rendezvous is None:
+    if not any("--rdzv-endpoint" in option for option in options):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            rendezvous = ["--nnodes=1", f"--rdzv-endpoint=127.0.0.1:{free.getsockname()[1]}"]
-    launch = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--rdzv-backend=c10d", *rendezvous]
+            options = ["--nnodes=1", f"--rdzv-endpoint=127.0.0.1:{free.getsockname()[1]}", *options]
+    launch = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--rdzv-backend=c10d", *options]
     with (cwd / output).open("wb") as file:
         process = subprocess.Popen(
-            [*prefix, sys.executable, *launch, *options, "-m", "lcprune", *command],
+            [*prefix, sys.executable, *launch, "-m", "lcprune", *command],
             cwd=cwd,
             env=environment(interface),
             stdout=file,

@@ -66,14 +66,10 @@ def _start(scratch: Path, run: Path, parallel: str, *options: str) -> list[Start
     for number, (node, address) in enumerate(zip(NODES, ADDRESSES, strict=True)):
         # Both nodes have the name of the one machine, so that torchrun cannot find out which of them is the host.
         host = [f"--rdzv-conf=is_host={number == 0}", f"--local-addr={address}"]
-        node_options: dict[str, Any] = {
-            "options": options,
-            "rendezvous": ["--nnodes=2", f"--rdzv-endpoint={ADDRESSES[0]}:{PORT}", *host],
-            "prefix": ["ip", "netns", "exec", node],
-            "interface": f"cable-{number}",
-            "output": f"{run.name}-{number}.txt",
-        }
-        started.append(torchrun(2, *command, cwd=scratch, **node_options))
+        rendezvous = ["--nnodes=2", f"--rdzv-endpoint={ADDRESSES[0]}:{PORT}", *host, *options]
+        prefix, output = ["ip", "netns", "exec", node], f"{run.name}-{number}.txt"
+        place: dict[str, Any] = {"prefix": prefix, "interface": f"cable-{number}", "output": output}
+        started.append(torchrun(2, *command, cwd=scratch, options=rendezvous, **place))
     return started
 
 

@@ -6,9 +6,7 @@ prints a line for each promise; exit code 1 if one was broken. Without `--share`
 to benchmarks/results/reliability.json and the table of docs/reliability.md.
 """
 
-import argparse
 import contextlib
-import json
 import sys
 import tempfile
 import time
@@ -17,30 +15,32 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.provenance import provenance
-from tests.trials.faults import bit_flip, disk_full, kill, lock, nonfinite, ranks, repeat, soak, stale, training
+from benchmarks import tables
+from benchmarks.provenance import RESULTS, command_line, provenance, read, save
+from tests.trials.faults import bit_flip, disk_full, kill, nonfinite, ranks, soak, training
 
 ROOT = Path(__file__).parents[3]
-RESULT = ROOT / "benchmarks" / "results" / "reliability.json"
+RESULT = RESULTS / "reliability.json"
 PAGE = ROOT / "docs" / "reliability.md"
-BEGIN, END = "<!-- table of benchmarks/results/reliability.json -->", "<!-- end of the table -->"
+MARKS = "<!-- table of benchmarks/results/reliability.json -->", "<!-- end of the table -->"
 TRIALS = {
-    "kill": (kill, 100),
-    "ranks": (ranks, 20),
-    "disk_full": (disk_full, 18),
-    "lock": (lock, 10),
-    "bit_flip": (bit_flip, 240),
-    "stale": (stale, 8),
-    "nonfinite": (nonfinite, 27),
-    "repeat": (repeat, 12),
-    "soak": (soak, 200_000),
+    "kill": (kill.kill, 100, 4),
+    "ranks": (ranks.ranks, 20, 2),
+    "disk_full": (disk_full.disk_full, 18, 2),
+    "lock": (kill.lock, 10, 1),
+    "bit_flip": (bit_flip.bit_flip, 240, 26),
+    "stale": (bit_flip.stale, 8, 4),
+    "nonfinite": (nonfinite.nonfinite, 27, 9),
+    "repeat": (soak.repeat, 12, 1),
+    "soak": (soak.soak, 200_000, 0),
 }
-"""Module and number of trials, by name."""
+"""What is tried, how often, and how often by `make slow`, where a short soak is a test of its own; by name. The first
+line of each docstring is the promise that it tries."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs all trials, or those that are named."""
-    parser = argparse.ArgumentParser(prog="python -m tests.trials.faults", description=(__doc__ or "").split("\n")[0])
+    parser = command_line("tests.trials.faults", __doc__)
     parser.add_argument("--only", nargs="*", choices=TRIALS, default=list(TRIALS), metavar="NAME")
     parser.add_argument("--share", type=float, help="of the trials, for a quick look")
     parser.add_argument("--seed", type=int, default=0)
@@ -58,23 +58,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(name: str, trials: int, seed: int) -> dict[str, Any]:
     """One row of ``reliability.json``, from trials in a folder that is removed afterwards."""
-    module, _ = TRIALS[name]
+    attempt, *_ = TRIALS[name]
+    promise = (attempt.__doc__ or "").partition("\n")[0]
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # a run writes runs/latest there
         training.prepare(Path(folder))
         started = time.perf_counter()
-        found = module.attempt(Path(folder), trials, seed)
-    seconds = round(time.perf_counter() - started, 1)
-    return {"name": name, "promise": module.PROMISE, "trials": trials, "seed": seed, **asdict(found)} | {
-        "seconds": seconds
-    }
+        found = attempt(Path(folder), trials, seed)
+    row = {"name": name, "promise": promise, "trials": trials, "seed": seed, **asdict(found)}
+    return {**row, "seconds": round(time.perf_counter() - started, 1)}
 
 
 def write(new: Mapping[str, dict[str, Any]]) -> None:
     """Replaces these rows in the result file and in the page."""
-    old = json.loads(RESULT.read_text(encoding="utf-8"))["rows"] if RESULT.exists() else []
-    rows = {row["name"]: row for row in old} | new
+    rows = {row["name"]: row for row in read(RESULT).get("rows", ())} | new
     ordered = [rows[name] for name in TRIALS if name in rows]
-    RESULT.write_text(json.dumps({**provenance("tests.trials.faults", 0), "rows": ordered}, indent=2) + "\n")
+    save(RESULT, {**provenance("tests.trials.faults", 0), "rows": ordered})
     PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), ordered), encoding="utf-8")
 
 
@@ -84,8 +82,7 @@ def with_table(page: str, rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         counts = f"{row['trials']:,} | {len(row['failures'])}"
         lines.append(f"| {row['promise']} | {counts} | `{row['name']}` | {row['seconds']:.0f} |")
-    head, _, rest = page.partition(BEGIN)
-    return "\n".join([f"{head}{BEGIN}", *lines, f"{END}{rest.partition(END)[2]}"])
+    return tables.with_tables(page, "\n".join(lines), *MARKS)
 
 
 if __name__ == "__main__":

@@ -10,21 +10,23 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lcprune import cli, runs
 from lcprune.errors import RunError
 from lcprune.training import checkpoint
-from tests.trials.faults.training import RECIPE, Found, differences, error_of, exit_code, fork
+from tests.trials.faults.training import RECIPE, Found, differences, error_of, exit_code, failing, fork
 
-PROMISE = "A full disk ends a training with a message and exit code 1; older checkpoints stay, and it can be resumed."
 STEPS = 70
 KIB = 1024
 
 
-def attempt(scratch: Path, trials: int, seed: int) -> Found:
-    """Trains on `trials` disks of different sizes."""
+def disk_full(scratch: Path, trials: int, seed: int) -> Found:
+    """A full disk ends a training with a message and exit code 1; older checkpoints stay, and it can be resumed.
+
+    Trains on `trials` disks of different sizes.
+    """
     draws = random.Random(seed)
     (scratch / "faults.yaml").write_text(RECIPE)
     whole = scratch / "whole"
@@ -32,15 +34,15 @@ def attempt(scratch: Path, trials: int, seed: int) -> Found:
         return Found([problem])
     needed = sum(path.stat().st_size for path in whole.rglob("*") if path.is_file())
     mounts = _can_mount(scratch / "try")
-    failures = []
+    problems = []
     for number in range(trials):
         share = (number + draws.random()) / trials * 0.9
         size = max(16 * KIB, int(needed * share)) if mounts else int((whole / runs.PREDICTIONS).stat().st_size * share)
         disk = scratch / f"disk-{number}"
         with _disk(disk, size, mounts):
-            if problem := _fill_and_resume(scratch, disk, whole, None if mounts else size):
-                failures.append(f"disk of {size} bytes: {problem}")
-    return Found(failures, {"needed_bytes": needed, "tmpfs": mounts})
+            problem = _fill_and_resume(scratch, disk, whole, None if mounts else size)
+        problems.append(problem and f"disk of {size} bytes: {problem}")
+    return Found(failing(problems), {"needed_bytes": needed, "tmpfs": mounts})
 
 
 def _command(scratch: Path, run: Path, max_file_bytes: int | None = None) -> None:
@@ -76,11 +78,9 @@ def _fill_and_resume(scratch: Path, disk: Path, whole: Path, max_file_bytes: int
 
 
 def _can_mount(folder: Path) -> bool:
-    try:
-        with _disk(folder, 64 * KIB, mounts=True):
-            return True
-    except subprocess.CalledProcessError:
-        return False
+    with suppress(subprocess.CalledProcessError), _disk(folder, 64 * KIB, mounts=True):
+        return True
+    return False
 
 
 @contextmanager

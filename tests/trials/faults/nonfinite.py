@@ -16,25 +16,26 @@ from lcprune.pipeline.fit import MAX_RETRIES
 from lcprune.training import checkpoint
 from lcprune.training.checkpoint import TrainingState
 from lcprune.training.loop import Trainer
-from tests.trials.faults.training import Found, train
+from tests.trials.faults.training import Found, failing, train
 
-PROMISE = "NaN or infinity in a loss, weight or gradient is named, never saved, and retried three times at most."
 STEPS, EVERY = 60, 20
 WHERE = ("images", "weight", "gradient")
 HOW = {"stop": 0, "retry, it happens once": 1, "retry, it happens again": MAX_RETRIES}
 """With the number of retries that are expected."""
 
 
-def attempt(scratch: Path, trials: int, seed: int) -> Found:
-    """Each trial injects NaN or infinity at another step, in another place."""
-    draws, failures = random.Random(seed), []
+def nonfinite(scratch: Path, trials: int, seed: int) -> Found:
+    """NaN or infinity in a loss, weight or gradient is named, never saved, and retried three times at most.
+
+    Each trial injects NaN or infinity at another step, in another place.
+    """
+    draws, problems = random.Random(seed), []
     for number in range(trials):
         where, how = WHERE[number % 3], list(HOW)[number // 3 % 3]
-        value = draws.choice((float("nan"), float("inf"), float("-inf")))
-        at = draws.randrange(STEPS)
-        if problem := _train_with(scratch / f"run-{number}", where, how, value, at):
-            failures.append(f"{value} in {where} at step {at}, {how}: {problem}")
-    return Found(failures)
+        value, at = draws.choice((float("nan"), float("inf"), float("-inf"))), draws.randrange(STEPS)
+        problem = _train_with(scratch / f"run-{number}", where, how, value, at)
+        problems.append(problem and f"{value} in {where} at step {at}, {how}: {problem}")
+    return Found(failing(problems))
 
 
 def _train_with(run: Path, where: str, how: str, value: float, at: int) -> str:

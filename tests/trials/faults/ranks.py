@@ -15,30 +15,31 @@ from lcprune import runs
 from lcprune.errors import LcpruneError
 from lcprune.pipeline.verify import verify
 from lcprune.training import checkpoint
-from tests.trials.faults.training import Found, differences
+from tests.trials.faults.training import Found, differences, failing
 from tests.trials.torchrun import LOGGED, START_S, STEPS, torchrun
 
-PROMISE = "One of several processes is killed: the others end with one message, and the resumed run is bit-identical."
 TIMEOUT_S = 20.0
 LAYERS = ("train", "ranks.yaml", "--parallel", "layers")
 
 
-def attempt(scratch: Path, trials: int, seed: int) -> Found:
-    """Each trial is one run with one kill."""
+def ranks(scratch: Path, trials: int, seed: int) -> Found:
+    """One of several processes is killed: the others end with one message, and the resumed run is bit-identical.
+
+    Each trial is one run with one kill.
+    """
     draws = random.Random(seed)
     whole = scratch / "whole"
     started = torchrun(2, *LAYERS, "--out", str(whole), cwd=scratch)
     if started.wait(START_S):
         return Found([started.printed])
-    failures, waits_s = [], [0.0]
+    problems, waits_s = [], [0.0]
     for number in range(trials):
         size, rank = ((2, 0), (2, 1), (3, 0), (3, 1), (3, 2))[number % 5]
         run = scratch / f"run-{number}"
         problem = _kill_and_resume(run, size, rank, draws, waits_s) or "; ".join(differences(run, whole))
-        if problem:
-            failures.append(f"trial {number + 1} (rank {rank} of {size}): {problem}")
+        problems.append(problem and f"rank {rank} of {size}: {problem}")
         shutil.rmtree(run, ignore_errors=True)
-    return Found(failures, {"timeout_s": TIMEOUT_S, "longest_end_s": round(max(waits_s), 1)})
+    return Found(failing(problems), {"timeout_s": TIMEOUT_S, "longest_end_s": round(max(waits_s), 1)})
 
 
 def _kill_and_resume(run: Path, size: int, rank: int, draws: random.Random, waits_s: list[float]) -> str:

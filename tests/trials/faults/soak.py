@@ -5,22 +5,23 @@ steps (10,000 at most) is reported beside that of as many after the warm-up; on 
 failure.
 """
 
+import itertools
 import resource
+import statistics
 import time
 from pathlib import Path
 from typing import Any
 
 from lcprune import runs
-from tests.trials.faults.training import Found, train
+from tests.trials.faults.training import Found, Steps, differences, train
 
-PROMISE = "Memory and the speed of a step stay the same over a long training, and its log is as long as it should be."
 EVERY = 1000
 """Steps between checkpoints, evaluations and lines of the log."""
 MORE_MEMORY_BYTES = 20e6
 
 
-class Meter:
-    """A listener that reads memory and CPU time."""
+class Meter(Steps):
+    """Reads memory and CPU time."""
 
     def __init__(self, steps: int) -> None:
         self.warm = min(5000, steps // 4)
@@ -38,12 +39,12 @@ class Meter:
             pages = int(Path("/proc/self/statm").read_text().split()[1])
             self.memory_bytes.append(pages * resource.getpagesize())
 
-    def evaluated(self, _: Any) -> None:
-        """See `Listener`."""
 
+def soak(scratch: Path, trials: int, _: int) -> Found:
+    """Memory and the speed of a step stay the same over a long training, and its log is as long as it should be.
 
-def attempt(scratch: Path, trials: int, _: int) -> Found:
-    """One run of `trials` steps."""
+    One run of `trials` steps.
+    """
     every = min(EVERY, max(1, trials // 10))
     intervals = ("train.checkpoint_every", "train.evaluate_every", "logging.every")
     meter = Meter(trials)
@@ -65,3 +66,30 @@ def attempt(scratch: Path, trials: int, _: int) -> Found:
         "last_to_first": round(last_s / first_s, 3),
     }
     return Found(failures, figures)
+
+
+STEPS = 400
+KINDS = list(itertools.product(("local_critic", "backprop", "deep_supervision"), ("fp32", "bf16"), ("false", "true")))
+"""Method, precision and whether memory is channels_last."""
+
+
+def repeat(scratch: Path, trials: int, seed: int) -> Found:
+    """The same recipe, seed and machine give bit-identical weights.
+
+    Each trial is a pair: one plain, one in deterministic mode, which on a CPU must give the same weights. What the
+    mode costs is measured.
+    """
+    failures, cost = [], []
+    for number in range(trials):
+        method, precision, channels_last = KINDS[number % len(KINDS)]
+        settings = [f"train.method={method}", f"train.precision={precision}", f"train.channels_last={channels_last}"]
+        settings += [f"train.seed={seed + number}", f"train.iterations={STEPS}"]
+        pair = [scratch / f"run-{number}-{mode}" for mode in ("false", "true")]
+        times_s = []
+        for run, mode in zip(pair, ("false", "true"), strict=True):
+            started = time.process_time()
+            train(run, *settings, f"train.deterministic={mode}")
+            times_s.append(time.process_time() - started)
+        cost.append(times_s[1] / times_s[0])
+        failures += [f"{' '.join(settings)}: {line}" for line in differences(*pair, names=(runs.WEIGHTS,))]
+    return Found(failures, {"deterministic_cpu_time_ratio": round(statistics.median(cost), 3)})

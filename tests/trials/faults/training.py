@@ -3,8 +3,9 @@
 import mmap
 import os
 import sys
+import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ critics: {{head: pooled, channels: 4, pool_to: 2, lr: 1e-3}}
 train: {{iterations: 5000, lr: 0.02, evaluate_every: 1000, checkpoint_every: 20}}
 logging: {{every: 10}}
 """
+STUCK_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,11 @@ def build(classes: int, image_shape: tuple[int, int, int]) -> nn.Sequential:
     return nn.Sequential(first, second)
 
 
+def failing(problems: Iterable[str]) -> list[str]:
+    """What was wrong with which trial; the problem of a trial without one is empty."""
+    return [f"trial {number}: {problem}" for number, problem in enumerate(problems, start=1) if problem]
+
+
 class Steps:
     """A listener that shares the number of the last step, 0 before the first, with the process that forked this one."""
 
@@ -54,6 +61,13 @@ class Steps:
     def done(self) -> int:
         """The last step."""
         return int.from_bytes(self._memory[:8], "little")
+
+    def reach(self, step: int) -> bool:
+        """Whether that step is done within two minutes."""
+        started = time.perf_counter()
+        while self.done < step and time.perf_counter() - started < STUCK_S:
+            time.sleep(0.0002)
+        return self.done >= step
 
     def stepped(self, step: int, _: Any) -> None:
         """See `Listener`."""
