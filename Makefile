@@ -119,8 +119,10 @@ test: $(INSTALLED)
 	@echo "Tests: pytest, without those marked slow"
 	@"$(BIN)/python" -m pytest $(TESTS) --durations=15
 
+# SLOW: which of them, as .ci/run has it
+slow: SLOW ?= slow
 slow: $(INSTALLED)
-	@"$(BIN)/python" -m pytest -q -n auto --max-worker-restart 0 --dist loadgroup --durations=15 -m slow
+	@"$(BIN)/python" -m pytest -q -n auto --max-worker-restart 0 --dist loadgroup --durations=15 -m "$(SLOW)"
 
 coverage: $(INSTALLED)
 	@"$(BIN)/python" -m pytest -q -n auto --dist loadfile --cov --cov-report=term

@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 EXTRAS = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
 TRAINING = ["train", "digits", "--out", "run", "--set", "train.iterations=60"]
 ONNX = ["export", "run", "--progressive", "--threshold", "0.7"]
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.installs]
 
 
 @pytest.mark.parametrize("name", [name for name, spec in FORMATS.items() if spec.package])

@@ -76,6 +76,7 @@ def test_a_part_of_a_flat_file_can_be_extracted(written: Written, tmp_path: Path
 
 
 @pytest.mark.slow
+@pytest.mark.installs
 def test_mnn_runs_a_file_of_batch_1_and_takes_wrong_exits_in_others(
     written: Written, tmp_path: Path, images: np.ndarray
 ) -> None:
