@@ -123,8 +123,8 @@ def _edge(result: Row) -> str:
     exports, latency = result["exports"], result["latency"]
     rows = []
     for name, row in exports.items():
-        nowhere = latency.get(f"{name}, no early exit")
-        costs = [f"{row['macs_ratio']:.3f}", _ratio(latency[name]), _ratio(nowhere) if nowhere else "-"]
+        to_the_end = latency.get(f"{name}, no early exit")
+        costs = [f"{row['macs_ratio']:.3f}", _ratio(latency[name]), _ratio(to_the_end) if to_the_end else "-"]
         sizes = [f"{row['size_bytes'] / 1000:,.0f}", f"{row['size_bytes'] / exports['main fp32']['size_bytes']:.2f}"]
         rows.append([name, f"{row['test_accuracy_pct']:.2f}", *costs, *sizes])
     table = _table(
@@ -133,7 +133,7 @@ def _edge(result: Row) -> str:
         "test images in onnxruntime, batch 1, one thread, in turn, with the quartiles of the rounds in brackets. "
         "Thresholds are from validation, by the search of version 0.1, which loses more than its budget on new images; "
         "the accuracy is that of the test images.",
-        "file | test accuracy % | MACs of main | latency to main's | of a row that leaves nowhere | kB | of main",
+        "file | test accuracy % | MACs of main | latency to main's | without an early exit | kB | of main",
         rows,
     )
     wide = result["paper_width"]["latency"].items()

@@ -47,7 +47,7 @@ def write_converted(
 
     Args:
         network: Left as it is.
-        kept: Early exits, as in `stages.cascade_stages`. None: a sub-model, which is one file.
+        kept: Early exits, as in `stages.cascade_stages`; without any it is a sub-model, which is one file.
         reference: What torch makes of some images.
         path: Of the file, or of the folder.
         info: Metadata of the exits, complete.
@@ -72,7 +72,7 @@ def write_converted(
                     logits = _run([converter.load(file) for file in files], reference.images[:IMAGES])
                 parity = check_logits(path.name, reference.rows(IMAGES), logits, info)
             if kept:
-                (folder / MANIFEST).write_text(_manifest(files, reference, info, name), encoding="utf-8")
+                (folder / MANIFEST).write_text(_manifest(files, info, name), encoding="utf-8")
             _replace(folder if kept else files[0], path)
     return parity
 
@@ -87,7 +87,7 @@ def _converter(name: Format) -> Any:
     if spec.package is None or spec.module is None:
         raise ValueError(f"{name} is not converted from torch")
     if find_spec(spec.package) is None:
-        raise ExportError(f"--format {name} needs the package {spec.package}", f"pip install 'lcprune[{name}]'")
+        raise ExportError(f"--format {name} needs the package {spec.package}", f"pip install {spec.package}")
     try:
         with _quiet():
             return import_module(spec.module)
@@ -95,8 +95,8 @@ def _converter(name: Format) -> Any:
         problem = f"{spec.package} cannot be imported beside torch {torch.__version__}: {error}"
         raise ExportError(
             problem,
-            f"give it an environment of its own: python -m venv .venv-{name} && "
-            f".venv-{name}/bin/pip install 'lcprune[{name}]', and export with .venv-{name}/bin/lcprune",
+            f"install lcprune and {spec.package} together into a new virtual environment, so that pip "
+            "chooses a torch that both take, and export with its lcprune",
         ) from error
 
 
@@ -133,7 +133,7 @@ def _run(stages: Sequence[Loaded], images: np.ndarray[Any, Any]) -> Floats:
     return np.stack(of_images, axis=1)
 
 
-def _manifest(files: Sequence[Path], reference: Reference, info: ModelInfo, name: Format) -> str:
+def _manifest(files: Sequence[Path], info: ModelInfo, name: Format) -> str:
     segments = [
         {
             "file": file.name,

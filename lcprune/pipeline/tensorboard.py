@@ -19,7 +19,7 @@ def require_tensorboard() -> Any:
     except ImportError as error:
         raise SetupError(
             f"logging.tensorboard needs the package tensorboard: {error}",
-            "pip install 'lcprune[tensorboard]', or leave logging.tensorboard out",
+            "pip install tensorboard, or leave logging.tensorboard out",
         ) from None
     return tensorboard
 

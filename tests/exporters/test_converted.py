@@ -118,7 +118,7 @@ def test_a_package_that_is_missing_or_does_not_fit_is_named(
     monkeypatch.setitem(FORMATS, "executorch", dataclasses.replace(runtime.SPEC, package="no_such_package"))
     with pytest.raises(ExportError, match="needs the package no_such_package") as caught:
         write(tmp_path / "main.pte")
-    assert caught.value.fix == "pip install 'lcprune[executorch]'"
+    assert caught.value.fix == "pip install no_such_package"
     monkeypatch.setitem(FORMATS, "executorch", dataclasses.replace(runtime.SPEC, module="no_such_module"))
     with pytest.raises(ExportError, match="numpy cannot be imported beside torch"):
         write(tmp_path / "main.pte")

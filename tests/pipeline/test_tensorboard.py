@@ -79,5 +79,5 @@ def test_without_the_package_nothing_is_begun(
     recipe = recipes.load("digits", (*tiny, *OVERRIDES))
     with pytest.raises(SetupError, match=r"logging\.tensorboard needs the package tensorboard") as caught:
         train.train(recipe, out=tmp_path / "run", data_root=tmp_path, is_latest=False, **options())
-    assert "pip install 'lcprune[tensorboard]'" in caught.value.fix
+    assert "pip install tensorboard" in caught.value.fix
     assert not (tmp_path / "run").exists()
