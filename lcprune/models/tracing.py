@@ -134,7 +134,7 @@ def _is_batch_size(node: fx.Node) -> bool:
     if node.op != "call_function" or node.target is not operator.getitem or node.args[1] != 0:
         return False
     whole = node.args[0]
-    return isinstance(whole, fx.Node) and whole.target in ("size", getattr)
+    return isinstance(whole, fx.Node) and (whole.target == "size" or whole.args[1:] == ("shape",))
 
 
 def _differs_by_mode(training: Sequence[fx.Node], evaluating: Sequence[fx.Node]) -> str | None:
