@@ -34,11 +34,17 @@ def list_folder(root: Path, val_is_test: bool = False) -> Listing:
     # All folders are listed before any image is decoded: a misspelt class in val/ should not cost minutes.
     train, classes = list_classes(top)
     if len(classes) < 2:
-        raise DataError(f"{top} has only the class {classes[0]}", "add a folder for each further class")
+        inside = top / classes[0]
+        further = "add a folder for each further class"
+        holds = f"name {inside} if that is what holds the classes or train/, else {further}"
+        raise DataError(f"{top} has only the class {classes[0]}", holds if subfolders(inside) else further)
     splits = {"train": train}
     for name in SPLITS[1:] if top != root else ():
-        if (root / name).is_dir():
-            splits[name], _ = list_classes(root / name, classes)
+        if not (root / name).is_dir():
+            continue
+        if not subfolders(root / name):
+            raise _no_class_folders(root / name, f", or remove {root / name}")
+        splits[name], _ = list_classes(root / name, classes)
     if val_is_test and "val" in splits and "test" not in splits:
         splits["test"] = splits.pop("val")
     return Listing(classes, splits)
@@ -50,16 +56,31 @@ def train_folder(root: Path) -> Path:
     Raises:
         DataError: If there are none.
     """
-    if (root / "train").is_dir():
+    if not root.is_dir():
+        raise DataError(
+            f"{root} is no folder" if root.exists() else f"there is no folder {root}",
+            "name the folder that holds CLASS/image or train/CLASS/image; unpack an archive first",
+        )
+    here = [name for name in SPLITS if (root / name).is_dir()]
+    for name in here:
+        if not subfolders(root / name) and loose_images(root / name):
+            raise _no_class_folders(root / name, f"; if {name} is a class, rename it: splits have that name")
+    if "train" in here:
         return root / "train"
     has = ""
-    if root.is_dir() and not any((root / name).is_dir() for name in SPLITS):
-        if any(is_image(entry.name) for name in subfolders(root) for entry in walk(root / name)):
+    if not here:
+        if any(is_image(entry.path) for name in subfolders(root) for entry in walk(root / name)):
             return root
         loose = f"{count} images but " if (count := loose_images(root)) else ""
         has = f", and {root} has {loose}no class folders with images"
     raise DataError(
         f"there is no folder {root / 'train'}{has}",
-        f"put the training images into {root}/train/CLASS/ (or all images into {root}/CLASS/), or name another "
-        "folder as data.root or --data-root",
+        f"put the training images into {root}/train/CLASS/ (or all images into {root}/CLASS/), or name another folder",
+    )
+
+
+def _no_class_folders(folder: Path, otherwise: str) -> DataError:
+    has = f"{loose} images but " if (loose := loose_images(folder)) else ""
+    return DataError(
+        f"{folder} has {has}no class folders", f"put the images of each class into {folder}/CLASS{otherwise}"
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from lcprune.data.files import SPLITS, Listing
 from lcprune.errors import DataError, SetupError
-from lcprune_runtime.files import Files, refuse_unprintable
+from lcprune_runtime.files import Files, check_class_names, unknown_class
 
 _COLUMNS = ("path", "label", "split")
 _FIX = "the columns are path, label and, if you like, split (train, val or test)"
@@ -29,23 +29,29 @@ def read_manifest(path: Path) -> Listing:
         raise DataError(f"there is no file {path}", "name the table as data.manifest, relative to data.root")
     rows = _parquet_rows(path) if path.suffix.lower() in (".parquet", ".pq") else _csv_rows(path)
     found: dict[str, list[tuple[str, str]]] = {name: [] for name in SPLITS}
+    first_at: dict[str, tuple[str, int]] = {}  # of each file, its split and row
     for number, row in enumerate(rows, 1):
         values = (row.get(column) for column in _COLUMNS)
         file, label, split = ("" if value is None else str(value).strip() for value in values)
         split = split or "train"
         if not file or not label or split not in SPLITS:
             raise DataError(f"row {number} of {path} has path {file!r}, label {label!r}, split {split!r}", _FIX)
-        found[split].append((os.path.join(path.parent, file), label))
+        file = os.path.normpath(os.path.join(path.parent, file))
+        other, first = first_at.setdefault(file, (split, number))
+        if other != split:
+            raise DataError(
+                f"row {number} of {path} has {file} for {split}, and row {first} has it for {other}",
+                "keep one of the two: an accuracy on training images says nothing about new ones",
+            )
+        found[split].append((file, label))
     labels = {label for _, label in found["train"]}
-    classes = tuple(sorted(labels))
-    if all(label.isdecimal() for label in labels):
-        classes = tuple(sorted(classes, key=int))
+    by_value = all(label.isdecimal() for label in labels)
+    classes = tuple(sorted(labels, key=lambda label: (int(label) if by_value else 0, label)))
     if len(classes) < 2:
         raise DataError(f"{path} has {len(classes)} classes of training images", "name images of two classes or more")
-    refuse_unprintable(classes, path)
+    check_class_names(classes, path)
     if unknown := [label for split in SPLITS for _, label in found[split] if label not in labels]:
-        problem = f"{path}: {unknown[0]} is no class of the training images"
-        raise DataError(problem, "name training images of it, or drop its rows")
+        raise unknown_class(unknown[0], f"{path}: {unknown[0]}", classes)
     label_of = {name: label for label, name in enumerate(classes)}
     splits = {
         split: Files.of((file for file, _ in rows_of), (label_of[name] for _, name in rows_of))

@@ -5,7 +5,6 @@ Every file is listed. Of a large folder, only some files are decoded or compared
 
 import hashlib
 import os
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +16,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lcprune.data.files import list_folder, train_folder
+from lcprune.data.manifest import read_manifest
+from lcprune.data.remarks import DARK, darkness, layout_remarks, scale_hint
 from lcprune.errors import DataError
-from lcprune_runtime.files import class_names, is_image, loose_images, subfolders, suffix_of, walk
-from lcprune_runtime.images import FORMATS, errors_named, read_image
+from lcprune.recipe import DataConfig
+from lcprune_runtime.decoding import has_sixteen_bits, orientation, with_image
+from lcprune_runtime.files import Files, class_names, is_image, suffix_of, walk
+from lcprune_runtime.images import read_image
 
 SAMPLE = 2_000  # files whose header is read
 DECODE_BYTES = 200_000_000  # of the sample's files; photographs of a camera decode at some 25 MB/s
@@ -27,7 +30,7 @@ HASH_FILES = 250_000
 HASH_BYTES = 2_000_000_000
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
-_ORIENTATION, _WIDTH, _HEIGHT = 0x0112, 0x0100, 0x0101  # EXIF's, and so TIFF's, tags
+_WIDTH, _HEIGHT = 0x0100, 0x0101  # TIFF's tags
 _KINDS = {
     "1": "grey",
     "L": "grey",
@@ -41,7 +44,6 @@ _KINDS = {
     "CMYK": "CMYK",
 }
 GREY_KINDS = frozenset({"grey", "grey, transparent", "16-bit grey"})
-_MISSPELT = {"valid": "val", "validation": "val", "dev": "val", "training": "train", "testing": "test", "eval": "test"}
 
 
 class FoundImage(NamedTuple):
@@ -75,6 +77,8 @@ class Sample:
     """Sampled files that EXIF turns."""
     damaged: Mapping[str, str]
     """Path of every file that cannot be read as an image, and what is wrong with it."""
+    brightest: int | None = None
+    """Largest value, 0 to 255, of the decoded files of 16 bits; None if there are none."""
 
 
 @dataclass(frozen=True)
@@ -136,13 +140,10 @@ def survey(root: Path) -> Survey:
     listing = list_folder(root)
     splits = {"": listing.splits["train"]} if train_folder(root) == root else listing.splits
     folders = {split: root / split for split in splits}
-    images = [
-        FoundImage(path, split, listing.classes[label], os.stat(path).st_size)
-        for split, files in splits.items()
-        for path, label in zip(files, files.labels, strict=True)
-    ]
+    images = [*_found(splits, listing.classes)]
     inside = (folder / name for folder in folders.values() for name in class_names(folder))
-    others = sorted(entry.path for folder in inside for entry in walk(folder) if not is_image(entry.name))
+    others = sorted(entry.path for folder in inside for entry in walk(folder) if not is_image(entry.path))
+    sample = read_sample(images)
     counts = {split: Counter(image.label for image in images if image.split == split) for split in folders}
     return Survey(
         root=root,
@@ -150,10 +151,24 @@ def survey(root: Path) -> Survey:
         counts=counts,
         other_files=dict(Counter(suffix_of(path) or "without suffix" for path in others).most_common()),
         other_examples=tuple(others[:5]),
-        remarks=tuple(_remarks(root, folders)),
-        sample=read_sample(images),
+        remarks=(*layout_remarks(root), *_sample_remarks(sample)),
+        sample=sample,
         copies=find_copies(images),
     )
+
+
+def training_remarks(config: DataConfig, root: Path, images: NDArray[np.uint8]) -> Iterator[str]:
+    """What `lcprune train` says of image files before it trains on these `images`, ``(N, C, H, W)``."""
+    if config.manifest is not None:
+        listing = read_manifest(root / config.manifest)
+        leaks = find_copies([*_found(listing.splits, listing.classes)]).leaks
+        if leaks:
+            example = " = ".join(image.path for image in leaks[0][:3])
+            yield f"images in more than one split, which makes the accuracy there too high: {len(leaks)} ({example})"
+    elif config.has_files:
+        yield from layout_remarks(root)
+    if config.has_files and (remark := darkness(images)):
+        yield remark
 
 
 def read_sample(images: Sequence[FoundImage]) -> Sample:
@@ -161,13 +176,16 @@ def read_sample(images: Sequence[FoundImage]) -> Sample:
     damaged = {image.path: f"{image.path} is empty" for image in images if image.size_bytes == 0}
     sample = _evenly([image for image in images if image.size_bytes > 0], SAMPLE)
     sizes, kinds, rotated, decoded, left_bytes = [], Counter[str](), 0, 0, DECODE_BYTES
+    brightest: int | None = None
     for image in sample:
         try:
             width, height, kind, is_rotated = _header(image.path)
             if image.size_bytes <= left_bytes:
                 left_bytes -= image.size_bytes
                 decoded += 1
-                read_image(Path(image.path), None, 3)
+                pixels = read_image(Path(image.path), None, 3)
+                if kind.startswith("16-bit"):
+                    brightest = max(brightest or 0, int(pixels.max()))
         except DataError as error:
             damaged[image.path] = error.problem
             continue
@@ -186,6 +204,7 @@ def read_sample(images: Sequence[FoundImage]) -> Sample:
         kinds=dict(kinds.most_common()),
         rotated=rotated,
         damaged=damaged,
+        brightest=brightest,
     )
 
 
@@ -212,40 +231,51 @@ def find_copies(images: Sequence[FoundImage]) -> Copies:
     return Copies(tuple(groups), sum(map(len, suspects)), compared)
 
 
-def _remarks(root: Path, folders: Mapping[str, Path]) -> Iterator[str]:
-    for folder in dict.fromkeys([root, *folders.values()]):
-        if loose := loose_images(folder):
-            yield f"{folder} itself holds images, in no class folder: {loose}, which are not read"
-    for name in subfolders(root):
-        meant = _MISSPELT.get(name.lower())
-        if "train" in folders and name not in folders:
-            yield f"{root / name} is not read" + (f": if it is the {meant} split, call it {meant}" if meant else "")
-        elif "train" not in folders and meant:
-            yield f"{root / name} is taken for a class: if it is the {meant} split, call it {meant}"
-
-
 def _header(path: str) -> tuple[int, int, str, bool]:
     """Width and height of the upright image in pixels, kind of its pixels, whether EXIF turns it."""
-    with errors_named(path), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a size or an EXIF block that is out of the ordinary
-        with Image.open(path, formats=FORMATS) as image:
-            turn = Image.Image.getexif(image).get(_ORIENTATION, 1)  # PNG's own would decode the whole image
-            tags = getattr(image, "tag_v2", {})  # some versions of Pillow give the size of a TIFF file upright
-            stored = (tags.get(_WIDTH, image.width), tags.get(_HEIGHT, image.height))
-            width, height = stored if turn not in (5, 6, 7, 8) else stored[::-1]
-            return width, height, _kind(image), turn in range(2, 9)
+
+    def read(image: Image.Image) -> tuple[int, int, str, bool]:
+        turn = orientation(image)
+        tags = getattr(image, "tag_v2", {})  # some versions of Pillow give the size of a TIFF file upright
+        stored = (tags.get(_WIDTH, image.width), tags.get(_HEIGHT, image.height))
+        width, height = stored if turn not in (5, 6, 7, 8) else stored[::-1]
+        return width, height, _kind(image), turn in range(2, 9)
+
+    return with_image(path, read)
 
 
 def _kind(image: Image.Image) -> str:
-    tiles = getattr(image, "tile", [])
-    stored = str(tiles[0][3]) if tiles else ""  # Pillow calls an RGB file of 16 bits plain RGB
-    if image.mode.startswith("I"):
-        return "16-bit grey"
-    if "16" in stored and image.mode in ("RGB", "RGBA"):
-        return f"16-bit {image.mode}"
+    if image.mode == "I" and image.format != "PNG":
+        return "32-bit grey"
+    if has_sixteen_bits(image):
+        return "16-bit grey" if image.mode.startswith("I") else f"16-bit {image.mode}"
     if image.mode == "P" and "transparency" in image.info:
         return "palette, transparent"
     return _KINDS.get(image.mode, image.mode)
+
+
+def _sample_remarks(sample: Sample) -> Iterator[str]:
+    if sample.brightest is not None and sample.brightest < DARK:
+        yield (
+            f"of 16 bits the upper 8 are kept, and no 16-bit image looked at has more than {sample.brightest} there: "
+            + scale_hint(sample.brightest)
+        )
+
+
+def _found(splits: Mapping[str, Files], classes: Sequence[str]) -> Iterator[FoundImage]:
+    for split, files in splits.items():
+        for path, label in zip(files, files.labels, strict=True):
+            size_bytes = _size_bytes(path)
+            if size_bytes is not None:
+                yield FoundImage(path, split, classes[label], size_bytes)
+
+
+def _size_bytes(path: str) -> int | None:
+    """None for a file that has vanished."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return None
 
 
 def _quantiles(values: NDArray[np.float64]) -> tuple[float, ...]:

@@ -11,6 +11,7 @@ from lcprune import models, runs
 from lcprune import recipe as recipes
 from lcprune.analysis.counting import count_cost
 from lcprune.data import sources
+from lcprune.data.survey import training_remarks
 from lcprune.errors import RunError, SetupError
 from lcprune.models.check import check_forward_pass
 from lcprune.models.pretrained import load_pretrained
@@ -73,6 +74,8 @@ def train(
         require_tensorboard()
     data_root = data_root.resolve()
     dataset = sources.load(recipe.data, data_root, recipe.train.seed)
+    for line in training_remarks(recipe.data, recipe.data.folder(data_root), dataset.train.images):
+        notice(line)
     network = stored.build_network(recipe, dataset)
     for line in load_pretrained(network, recipe.model):
         notice(line)

@@ -1,31 +1,24 @@
 """Image files to arrays. NumPy and Pillow only: programs that run an exported model read images here without torch."""
 
 import os
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
+from lcprune_runtime.decoding import decode
 from lcprune_runtime.errors import DataError
 from lcprune_runtime.files import list_classes, scan
 
 Interpolation = Literal["bilinear", "bicubic"]
 
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_MODES: dict[int, Literal["L", "RGB"]] = {1: "L", 3: "RGB"}
 _LONGEST = 8  # times the shorter side: of a longer image only the center is kept, a strip of pixels would fill memory
-
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF")
-"""The only decoders that are used, whatever a file is called: some of Pillow's others start programs (PostScript)."""
-MAX_PIXELS = 89_478_485
-"""The most pixels of an image, by its header: Pillow's own limit, which a program may have lifted."""
-
-_WITH_ALPHA = frozenset({"RGBA", "RGBa", "LA", "La", "PA"})
 
 
 @dataclass(frozen=True)
@@ -60,19 +53,21 @@ def list_images(folder: Path) -> list[Path]:
 def read_image(path: Path | BinaryIO, size: int | None, channels: Literal[1, 3]) -> NDArray[np.uint8]:
     """One image as ``(C, H, W)``, 0 to 255, rotated upright according to its EXIF data.
 
-    Palettes and CMYK become RGB; transparent pixels are composited over black; of 16 bits the upper 8 are kept; of an
-    animation the first frame. RGB becomes grey by the weights of ITU-R 601 (Pillow's mode ``L``).
+    Palettes and CMYK become RGB; transparent pixels are composited over black; of 16 bits the upper 8 are kept, and
+    refused if all are black; of an animation the first frame. RGB becomes grey by the weights of ITU-R 601 (Pillow's
+    mode ``L``).
 
     Args:
-        path: File, or open stream, in any format that Pillow reads.
+        path: File, or open stream, in a format of `lcprune_runtime.decoding.FORMATS`, HEIC or AVIF.
         size: Height and width to resize to, in pixels (bilinear, antialiased, the aspect ratio is not kept);
             without it the image keeps its own.
         channels: 1 for grey, 3 for RGB.
 
     Raises:
-        DataError: If the file is missing, no image, damaged, cut short, or far too large to be decoded safely.
+        DataError: If the file is missing, no image, damaged, cut short, far too large to be decoded safely, or has
+            pixels of an unknown range (floats, 32 bits).
     """
-    image = _open(path, channels)
+    image = decode(path, _MODES[channels])
     if size is not None:
         image = image.resize((size, size), Image.Resampling.BILINEAR)
     return _pixels(image, channels)
@@ -93,7 +88,7 @@ def read_resized(path: str | Path | BinaryIO, preparation: Preparation) -> NDArr
     Raises:
         DataError: As `read_image`.
     """
-    image = _open(path, preparation.channels)
+    image = decode(path, _MODES[preparation.channels])
     resampling = _RESAMPLING[preparation.interpolation]
     if preparation.shorter_side is None:
         image = image.resize((preparation.size, preparation.size), resampling)
@@ -147,36 +142,6 @@ def fits_into_memory(count: int, size: int, channels: int, share: float) -> bool
     return memory_bytes is None or count * channels * size * size <= memory_bytes * share
 
 
-@contextmanager
-def errors_named(path: str | Path | BinaryIO) -> Iterator[None]:
-    """Raises whatever Pillow raises while it reads a file as an error that names the file.
-
-    Raises:
-        DataError: If the file is missing, no image, damaged, or far too large to be decoded safely.
-    """
-    try:
-        yield
-    except FileNotFoundError:
-        raise DataError(f"there is no image {path}", "check the path") from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise DataError(
-            f"{path} has more than {MAX_PIXELS:,} pixels", "make the image smaller, or leave it out"
-        ) from None
-    except Exception as error:  # Pillow's decoders raise nearly everything on a damaged file
-        reason = str(error) or type(error).__name__
-        raise DataError(f"{path} cannot be read as an image: {reason}", "replace the file, or remove it") from None
-
-
-def _open(path: str | Path | BinaryIO, channels: Literal[1, 3]) -> Image.Image:
-    """Decoded, upright, grey or RGB; see `read_image`."""
-    with errors_named(path), warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(path, formats=FORMATS) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                raise Image.DecompressionBombError
-            return _to_mode(ImageOps.exif_transpose(opened), "L" if channels == 1 else "RGB")
-
-
 def _scaled(image: Image.Image, shorter_side: int, resampling: Image.Resampling) -> Image.Image:
     shorter, longer = sorted(image.size)
     longer = min(longer, shorter * _LONGEST)
@@ -191,20 +156,6 @@ def _scaled(image: Image.Image, shorter_side: int, resampling: Image.Resampling)
 def _pixels(image: Image.Image, channels: int) -> NDArray[np.uint8]:
     pixels = np.asarray(image, dtype=np.uint8).reshape(image.height, image.width, channels)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
-
-
-def _to_mode(image: Image.Image, mode: Literal["L", "RGB"]) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits, or 32 that hold 16; Pillow's own conversion would clip at 255
-        deep = np.asarray(image).astype(np.int64).clip(0, 65535)
-        image = Image.fromarray((deep >> 8).astype(np.uint8))
-    elif image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers, whose range is not known")
-    elif image.mode in _WITH_ALPHA or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layer.size, (0, 0, 0, 255)), layer)
-    if image.mode not in ("L", "1"):
-        image = image.convert("RGB")  # by way of RGB, so that CMYK and palettes get the same weights when grey
-    return image.convert(mode)
 
 
 def _physical_memory_bytes() -> int | None:

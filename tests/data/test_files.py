@@ -1,3 +1,6 @@
+import errno
+import os
+import re
 import shutil
 import tracemalloc
 from pathlib import Path
@@ -8,6 +11,7 @@ import pytest
 from lcprune.data.files import list_folder, train_folder
 from lcprune.data.survey import survey
 from lcprune.errors import DataError
+from lcprune_runtime import files
 from lcprune_runtime.files import Files, class_names, list_classes, scan
 
 
@@ -34,8 +38,8 @@ def test_a_link_to_a_file_counts_and_a_link_to_a_folder_is_not_followed(tmp_path
 
 def test_labels_are_places_among_the_classes(tmp_path: Path) -> None:
     touch(tmp_path, "b/1.png", "b/2.png", "d/3.png")
-    files, classes = list_classes(tmp_path, ["a", "b", "c", "d"])
-    assert files.labels.tolist() == [1, 1, 3]
+    found, classes = list_classes(tmp_path, ["a", "b", "c", "d"])
+    assert found.labels.tolist() == [1, 1, 3]
     assert classes == ("a", "b", "c", "d")
     assert class_names(tmp_path) == ("b", "d")
 
@@ -66,9 +70,9 @@ def test_a_folder_is_split_or_one(tmp_path: Path) -> None:
 
 def test_paths_of_any_letters_come_back_as_they_were() -> None:
     names = ("a b.png", "größe/\u96ea.png", "x\udcff.png", "")  # the third is no UTF-8, as file names may be
-    files = Files.of(iter(names), range(4))
-    assert (len(files), [files.path(index) for index in range(4)], (*files,)) == (4, [*names], names)
-    chosen = files.subset(np.array([2, 0]))
+    found = Files.of(iter(names), range(4))
+    assert (len(found), [found.path(index) for index in range(4)], (*found,)) == (4, [*names], names)
+    chosen = found.subset(np.array([2, 0]))
     assert ((*chosen,), chosen.labels.tolist()) == ((names[2], names[0]), [2, 0])
 
 
@@ -77,12 +81,143 @@ def test_a_path_takes_no_more_memory_than_its_text() -> None:
     tracemalloc.start()
     try:
         paths = (f"/a/folder/of/images/train/n01440764/n01440764_{number:05d}.JPEG" for number in range(20_000))
-        files = Files.of(paths, range(20_000))
+        found = Files.of(paths, range(20_000))
         taken, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert len(files.path(7)) == 56
+    assert len(found.path(7)) == 56
     assert taken < 20_000 * (56 + 8) * 1.01  # the text and a label
+
+
+def test_names_that_look_alike_are_refused(tmp_path: Path) -> None:
+    pairs = [
+        ("caf\u00e9", "cafe\u0301"),
+        ("cat", "cat "),
+        ("cat", " cat"),
+        ("cat", "c\u200bat"),
+        ("1", "01"),
+        ("a b", "a  b"),
+    ]
+    for number, (one, other) in enumerate(pairs):
+        touch(tmp_path / str(number), f"{one}/1.png", f"{other}/1.png", "dog/1.png")
+        with pytest.raises(DataError, match="differ in nothing but") as caught:
+            list_folder(tmp_path / str(number))
+        assert "same name" in caught.value.fix
+    touch(tmp_path / "letters", "A/1.png", "a/1.png")  # two classes of handwriting
+    assert list_folder(tmp_path / "letters").classes == ("A", "a")
+
+
+@pytest.mark.parametrize("name", ["Cat", "cat ", "CAT"])
+def test_a_known_class_in_other_letters_is_named(tmp_path: Path, name: str) -> None:
+    touch(tmp_path, "train/cat/1.png", "train/dog/1.png", f"val/{name}/1.png")
+    with pytest.raises(DataError, match="is no class of the training images: .* and 'cat' differ") as caught:
+        list_folder(tmp_path)
+    assert caught.value.fix == "rename it to cat, as it is there"
+
+
+@pytest.mark.parametrize(
+    ("names", "problem", "fix"),
+    [
+        (
+            ("train/1.png", "car/1.png", "bus/1.png"),
+            "train has 1 images but no class folders",
+            "if train is a class, rename",
+        ),
+        (
+            ("test/1.png", "car/1.png", "bus/1.png"),
+            "test has 1 images but no class folders",
+            "if test is a class, rename",
+        ),
+        (("train/a/1.png", "train/b/1.png", "val/x.txt"), "val has no class folders", "or remove .*val"),
+        (("photos/a/1.png", "photos/b/1.png"), "has only the class photos", "name .*photos if that is what holds"),
+        (("photos/train/a/1.png", "photos/train/b/1.png"), "has only the class photos", "name .*photos if that"),
+        (("cat/1.png", "cat/2.png"), "has only the class cat", "add a folder for each further class"),
+    ],
+)
+def test_a_layout_that_nearly_is_one_says_what_would_be(
+    tmp_path: Path, names: tuple[str, ...], problem: str, fix: str
+) -> None:
+    touch(tmp_path, *names)
+    with pytest.raises(DataError, match=problem) as caught:
+        list_folder(tmp_path)
+    assert re.search(fix, caught.value.fix)
+
+
+def test_an_archive_is_no_folder(tmp_path: Path) -> None:
+    touch(tmp_path, "photos.zip")
+    for name, problem in (("photos.zip", "photos.zip is no folder"), ("none", "there is no folder .*none")):
+        with pytest.raises(DataError, match=problem) as caught:
+            list_folder(tmp_path / name)
+        assert "unpack an archive first" in caught.value.fix
+
+
+def test_folders_that_systems_make_are_no_classes(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.png", "a/@eaDir/1.png", "b/1.png", "__MACOSX/a/1.png", "lost+found/1.png")
+    listing = list_folder(tmp_path)
+    assert (listing.classes, len(listing.splits["train"])) == (("a", "b"), 2)
+
+
+def test_loops_of_links_are_passed_over(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.png", "b/1.png")
+    (tmp_path / "a/self.png").symlink_to("self.png")
+    (tmp_path / "class").symlink_to("class")
+    assert len(scan(tmp_path / "a")) == 1
+    assert class_names(tmp_path) == ("a", "b")
+    assert survey(tmp_path).classes == ("a", "b")
+
+
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EIO, errno.ESTALE])
+def test_a_folder_that_cannot_be_read_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    touch(tmp_path, "a/1.png", "b/deep/1.png", "c/1.png")
+    real = os.scandir
+
+    def scandir(path: str | Path) -> object:
+        if str(path).endswith("deep"):
+            raise OSError(error, os.strerror(error), str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    for read in (list_folder, survey, scan):
+        with pytest.raises(DataError, match=f"b/deep cannot be read: {os.strerror(error)}"):
+            read(tmp_path)
+
+
+def test_a_folder_that_vanishes_meanwhile_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "a/1.png", "a/deep/1.png")
+    entries = files._entries
+    monkeypatch.setattr(files, "_entries", lambda path: entries(f"{path}-gone" if "deep" in str(path) else path))
+    assert len(scan(tmp_path)) == 1
+
+
+CONTENT = {
+    "PNG": b"\x89PNG\r\n\x1a\n",
+    "JPEG": b"\xff\xd8\xff\xe0",
+    "BMP": b"BM" + bytes(12) + b"\x28\0\0\0",
+    "WebP": b"RIFF\0\0\0\0WEBP",
+    "HEIC": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
+    "AVIF": b"\0\0\0\x1cftypmif1\0\0\0\0avifmif1miaf",
+}
+
+
+def test_without_a_suffix_the_content_decides(tmp_path: Path) -> None:
+    for number, (name, content) in enumerate(CONTENT.items()):
+        for file in (name, f"{name}.{number}", f"{name}.jpg_large", f"{name}.txt", f"{name}.bak"):
+            (tmp_path / file).write_bytes(content + bytes(50))
+    for name in ("README", "BMW", "video"):
+        (tmp_path / name).write_bytes({"BMW": b"BMW", "video": b"\0\0\0\x18ftypisom"}.get(name, b"text"))
+    found = {Path(path).name for path in scan(tmp_path)}
+    assert found == {n for i, name in enumerate(CONTENT) for n in (name, f"{name}.{i}", f"{name}.jpg_large")}
+    assert not files.is_image(str(tmp_path / "gone"))
+    assert files.container_of(CONTENT["HEIC"]) == "HEIF"
+    assert files.container_of(CONTENT["AVIF"]) == "AVIF"
+
+
+@pytest.mark.parametrize("suffix", [".jpe", ".JFIF", ".heic", ".HEIF", ".avif"])
+def test_suffixes_of_phones_and_browsers(tmp_path: Path, suffix: str) -> None:
+    touch(tmp_path, f"x{suffix}")
+    assert len(scan(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("names", [(), ("val/a/1.png",), ("a/notes.txt",)])

@@ -41,12 +41,24 @@ def test_without_splits_all_are_for_training_and_numbers_are_in_order(tmp_path: 
         ("path,label\na.png,\n", "row 1 of .* has path 'a.png', label ''"),
         ("path,label,split\na.png,x,train\nb.png,y,dev\n", "row 2 of .* split 'dev'"),
         ("path,label\na.png,x\n", "has 1 classes"),
+        ("path,label\na,01\nb,2\nc,1\n", "classes '01' and '1' of .* differ in nothing but"),
+        ("path,label\na,caf\u00e9\nb,cafe\u0301\n", "differ in nothing but"),
+        ("path,label,split\na,x,train\nb,y,train\nc,X,val\n", "'X' and 'x' differ in nothing but"),
+        (
+            "path,label,split\na,x,train\nb,y,train\n./a,x,val\n",
+            r"row 3 of .* has .*a for val, and row 1 has it for train",
+        ),
         ("path,label,split\na,x,train\nb,y,train\nc,z,test\n", "z is no class of the training images"),
     ],
 )
 def test_a_table_that_makes_no_sense_is_refused(tmp_path: Path, text: str, problem: str) -> None:
     with pytest.raises(DataError, match=problem):
         read_manifest(table(tmp_path, text))
+
+
+def test_one_file_may_be_there_twice_in_a_split(tmp_path: Path) -> None:
+    splits = read_manifest(table(tmp_path, "path,label,split\na,x,train\na,x,train\nb,y,train\nc,y,val\n")).splits
+    assert {name: len(files) for name, files in splits.items()} == {"train": 3, "val": 1}
 
 
 def test_a_missing_or_foreign_table_is_named(tmp_path: Path) -> None:

@@ -169,11 +169,11 @@ def test_what_is_passed_over_is_told(tmp_path: Path, save: Save) -> None:
     for name in ("train/a/1.png", "train/b/1.png", "valid/a/2.png", "extra/a/2.png", "loose.png", "train/loose.png"):
         save(name)
     (tmp_path / "photos/train/a/notes.txt").write_text("a text")
-    (tmp_path / "photos/train/a/x.HEIC").write_text("a photograph of a phone")
+    (tmp_path / "photos/train/a/x.NEF").write_text("a photograph of a camera")
     found = survey(tmp_path / "photos")
     root = tmp_path / "photos"
-    assert found.other_files == {".txt": 1, ".heic": 1}
-    assert set(found.other_examples) == {str(root / "train/a/notes.txt"), str(root / "train/a/x.HEIC")}
+    assert found.other_files == {".txt": 1, ".nef": 1}
+    assert set(found.other_examples) == {str(root / "train/a/notes.txt"), str(root / "train/a/x.NEF")}
     assert set(found.remarks) == {
         f"{root} itself holds images, in no class folder: 1, which are not read",
         f"{root / 'train'} itself holds images, in no class folder: 1, which are not read",
@@ -211,3 +211,36 @@ def test_what_training_would_refuse_is_refused(tmp_path: Path, files: tuple[str,
         path.write_bytes(b"x")
     with pytest.raises(DataError, match=problem):
         survey(tmp_path / "photos")
+
+
+def test_deep_images_that_do_not_fill_their_bits_are_told(tmp_path: Path) -> None:
+    for name, factor in (("a", 16), ("b", 8)):  # 12 bits, and 11
+        (tmp_path / name).mkdir()
+        deep = np.arange(256, dtype=np.uint16).reshape(16, 16) * factor
+        Image.fromarray(deep).save(tmp_path / name / "1.png")
+    assert survey(tmp_path).remarks == (
+        "of 16 bits the upper 8 are kept, and no 16-bit image looked at has more than 15 there: 16 levels are left of "
+        "what they hold; if that is 12 bits in 16, scale them to all 16",
+    )
+    Image.fromarray(np.full((4, 4), 0x4000, dtype=np.uint16)).save(tmp_path / "b" / "2.png")
+    found = survey(tmp_path)
+    assert (found.remarks, found.sample.brightest) == ((), 64)
+
+
+def test_numbers_of_32_bits_are_damaged_files_to_training(tmp_path: Path, save: Save) -> None:
+    for name in ("a/1.png", "b/1.png"):
+        save(name)
+    Image.fromarray(np.arange(16, dtype=np.int32).reshape(4, 4)).save(tmp_path / "photos/a/2.tif")
+    (problem,) = survey(tmp_path / "photos").sample.damaged.values()
+    assert problem.endswith("its pixels are signed or 32-bit numbers, whose range is not known")
+
+
+def test_a_file_that_vanishes_meanwhile_is_passed_over(
+    tmp_path: Path, save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a/1.png", "a/2.png", "b/1.png"):
+        save(name)
+    stat = module._size_bytes
+    monkeypatch.setattr(module, "_size_bytes", lambda path: None if path.endswith("2.png") else stat(path))
+    assert survey(tmp_path / "photos").counts == {"": {"a": 1, "b": 1}}
+    assert stat(str(tmp_path / "gone")) is None

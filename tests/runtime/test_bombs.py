@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from lcprune.errors import DataError
-from lcprune_runtime import images
+from lcprune_runtime import decoding
 from lcprune_runtime.images import read_image
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(marker) (w) file\nshowpage\n%%EOF\n"
@@ -31,7 +31,7 @@ def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
         if is_lifted:
             monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
         (tmp_path / "bomb.png").write_bytes(png(side))
-        with pytest.raises(DataError, match=f"bomb.png has more than {images.MAX_PIXELS:,} pixels"):
+        with pytest.raises(DataError, match=f"bomb.png has more than {decoding.MAX_PIXELS:,} pixels"):
             read_image(tmp_path / "bomb.png", 8, 1)
 
 
@@ -71,7 +71,7 @@ print(spent, 1024 * int(peak_kib), pixels.mean())
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell the peak of memory")
 def test_the_largest_image_that_is_taken_has_its_limits_in_time_and_memory(tmp_path: Path) -> None:
     """The limit on pixels bounds both: 11 kB of file are 89 million pixels, of which some may be transparent."""
-    side = int(images.MAX_PIXELS**0.5)
+    side = int(decoding.MAX_PIXELS**0.5)
     picture = Image.new("P", (side, side))
     picture.putpalette([255, 255, 255, 0, 0, 0])
     path = tmp_path / "large.png"
