@@ -123,10 +123,10 @@ def _times(rows: Sequence[Row]) -> Row:
     return {**found, "ratio": found["pruned_s"] / found["ours_s"] if ours_s and pruned_s else None}
 
 
-def frontier(rows: Sequence[Row], cost: str) -> list[tuple[float, float]]:
-    """Cost and test accuracy of the models that no cheaper one reaches, cheapest first."""
+def frontier(rows: Sequence[Row], cost: str, accuracy: str = "test_accuracy_pct") -> list[tuple[float, float]]:
+    """Cost and accuracy of the models that no cheaper one reaches, cheapest first."""
     kept: list[tuple[float, float]] = []
-    for found, accuracy_pct in sorted((row[cost], -row["test_accuracy_pct"]) for row in rows):
+    for found, accuracy_pct in sorted((row[cost], -row[accuracy]) for row in rows):
         if not kept or -accuracy_pct > kept[-1][1]:
             kept.append((found, -accuracy_pct))
     return kept

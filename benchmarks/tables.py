@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks import critic_losses, markdown, matrix
+from benchmarks.phone import page as phone
 from benchmarks.provenance import RESULTS, Row, command_line, read
 
 ROOT = Path(__file__).parents[1]
@@ -68,12 +69,19 @@ def development() -> str:
     return f"`make matrix` on {machine} (`benchmarks/results/matrix.json`).\n\n{matrix.table(result['rows'])}"
 
 
+def photographs() -> str:
+    """What docs/phone.md shows, once it was measured."""
+    result = _read("phone_trash.json")
+    return phone.page(result) if result else ""
+
+
 PAGES = {
     "README.md": readme,
     "docs/development.md": development,
     "docs/speed.md": speed,
     "docs/methods.md": losses,
     "docs/own-images.md": lambda: _own_images(_read("own_images.json")),
+    "docs/phone.md": photographs,
     "docs/scaling.md": lambda: markdown.scaling(_read("parallel.json"), _read("scaling_model.json")),
     "benchmarks/README.md": budgets,
 }

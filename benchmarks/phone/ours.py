@@ -1,0 +1,79 @@
+"""Our way: one training that gives exits in depth, at several image sizes, or both, by the `lcprune` command."""
+
+import resource
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import commands
+from benchmarks.commands import lcprune, once
+from benchmarks.provenance import Row
+from benchmarks.pruning_comparison import frontier
+
+CANNOT_BE_MET = 3
+"""Exit code of a command that finds nothing within the budget."""
+BUDGETS = ("0.5", "1", "2", "3")
+"""Of progressive models, in points."""
+RECIPE = Path(__file__).parent / "phone.yaml"
+VARIANTS = {
+    "both": (),
+    "sizes": ("critics.after=[]",),
+    "depth": ("data.image_size=128",),
+}
+"""Exits in depth and at several sizes, or one of the two: keys of the recipe."""
+
+
+def trained(name: str, table: Path, seed: int, run: Path) -> Row:
+    """Trains a variant on the images of a fold, once, or goes on with a run that was stopped.
+
+    The seconds are those of the command, with start, evaluation and the writing of files; in CPU time where it ran
+    without a stop.
+    """
+
+    def make() -> Row:
+        whole = not run.exists()
+        keys = (f"data.manifest={table.name}", f"train.seed={seed}", *VARIANTS[name])
+        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+        row = commands.train(str(RECIPE), run, table.parent, keys)
+        cpu_s = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
+        return {**row, "variant": name, "cpu_s": cpu_s if whole else None}
+
+    return once(run.with_suffix(".training.json"), make)
+
+
+def exported(name: str, run: Path) -> dict[str, Row]:
+    """The files of a run, each written once, by name: sub-models and progressive models in int8, and main in float32.
+
+    Sub-models are those that no cheaper one reaches on the validation images, and main at the largest size.
+    """
+    candidates = _selected(run)["candidates"]
+    best = set(frontier(candidates, "macs", "val_accuracy_pct"))
+    main = max(candidates, key=lambda each: each["macs"])
+    chosen = [each for each in candidates if (each["macs"], each["val_accuracy_pct"]) in best or each is main]
+    words = {f"{each['name']}, int8": ("--exit", number_of(each), "--precision", "int8") for each in chosen}
+    words[f"{main['name']}, fp32"] = ("--exit", number_of(main))
+    for budget in BUDGETS:
+        words[f"progressive {budget}, int8"] = ("--progressive", "--max-drop", budget, "--precision", "int8")
+    rows = {f"{name}: {file}": _export(run, file, options) for file, options in words.items()}
+    return {file: row for file, row in rows.items() if "path" in row}
+
+
+def main_val_accuracy_pct(run: Path) -> float:
+    """Of float32's main at the largest size: what a budget is counted from."""
+    return float(_selected(run)["reference"]["val_accuracy_pct"])
+
+
+def number_of(candidate: Row) -> str:
+    """What ``--exit`` calls a candidate: ``2@96``, ``main@96``, or ``2`` where there is one size."""
+    exit_name, _, size = candidate["name"].removesuffix(" px").partition(" at ")
+    number = exit_name.removeprefix("sub-model ")
+    return f"{number}@{size}" if size else number
+
+
+def _selected(run: Path) -> Row:
+    return once(run.with_suffix(".select.json"), lambda: lcprune("select", str(run), "--max-drop", "2"))
+
+
+def _export(run: Path, name: str, options: Sequence[str]) -> Row:
+    path = run / "export" / f"{name.replace(', ', '-').replace(' ', '-')}.onnx"
+    words = ("export", str(run), "--format", "onnx", *options, "--output", str(path))
+    return once(path.with_suffix(".json"), lambda: lcprune(*words, allowed=(CANNOT_BE_MET,)))
