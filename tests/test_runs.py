@@ -59,7 +59,7 @@ def test_a_full_disk_keeps_the_old_file(here: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(RunError, match="a.txt cannot be written: No space left on device") as error:
         runs.write_text(here / "a.txt", "new")
-    assert error.value.fix == "free the disk or choose another folder"
+    assert error.value.fix.startswith("free the disk")
     assert (here / "a.txt").read_text() == "old"
     assert names(here) == ["a.txt"]
 

@@ -7,6 +7,7 @@ import typer
 
 from lcprune import __version__
 from lcprune.cli import doctor, export, measure, models, recipes, reproduce, train
+from lcprune_runtime.command_line import run_app
 
 COMMANDS: tuple[Callable[..., None], ...] = (
     recipes.init,
@@ -42,7 +43,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point of the console script."""
-    app()
+    run_app(app)
 
 
 def _version(wanted: bool) -> None:

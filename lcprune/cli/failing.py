@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import typer
 
 from lcprune.errors import INSTALL_TORCH, Interrupted, LcpruneError, SetupError
-from lcprune_runtime.command_line import reported
+from lcprune_runtime.command_line import CAUGHT, as_user_error, reported
 
 PATIENCE_S = 10.0
 """How long a rank waits for torchrun to end it after an error of rank 0; then the error is its own."""
@@ -19,8 +19,8 @@ def user_errors(as_json: bool) -> Iterator[None]:
     """Turns an error that the user can fix into one message and an exit code."""
     try:
         yield
-    except (LcpruneError, KeyboardInterrupt) as caught:
-        error = caught if isinstance(caught, LcpruneError) else Interrupted("interrupted", "run the command again")
+    except CAUGHT as caught:
+        error = as_user_error(caught)
         raise (reported(error, as_json) if _tells(error) else typer.Exit(error.exit_code)) from None
 
 

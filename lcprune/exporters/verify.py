@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from lcprune.errors import ExportError, OnnxModelError, ParityError
+from lcprune.errors import ExportError, OnnxModelError, ParityError, fix_of
 from lcprune.specs import PRECISIONS, Criterion, Precision
 from lcprune_runtime.criterion import exit_scores
 from lcprune_runtime.metadata import ModelInfo
@@ -186,9 +186,8 @@ def writable(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ExportError(
-            f"{path} cannot be written: {error.strerror}", "name a writable place with --output"
-        ) from None
+        refused = error.filename or path
+        raise ExportError(f"{refused} cannot be written: {error.strerror or error}", fix_of(error, refused)) from None
 
 
 @dataclass(frozen=True)

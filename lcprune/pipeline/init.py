@@ -7,7 +7,7 @@ from typing import Any
 from lcprune import recipe as recipes
 from lcprune import runs
 from lcprune.data.survey import FoundImage, Survey, survey
-from lcprune.errors import LcpruneError, RecipeError
+from lcprune.errors import RecipeError
 from lcprune.pipeline.suggest_recipe import Wanted, suggest_recipe
 from lcprune.recipe import Recipe
 
@@ -28,7 +28,7 @@ def init(folder: Path, output: Path, wanted: Wanted, force: bool, check: Callabl
     Raises:
         RecipeError: If `output` is there and `force` is not given, or `wanted` makes no right recipe.
         DataError: If training would refuse the folder.
-        LcpruneError: If `output` cannot be written.
+        RunError: If `output` cannot be written.
     """
     if output.exists() and not force:
         raise RecipeError(f"{output} is there already", "add --force to replace it, or name another with --output")
@@ -38,10 +38,7 @@ def init(folder: Path, output: Path, wanted: Wanted, force: bool, check: Callabl
     if wanted.model or wanted.image_size or wanted.weights not in ("none", "default"):
         without_download = ["model.weights=none"] if wanted.weights == "default" else []
         check(recipes.parse(text, str(output), without_download))
-    try:
-        runs.write_text(output, text)
-    except OSError as error:
-        raise LcpruneError(f"{output} cannot be written: {error.strerror}", "name another file with --output") from None
+    runs.write_text(output, text)
     return {"recipe": str(output), **as_json(found)}
 
 

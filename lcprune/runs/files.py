@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from lcprune.errors import RunError
+from lcprune.errors import RunError, fix_of
 
 _NO_FOLDER_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EPERM, errno.EISDIR}
 """Errors of systems that cannot flush a folder; they have no other way to make a new name durable."""
@@ -31,8 +31,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     except BaseException as error:
         remove_quietly(part)
         if isinstance(error, OSError):
-            problem = f"{path} cannot be written: {error.strerror or error}"
-            raise RunError(problem, "free the disk or choose another folder") from None
+            raise RunError(f"{path} cannot be written: {error.strerror or error}", fix_of(error, path)) from None
         raise
 
 
@@ -55,7 +54,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise RunError(f"{path} is damaged ({error})", "delete it and run the command that writes it again") from None
 
 

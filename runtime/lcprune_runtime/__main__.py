@@ -9,7 +9,7 @@ def main() -> None:
         import typer
 
         from lcprune_runtime import commands
-        from lcprune_runtime.command_line import command
+        from lcprune_runtime.command_line import command, run_app
     except ModuleNotFoundError as error:
         fix = "pip install 'lcprune-runtime[commands]', or pip install 'RUNTIME_FOLDER[commands]' from a checkout"
         sys.exit(f"error: the commands need the package {error.name}\n  fix: {fix}")
@@ -23,7 +23,7 @@ def main() -> None:
     )
     for work in (commands.predict, commands.evaluate, commands.bench):
         app.command()(command(work))
-    app()
+    run_app(app)
 
 
 if __name__ == "__main__":

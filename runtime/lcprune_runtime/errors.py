@@ -1,5 +1,8 @@
 """The errors that a user can fix. Everything else is a bug and keeps its traceback."""
 
+import errno
+import os
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -51,3 +54,47 @@ class Interrupted(LcpruneError, kind="interrupted", exit_code=130):  # noqa: N81
 
     def __str__(self) -> str:
         return f"{self.problem}; {self.fix}"
+
+
+class SystemFault(LcpruneError, kind="system"):  # noqa: N818
+    """What the system refused: a path, the space on a disk, memory, or letters that an encoding lacks."""
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FIXES = {
+    errno.EACCES: "make it readable and writable for you, or name another path",
+    errno.EPERM: "make it readable and writable for you, or name another path",
+    errno.EROFS: "name a path on a disk that may be written to",
+    errno.ENOENT: "see that the path is there, and stays there while the command runs",
+    errno.EMFILE: "allow more open files (ulimit -n 4096), and run the command again",
+    errno.ENFILE: "end other programs, and run the command again",
+    errno.ENOMEM: "end other programs, or use a smaller data.batch_size or smaller images",
+    errno.EAGAIN: "end other programs, and run the command again",
+    errno.EEXIST: "name another path, or move what is there",
+    errno.ENOTDIR: "name another path: a part of this one is no folder",
+    errno.EISDIR: "name a file: this is a folder",
+    errno.ELOOP: "name another path: this is a link that leads back to itself",
+    errno.ENAMETOOLONG: "name a shorter path",
+}
+
+
+def fix_of(error: OSError, path: str | Path | None = None) -> str:
+    """What to do about an error of the system at `path`."""
+    if error.errno in _FULL:
+        import tempfile
+
+        folder = tempfile.tempdir or os.environ.get("TMPDIR") or "/tmp"
+        is_temporary = path is None or str(path).startswith(f"{folder}/")
+        return "free the disk" + (f", or set TMPDIR to a folder of another one (now {folder})" if is_temporary else "")
+    return _FIXES.get(error.errno or 0, "see that the disk or the network drive works, and run the command again")
+
+
+def of_system(error: OSError | UnicodeError | MemoryError) -> SystemFault:
+    """An error of the system as one message, with its path and what to do."""
+    if isinstance(error, UnicodeError):
+        return SystemFault(f"a name or a text has letters that cannot be used here: {error}", "rename what has them")
+    if isinstance(error, MemoryError):
+        return SystemFault("there is not enough memory", _FIXES[errno.ENOMEM])
+    path = None if error.filename is None else os.fsdecode(error.filename)
+    reason = error.strerror or str(error) or type(error).__name__
+    return SystemFault(reason if path is None else f"{path}: {reason}", fix_of(error, path))

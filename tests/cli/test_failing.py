@@ -1,12 +1,18 @@
 """One message and an exit code, whatever is in the message."""
 
+import errno
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
+from PIL import Image
 
 from lcprune.cli import failing
 from lcprune.errors import DataError, Interrupted, LcpruneError, PeerError
@@ -65,3 +71,106 @@ def test_where_they_have_agreed_one_tells(monkeypatch: pytest.MonkeyPatch, capsy
         error.reports = reports
         assert failed(error).exit_code == 1
         assert capsys.readouterr().err == ("error: rank 2 is dead\n  fix: resume\n" if reports else "")
+
+
+# --- what the system refuses
+
+
+@pytest.mark.parametrize(
+    ("error", "problem", "fix"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/x/a.onnx"), "/x/a.onnx: No space left", "free the disk"),
+        (OSError(errno.ENOSPC, "No space left on device", b"/scratch/a"), "/scratch/a: No space left", "TMPDIR"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", Path("a")),
+            "a: Permission denied",
+            "readable and writable",
+        ),
+        (OSError(errno.EMFILE, "Too many open files"), "Too many open files", "ulimit -n"),
+        (OSError(errno.EIO, "Input/output error", "a"), "a: Input/output error", "network drive"),
+        (OSError("no text"), "no text", "run the command again"),
+        (ConnectionResetError(), "ConnectionResetError", "run the command again"),
+        (UnicodeEncodeError("ascii", "ñ", 0, 1, "not in range"), "letters that cannot be used here", "rename"),
+        (MemoryError(), "not enough memory", "batch_size"),
+    ],
+)
+def test_an_error_of_the_system_is_one_message(
+    refused: Callable[..., dict[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    problem: str,
+    fix: str,
+) -> None:
+    def fail(*_: object) -> object:
+        raise error
+
+    monkeypatch.setenv("TMPDIR", "/scratch")
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("lcprune_runtime.predict.predict", fail)
+    said = refused("predict", "a.onnx", "b.png")
+    assert said["kind"] == "system"
+    assert problem in said["problem"]
+    assert fix in said["fix"]
+
+
+def program(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "lcprune", *arguments], text=True, stderr=subprocess.PIPE, timeout=120, **options
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+@pytest.mark.parametrize("arguments", [("recipes",), ("validate", "digits", "--json"), ("recipes", "digits")])
+def test_a_full_disk_behind_stdout_is_told(arguments: tuple[str, ...]) -> None:
+    with open("/dev/full", "w") as full:
+        done = program(*arguments, stdout=full)
+    assert done.returncode == 1
+    first, second = done.stderr.splitlines()
+    assert first.endswith("No space left on device")
+    assert second.startswith("  fix: free the disk")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+def test_a_full_disk_behind_stderr_ends_no_training(here: Path, tiny: tuple[str, ...]) -> None:
+    settings = [part for key in tiny for part in ("--set", key)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "lcprune", "train", "digits", *settings, "--out", "run"],
+            stdout=subprocess.DEVNULL,
+            stderr=full,
+            timeout=300,
+        )
+    assert done.returncode == 0
+    assert (here / "run/predictions.npz").is_file()
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    with subprocess.Popen(["head", "-c", "1"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as head:
+        assert head.stdin is not None
+        done = program("schema", stdout=head.stdin)
+        head.stdin.close()
+    assert "Traceback" not in done.stderr
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_letters_that_a_terminal_lacks_are_escaped(here: Path, encoding: str) -> None:
+    for name in ("caf\u00e9", "\u65e5\u672c"):
+        for index in range(6):
+            path = here / "fotos" / name / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((8, 8), 40 * index, dtype=np.uint8)).save(path)
+    command = [sys.executable, "-m", "lcprune", "init", "fotos"]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert rb"\u65e5\u672c" in done.stdout
+    assert "caf\u00e9".encode(encoding, "backslashreplace") in done.stdout
+
+
+def test_home_is_found_in_every_path(
+    here: Path, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, digit_folder: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(here))
+    assert cli("init", "~/digit-images", "--output", "~/x.yaml", "--force").exit_code in (0, 1)
+    assert cli("validate", "~/none.yaml").stderr.startswith(f"error: there is no recipe {here}/none.yaml")
+    assert not (here / "~").exists()
