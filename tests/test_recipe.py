@@ -611,7 +611,7 @@ def test_critics_sit_at_the_cuts_of_an_external_trunk(added: str, after: tuple[i
         ("model: {trunk: 'a.b:c', weights: default}\n", "model: a.b:c has no default weights", "name a file, or "),
         (
             "model: {cuts: [features.1]}\n",
-            "model: cuts is for trunks from torchvision and for your own, not for vgg",
+            "model: cuts is for trunks from torchvision or timm and for your own, not for vgg",
             "leave cuts out",
         ),
         (

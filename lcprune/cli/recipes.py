@@ -17,7 +17,9 @@ def init(
     folder: Annotated[Path, typer.Argument(help="Holds CLASS/image, or train/CLASS/image and val/ and test/ beside.")],
     model: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Such as vgg or mobilenet_v3_small. Default: by the size of the images."),
+        typer.Option(
+            metavar="NAME", help="Such as vgg, mobilenet_v3_small or timm/NAME. Default: by the size of the images."
+        ),
     ] = None,
     image_size: Annotated[
         int | None, typer.Option(min=8, max=2048, help="Height and width to resize to. Default: by the images.")
@@ -45,7 +47,7 @@ def dry_run(recipe: Any, data_root: Path = Path("data")) -> dict[str, Any]:
 
 @command
 def cuts(
-    trunk: Annotated[str, typer.Argument(help="torchvision/NAME, or your own package.module:callable.")],
+    trunk: Annotated[str, typer.Argument(help="torchvision/NAME, timm/NAME, or your own package.module:callable.")],
     image_size: Annotated[int, typer.Option(min=1, help="Height and width of an image, in pixels.")] = 224,
     channels: Annotated[int, typer.Option(min=1, help="Channels of an image.")] = 3,
     classes: Annotated[int, typer.Option(min=2, help="Number of classes.")] = 1000,

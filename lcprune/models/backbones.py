@@ -1,4 +1,4 @@
-"""External backbones: torchvision's classifiers and the user's own modules, cut into layer groups."""
+"""External backbones: classifiers of torchvision and timm and the user's own modules, cut into layer groups."""
 
 import difflib
 import importlib
@@ -7,17 +7,19 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 
-from lcprune.errors import ModelError, torchvision_needed
+from lcprune.errors import ModelError, SetupError, torchvision_needed
 from lcprune.models import cutting, tracing
 from lcprune.models.cutting import Cuts
 from lcprune.models.trunk import Shape
-from lcprune.recipe.schema.model import TORCHVISION, ModelConfig
+from lcprune.recipe.schema.model import TIMM, TORCHVISION, ModelConfig
 
+SHOWN = 100
+"""Names in an error, at most."""
 ALIASES = {"shufflenet_v2": "shufflenet_v2_x1_0"}
 
 
@@ -81,18 +83,21 @@ def make(trunk: str, classes: int, image_shape: Shape, seed: int) -> nn.Module:
     """A backbone as a whole, with initial weights; the state of torch's global generator is kept.
 
     Args:
-        trunk: ``torchvision/NAME`` or ``package.module:callable``.
+        trunk: ``torchvision/NAME``, ``timm/NAME`` or ``package.module:callable``.
         classes: Number of logits.
         image_shape: ``(C, H, W)`` of an image.
         seed: Of the initial weights.
 
     Raises:
         ModelError: If there is no such backbone.
+        SetupError: If the package that it is from is missing.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if trunk.startswith(TORCHVISION):
             return _from_torchvision(trunk.removeprefix(TORCHVISION), classes, image_shape[0])
+        if trunk.startswith(TIMM):
+            return _from_timm(trunk.removeprefix(TIMM), classes, image_shape[0])
         return _from_user(trunk, classes, image_shape)
 
 
@@ -121,15 +126,45 @@ def _example(image_shape: Shape) -> Tensor:
 def _from_torchvision(name: str, classes: int, channels: int) -> nn.Module:
     models = torchvision_models()
     name = ALIASES.get(name, name)
-    known = models.list_models(module=models)
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=3)
-        hint = f"did you mean {' or '.join(TORCHVISION + each for each in near)}?" if near else f"there are {known}"
-        raise ModelError(f"torchvision has no classifier {name}", hint)
+    _refuse_unknown(TORCHVISION, name, models.list_models(module=models))
     module: nn.Module = models.get_model(name, weights=None, num_classes=classes)
     if channels != 3:
         _read_channels(module, name, channels)
     return module
+
+
+def _from_timm(name: str, classes: int, channels: int) -> nn.Module:
+    timm = timm_package()
+    _refuse_unknown(TIMM, name, [*timm.list_models(), *timm.list_pretrained()])  # these have tags: resnet18.a1_in1k
+    module: Any = timm.create_model(name, num_classes=classes, in_chans=channels)
+    if getattr(module, "drop_rate", 0):  # of F.dropout in its own forward pass, which cannot be cut
+        module.drop_rate = 0.0
+    return cast(nn.Module, module)
+
+
+def _refuse_unknown(zoo: str, name: str, known: Sequence[str]) -> None:
+    if name in known:
+        return
+    near = difflib.get_close_matches(name, known, n=3)
+    names = " or ".join(zoo + each for each in near)
+    shown = ", ".join(known[:SHOWN]) + (f" and {len(known) - SHOWN} more" if len(known) > SHOWN else "")
+    hint = f"did you mean {names}?" if near else f"there are {shown}"
+    raise ModelError(f"{zoo.removesuffix('/')} has no classifier {name}", hint)
+
+
+def timm_package() -> Any:
+    """``timm``, an extra.
+
+    Raises:
+        SetupError: If it is not installed.
+    """
+    try:
+        import timm
+    except ImportError as error:
+        raise SetupError(
+            f"{TIMM} trunks need the package timm: {error}", "pip install timm, or name one of torchvision's"
+        ) from None
+    return timm
 
 
 def torchvision_models() -> Any:

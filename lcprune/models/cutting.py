@@ -115,7 +115,7 @@ class _Meter(fx.Interpreter):
         with torch.no_grad(), FlopCounterMode(display=False) as self._counter:
             try:
                 self.run(image)
-            except RuntimeError as error:
+            except (RuntimeError, AssertionError) as error:  # torch._assert of an image's size
                 raise too_small(image, error) from None
         self.total = self.macs[graph.nodes[-1]]
 

@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 from torch import Tensor, fx, nn
 
 from lcprune.errors import ModelError
-from lcprune.models.backbones import ALIASES, first_convolution, torchvision_models
-from lcprune.models.network import Network
-from lcprune.recipe.schema.model import TORCHVISION, ModelConfig
+from lcprune.models.backbones import ALIASES, first_convolution, timm_package, torchvision_models
+from lcprune.models.network import Network, Normalize
+from lcprune.recipe.schema.model import TIMM, TORCHVISION, ModelConfig
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "network")
 """Keys under which a torch file may store its weights."""
@@ -38,10 +38,12 @@ def load_pretrained(network: Network, config: ModelConfig) -> list[str]:
     if config.weights == "none":
         return []
     found, origin = _default(config) if config.weights == "default" else _read(Path(config.weights))
-    return [f"weights: {origin}", *_fit(network, found, origin)]
+    return [f"weights: {origin}", *_fit(network, found, origin), *_other_normalization(network, config.trunk)]
 
 
 def _default(config: ModelConfig) -> tuple[Weights, str]:
+    if config.trunk.startswith(TIMM):
+        return _default_of_timm(config.trunk)
     name = config.trunk.removeprefix(TORCHVISION)
     weights = torchvision_models().get_model_weights(ALIASES.get(name, name)).DEFAULT
     try:
@@ -52,6 +54,36 @@ def _default(config: ModelConfig) -> tuple[Weights, str]:
             f"download {weights.url} elsewhere and set model.weights to the file, or set model.weights: none",
         ) from None
     return found, f"{config.trunk}, {weights}"
+
+
+def _default_of_timm(trunk: str) -> tuple[Weights, str]:
+    timm, name = timm_package(), trunk.removeprefix(TIMM)
+    cfg = timm.get_pretrained_cfg(name)
+    source = f"{name}.{cfg.tag}" if cfg is not None and cfg.tag else name
+    try:
+        found: Weights = timm.create_model(name, pretrained=True).state_dict()
+    except Exception as error:  # of the file system, the network or its client
+        raise ModelError(
+            f"the default weights of {trunk} cannot be downloaded: {_first_line(error)}",
+            f"download model.safetensors from https://huggingface.co/timm/{source} elsewhere and set model.weights to "
+            "the file, or set model.weights: none",
+        ) from None
+    return found, f"{trunk}, {source}"
+
+
+def _other_normalization(network: Network, trunk: str) -> list[str]:
+    """A notice where timm's weights were trained with another mean or standard deviation."""
+    normalize = network.normalize
+    if not trunk.startswith(TIMM) or not isinstance(normalize, Normalize) or normalize.mean.numel() != 3:
+        return []
+    cfg = timm_package().get_pretrained_cfg(trunk.removeprefix(TIMM))
+    have = torch.cat([normalize.mean, normalize.std]).flatten()
+    if cfg is None or torch.allclose(have, torch.tensor([*cfg.mean, *cfg.std]), atol=1e-4):
+        return []
+    return [
+        f"timm trained this backbone with data.mean: {list(cfg.mean)} and data.std: {list(cfg.std)}; the recipe has "
+        "others, which costs accuracy if the weights are timm's"
+    ]
 
 
 def _read(path: Path) -> tuple[Weights, str]:
@@ -66,10 +98,9 @@ def _read(path: Path) -> tuple[Weights, str]:
             else torch.load(path, map_location="cpu", weights_only=True)
         )
     except Exception as error:  # torch raises many kinds of errors for a damaged file
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         kind = "safetensors" if isinstance(error, SafetensorError) else "weights"
         raise ModelError(
-            f"model.weights: {path} cannot be read as {kind}: {reason[:160]}",
+            f"model.weights: {path} cannot be read as {kind}: {_first_line(error)}",
             "save it with safetensors, or with torch.save(module.state_dict(), ...)",
         ) from None
     for key in WRAPPERS:
@@ -81,6 +112,10 @@ def _read(path: Path) -> tuple[Weights, str]:
             "save it with torch.save(module.state_dict(), ...)",
         )
     return _plain_names(content), str(path)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
 
 
 def _plain_names(content: Mapping[str, Tensor]) -> Weights:

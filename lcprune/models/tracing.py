@@ -9,6 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lcprune.errors import ModelError
 
@@ -92,10 +93,8 @@ class _Recorder(fx.Tracer):
                 ) from None
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        has_children = next(m.children(), None) is not None
-        return (
-            not has_children or module_qualified_name in self._whole or super().is_leaf_module(m, module_qualified_name)
-        )
+        is_one_layer = next(m.children(), None) is None or isinstance(m, _BatchNorm)  # timm's have an activation
+        return is_one_layer or module_qualified_name in self._whole or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         path = self.path_of_module(m)

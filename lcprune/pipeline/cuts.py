@@ -14,10 +14,10 @@ from lcprune.recipe.schema.model import PLACES
 def list_cuts(
     trunk: str, *, image_size: int = 224, channels: int = 3, classes: int = 1000, groups: int = 4
 ) -> dict[str, Any]:
-    """The places where a backbone of torchvision, or the user's own, can be cut.
+    """The places where a backbone of torchvision or timm, or the user's own, can be cut.
 
     Args:
-        trunk: ``torchvision/NAME`` (or NAME alone), or ``package.module:callable``.
+        trunk: ``torchvision/NAME`` (or NAME alone), ``timm/NAME`` or ``package.module:callable``.
         image_size: Height and width of an image, in pixels.
         channels: Of an image.
         classes: Number of logits.

@@ -4,6 +4,7 @@ import os
 import platform
 import sys
 from importlib import metadata
+from importlib.util import find_spec
 from typing import Any, Literal
 
 import torch
@@ -23,7 +24,8 @@ def environment(wanted: Precision, channels_last: bool, coordinator: Coordinator
         channels_last: The recipe's `train.channels_last`.
         coordinator: Of the ranks that train.
     """
-    packages = ("torch", "torchvision", "numpy", "onnx", "onnxruntime", "fvcore")
+    packages = ["torch", "torchvision", "numpy", "onnx", "onnxruntime", "fvcore"]
+    packages += ["timm"] if find_spec("timm") else []
     return {
         "lcprune": __version__,
         "python": platform.python_version(),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from lcprune.data.split import balanced_split
 from lcprune.data.survey import GREY_KINDS, Survey
 from lcprune.errors import DataError, RecipeError
-from lcprune.recipe.schema.model import PLACES, TORCHVISION
+from lcprune.recipe.schema.model import PLACES, ZOOS
 from lcprune.reporting.recipe_text import Value, recipe_text
 
 SMALL_PX = 64
@@ -19,8 +19,10 @@ LARGE_MODEL = "torchvision/mobilenet_v3_small"
 
 _FULL_RESOLUTION = {"vgg": (16, 32, 48, 64), "msdnet": (32, 48, 64)}  # backbones that begin at the size of the image
 _SHRINKING = (32, 64, 96, 128)  # backbones whose stem halves it twice
-_LEAST_PX = 64  # for torchvision's, which halve an image five times; benchmarks/results/init_trials.json
-_PRETRAINED_PX = 224  # what torchvision's weights were trained with
+_LEAST_PX = (
+    64  # for those of torchvision and timm, which halve an image five times; benchmarks/results/init_trials.json
+)
+_PRETRAINED_PX = 224  # what most pretrained weights were trained with
 _SHARES = (0.15, 0.2, 0.3)  # of the training images, held out for validation, and as many for testing
 _MOST_HELD_OUT = 5_000
 _IMBALANCED = 3.0  # the largest class over the smallest one
@@ -59,8 +61,13 @@ class _Plan:
 
     @property
     def imported(self) -> bool:
-        """Whether the backbone is torchvision's or the user's own."""
+        """Whether the backbone is torchvision's, timm's or the user's own."""
         return self.trunk not in PLACES
+
+    @property
+    def from_zoo(self) -> bool:
+        """Whether the backbone is torchvision's or timm's."""
+        return self.trunk.startswith(ZOOS)
 
 
 def suggest_recipe(found: Survey, root: str, wanted: Wanted) -> str:
@@ -86,7 +93,7 @@ def suggest_recipe(found: Survey, root: str, wanted: Wanted) -> str:
         "data": _data(found, root, plan),
         "model": {
             "trunk": plan.trunk,
-            "weights": plan.weights if plan.trunk.startswith(TORCHVISION) or plan.pretrained else None,
+            "weights": plan.weights if plan.from_zoo or plan.pretrained else None,
             "groups": 4 if plan.imported and ":" not in plan.trunk else None,
             "width": None if plan.imported else 0.25,
         },
@@ -126,7 +133,7 @@ def _plan(found: Survey, wanted: Wanted) -> _Plan:
     trunk = trunk_of(wanted.model or ("vgg" if small else LARGE_MODEL))
     if pretrained and trunk in PLACES:
         raise RecipeError(
-            f"there are no weights for {trunk}", "leave --weights out, or name one of torchvision's models"
+            f"there are no weights for {trunk}", "leave --weights out, or name a model of torchvision or timm"
         )
     if wanted.weights not in ("none", "default") and not Path(wanted.weights).is_file():
         raise RecipeError(f"there is no file {wanted.weights}", "write --weights none, default, or the path of a file")
@@ -144,7 +151,7 @@ def _image_size(trunk: str, typical: int, pretrained: bool) -> int:
     if pretrained:
         return _PRETRAINED_PX if typical >= _PRETRAINED_PX else max(SMALL_PX, 32 * (typical // 32))
     sizes = _FULL_RESOLUTION.get(trunk, _SHRINKING)
-    least = max(typical, _LEAST_PX if trunk.startswith(TORCHVISION) else 0)
+    least = max(typical, _LEAST_PX if trunk.startswith(ZOOS) else 0)
     return next((size for size in sizes if size >= least), sizes[-1])
 
 
@@ -277,7 +284,7 @@ def _why_size(plan: _Plan, wanted: Wanted) -> str:
         reason = "This size was asked for."
     elif plan.size < plan.typical:
         reason = f"Cost grows with the area: at {2 * plan.size} a step takes four times as long, and finds more detail."
-    elif plan.size == _LEAST_PX > plan.typical and plan.trunk.startswith(TORCHVISION):
+    elif plan.size == _LEAST_PX > plan.typical and plan.from_zoo:
         reason = "They are enlarged: this network halves them five times, and of 32 pixels one would be left."
     else:
         is_kept = plan.size == plan.typical
@@ -301,7 +308,7 @@ def _other_reasons(plan: _Plan, wanted: Wanted) -> dict[str, str]:
         "model.trunk": trunk,
         "model.weights": "The network begins with these weights and, where the classes differ, a new last layer."
         if plan.pretrained
-        else "`default` fine-tunes weights learned on ImageNet, which torchvision downloads once; with few images that "
+        else "`default` fine-tunes weights learned on ImageNet, which are downloaded once; with few images that "
         "is worth much. `lcprune init` with --weights default chooses image_size, epochs and lr for it.",
         "model.groups": "Groups of nearly equal cost, with a critic after each but the last: four exits.",
         "model.width": "A quarter of the channels, for a CPU; 1.0 is the full size, for a GPU.",

@@ -1,5 +1,8 @@
-"""Every trunk of torchvision that the documentation names, from the cut to a progressive file."""
+"""Every trunk of torchvision and timm that the documentation names, from the cut to a progressive file."""
 
+import os
+import subprocess
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,27 +26,36 @@ from lcprune.training.optim import build_optimizers
 from lcprune.training.step import EagerStep
 from lcprune_runtime.metadata import ExitInfo, InputInfo, ModelInfo
 from lcprune_runtime.session import ProgressiveSession
+from tests.environments import with_packages
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 TRUNKS = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large"),
     *("efficientnet_b0", "regnet_y_400mf", "convnext_tiny", "shufflenet_v2", "densenet121", "vgg16_bn"),
 )
+TIMM = (
+    *("mobilenetv3_small_050", "efficientnet_lite0", "mobilenetv2_100", "resnet18", "regnety_002", "convnext_atto"),
+    *("ghostnet_100",),
+)
 BLOCKS = ("resnet18", "mobilenet_v3_small", "efficientnet_b0", "convnext_tiny")
 """Trunks that have between them most kinds of blocks."""
+EXTRAS = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
 SHAPE = (3, 32, 32)
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 TEXT = """\
 name: any
 data: {{source: imagefolder, image_size: 32}}
-model: {{trunk: torchvision/{trunk}, groups: 3}}
+model: {{trunk: {trunk}, groups: 3}}
 critics: {{head: pooled, channels: 4}}
 train: {{iterations: 1, lr: 0.001}}
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trunk", TRUNKS)
+@pytest.mark.parametrize("trunk", [*(f"torchvision/{name}" for name in TRUNKS), *(f"timm/{name}" for name in TIMM)])
 def test_a_trunk_is_cut_trained_profiled_and_exported(trunk: str, tmp_path: Path) -> None:
+    if trunk.startswith("timm/"):
+        pytest.importorskip("timm")
     loaded = recipe.parse(TEXT.format(trunk=trunk))
     network = build(loaded, 10, SHAPE, MEAN, STD)
     whole = make(loaded.model.trunk, 10, SHAPE, seed=0).eval()
@@ -56,7 +68,7 @@ def test_a_trunk_is_cut_trained_profiled_and_exported(trunk: str, tmp_path: Path
     with torch.no_grad():
         torch.testing.assert_close(network.eval()(image)[-1], whole(network.normalize(image)), rtol=1e-4, atol=1e-5)
 
-    _train_one_step(network.train(), loaded)
+    _train_two_steps(network.train(), loaded)
     network.eval()
     with torch.no_grad():
         logits = network(image)
@@ -66,11 +78,28 @@ def test_a_trunk_is_cut_trained_profiled_and_exported(trunk: str, tmp_path: Path
 
 
 @pytest.mark.slow
+@pytest.mark.installs
+def test_trunks_of_timm_where_it_is_installed(tmp_path: Path) -> None:
+    python = with_packages(tmp_path / "env", EXTRAS["timm"])
+    paths = os.pathsep.join(map(str, (REPOSITORY, REPOSITORY / "runtime")))
+    tests = [f"{__file__}::test_a_trunk_is_cut_trained_profiled_and_exported", "tests/models/test_timm.py"]
+    done = subprocess.run(
+        [python, "-m", "pytest", "-q", "-k", "timm", *tests],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "skipped" not in done.stdout.splitlines()[-1]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("trunk", BLOCKS)
 def test_every_convolution_of_a_trunk_is_int8(
     write_reduced: Callable[..., Any], trunk: str, tmp_path: Path, plain_logits: Callable[..., np.ndarray]
 ) -> None:
-    network = build(recipe.parse(TEXT.format(trunk=trunk)), 10, SHAPE, MEAN, STD).eval()
+    network = build(recipe.parse(TEXT.format(trunk=f"torchvision/{trunk}")), 10, SHAPE, MEAN, STD).eval()
     images = _shapes(96)
     _spread_confidences(network, torch.from_numpy(images[64:].astype(np.float32) / 255))
     stages, _ = cascade_stages(network.eval(), (0, 1), images[64:])
@@ -90,17 +119,19 @@ def _shapes(count: int) -> np.ndarray:
     return (nn.functional.interpolate(rough, SHAPE[1:], mode="bilinear") * 255).round().to(torch.uint8).numpy()
 
 
-def _train_one_step(network: Network, loaded: recipe.Recipe) -> None:
+def _train_two_steps(network: Network, loaded: recipe.Recipe) -> None:
     generator = torch.Generator().manual_seed(1)
     images, labels = torch.rand(4, *SHAPE, generator=generator), torch.tensor([0, 3, 5, 9])
-    before = {name: value.clone() for name, value in network.named_parameters()}
     optimizers = build_optimizers(loaded, network)
     torch.manual_seed(0)
-    losses = EagerStep(build_method(loaded, network), optimizers, torch.device("cpu"), bf16=False)(images, labels, 0)
+    step = EagerStep(build_method(loaded, network), optimizers, torch.device("cpu"), bf16=False)
+    step(images, labels, 0)  # in timm, a residual branch begins with a BatchNorm of weights 0, which stops gradients
+    losses = step(images, labels, 1)
     assert losses.exits.isfinite().all()
     assert losses.exits.shape == (3,)
-    still = [name for name, value in network.named_parameters() if torch.equal(value, before[name])]
-    assert len(still) < len(before) / 10  # BatchNorm of one value and dead units get no gradient
+    gradients = [weight.grad for weight in network.parameters()]
+    still = [gradient for gradient in gradients if gradient is None or not gradient.any()]
+    assert len(still) < len(gradients) / 10  # BatchNorm of one value and dead units get no gradient
     for group in network.groups:
         first = next(part for part in group.modules() if isinstance(part, nn.Conv2d | nn.Linear))
         assert first.weight.grad is not None

@@ -17,8 +17,8 @@ class CriticsConfig(Section):
     """The convolutions (``vgg``), residual blocks (ResNets) or dense layers (``msdnet``) of the trunk, counted from 1,
     after which a critic sits. Left out, the ends of the first three stages: [2, 5, 8] for ``vgg``, [3, 7, 13] for
     ``resnet50``, [3, 7, 30] for ``resnet101``; [4, 6, 8, 10, 12, 14] for ``msdnet``, those inside its `model.layers`.
-    In a trunk from torchvision, or your own, the places are the cuts of `model.cuts`, counted from 1: left out, all of
-    them. A recipe that was read always names them."""
+    In a trunk from torchvision or timm, or your own, the places are the cuts of `model.cuts`, counted from 1: left out,
+    all of them. A recipe that was read always names them."""
     depth: NonNegativeInt | tuple[NonNegativeInt, ...] = 1
     """Convolutions in each critic, before its linear layer; one number for all, or one for each."""
     channels: PositiveInt | tuple[PositiveInt, ...] = 128
@@ -26,8 +26,8 @@ class CriticsConfig(Section):
     head: Head = Field(default="paper", description=described(HEADS))
     pool_to: PositiveInt | tuple[PositiveInt, ...] = 4
     """Height and width to which all heads but ``paper`` and ``msdnet`` reduce, in pixels; one number for all, or one
-    for each. In a trunk from torchvision, or your own, the most: the largest number up to it that divides the hidden
-    layer's height and width."""
+    for each. In a trunk from torchvision or timm, or your own, the most: the largest number up to it that divides the
+    hidden layer's height and width."""
     kernel: Literal[1, 3] = 3
     """Height and width of the convolutions that `depth` counts; the depthwise ones of ``separable`` always have 3."""
     batch_norm: bool = False

@@ -13,9 +13,9 @@ PLACES = {"vgg": (2, 5, 8), "resnet50": (3, 7, 13), "resnet101": (3, 7, 30), "ms
 """Default places of the critics of each trunk: the paper's three, at the ends of the first stages;
 those of ``msdnet`` are where its authors put classifiers."""
 
-TORCHVISION = "torchvision/"
-EXTERNAL = r"^(torchvision/\w+|[A-Za-z_][\w.]*:[A-Za-z_][\w.]*)$"
-"""Trunks that are not this package's: torchvision's, and a user's ``package.module:callable``."""
+ZOOS = TORCHVISION, TIMM = ("torchvision/", "timm/")
+EXTERNAL = r"^(torchvision/\w+|timm/[\w.]+|[A-Za-z_][\w.]*:[A-Za-z_][\w.]*)$"
+"""Trunks that are not this package's: torchvision's, timm's, and a user's ``package.module:callable``."""
 
 
 class ModelConfig(Section):
@@ -24,7 +24,7 @@ class ModelConfig(Section):
     trunk: Literal["vgg", "resnet50", "resnet101", "msdnet"] | Annotated[str, Field(pattern=EXTERNAL)] = "vgg"
     """``vgg``: the paper's eleven convolutions (Figure 2a); ``resnet50``, ``resnet101``: its ResNets (Table 8);
     ``msdnet``: multi-scale dense layers (Huang et al. 2018); ``torchvision/NAME``: any classifier of torchvision's;
-    ``package.module:callable``: your own."""
+    ``timm/NAME``: one of timm's, an extra of lcprune; ``package.module:callable``: your own."""
     width: PositiveFloat = 1.0
     """Factor on the channels of every layer: 0.25 gives 16, 32, 64 and 128 instead of 64, 128, 256 and 512."""
     classes: Annotated[int, Field(ge=2)] | None = None
@@ -32,15 +32,16 @@ class ModelConfig(Section):
     whiten: bool = False
     """A frozen first layer: 2x2 patches along their principal components, which are computed from training images."""
     weights: Annotated[str, Field(min_length=1)] = "none"
-    """Initial weights of a trunk from torchvision, or of your own. ``none``: random ones; ``default``: torchvision's
-    pretrained ones; anything else: a safetensors file, or a torch file, which is read with ``weights_only=True``."""
+    """Initial weights of a trunk from torchvision or timm, or of your own. ``none``: random ones; ``default``: the
+    pretrained ones, which torchvision or timm downloads; anything else: a safetensors file, or a torch file, which is
+    read with ``weights_only=True``."""
     cuts: Literal["auto"] | tuple[Annotated[str, Field(min_length=1)], ...] = "auto"
     """Where the trunk is cut into layer groups; ``auto``: where `critics.after` puts a critic, and a trunk from
-    torchvision, or your own, into `groups` of nearly equal MACs. Or the names of places in it, shallow first, such as
-    [features.3, features.6]; ``lcprune cuts`` lists them."""
+    torchvision or timm, or your own, into `groups` of nearly equal MACs. Or the names of places in it, shallow first,
+    such as [features.3, features.6]; ``lcprune cuts`` lists them."""
     groups: Annotated[int, Field(ge=2)] = 4
-    """Layer groups that ``cuts: auto`` makes of a trunk from torchvision or of your own; the other trunks have as many
-    as `critics.after` says."""
+    """Layer groups that ``cuts: auto`` makes of a trunk from torchvision or timm, or of your own; the other trunks have
+    as many as `critics.after` says."""
     layers: Annotated[int, Field(ge=5)] | None = None
     """Dense layers of ``msdnet``, 5 or more; left out, 16. The other trunks have a depth of their own."""
     stem: Literal["auto", "small", "imagenet"] = "auto"
@@ -68,13 +69,13 @@ class ModelConfig(Section):
         near = difflib.get_close_matches(str(trunk), PLACES, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise ValueError(
-            f"there is no trunk {json.dumps(trunk, default=str)}: {hint}write {', '.join(PLACES)}, torchvision/NAME or "
-            "package.module:callable"
+            f"there is no trunk {json.dumps(trunk, default=str)}: {hint}write {', '.join(PLACES)}, torchvision/NAME, "
+            "timm/NAME or package.module:callable"
         )
 
     @property
     def is_external(self) -> bool:
-        """Whether the trunk is torchvision's or the user's own."""
+        """Whether the trunk is torchvision's, timm's or the user's own."""
         return self.trunk not in PLACES
 
     @field_validator("cuts")
@@ -92,12 +93,12 @@ class ModelConfig(Section):
         if self.is_external and (self.width != 1 or self.whiten):
             key = "whiten" if self.whiten else "width"
             raise ValueError(f"{trunk} is taken as it is, {key} cannot change it: leave {key} out")
-        if self.is_external and self.weights == "default" and not trunk.startswith(TORCHVISION):
+        if self.is_external and self.weights == "default" and not trunk.startswith(ZOOS):
             raise ValueError(f"{trunk} has no default weights: name a file, or load them where it is built")
         for key, default in (("weights", "none"), ("cuts", "auto"), ("groups", 4)):
             if not self.is_external and getattr(self, key) != default:
                 raise ValueError(
-                    f"{key} is for trunks from torchvision and for your own, not for {trunk}: leave {key} out"
+                    f"{key} is for trunks from torchvision or timm and for your own, not for {trunk}: leave {key} out"
                 )
         if self.stem != "auto" and not trunk.startswith("resnet"):
             raise ValueError(f"{trunk} has one stem only: leave stem out, or take trunk: resnet50")

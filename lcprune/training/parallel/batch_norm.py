@@ -20,7 +20,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class ReducedBatchNorm(_BatchNorm):
-    """BatchNorm for a batch that several processes share evenly; in eval mode it is `nn.BatchNorm2d`."""
+    """BatchNorm for a batch that several processes share evenly; in eval mode it is `nn.BatchNorm2d`.
+
+    Children of the layer, such as the activation of timm's ``BatchNormAct2d``, follow one after another.
+    """
 
     def __init__(self, layer: _BatchNorm, group: ProcessGroup) -> None:
         """Shares the weights and statistics of `layer`."""
@@ -28,11 +31,18 @@ class ReducedBatchNorm(_BatchNorm):
         self.affine, self.track_running_stats = layer.affine, layer.track_running_stats
         self._parameters = copy.copy(layer._parameters)  # in the same order, under the same names
         self._buffers = copy.copy(layer._buffers)
+        self._modules = copy.copy(layer._modules)
         self.training = layer.training
         self._group = group
 
     def forward(self, input: Tensor) -> Tensor:
         """``(N, C)``, ``(N, C, L)`` or ``(N, C, H, W)`` to the same shape; N is the share of this process."""
+        output = self._normalized(input)
+        for child in self.children():
+            output = child(output)
+        return output
+
+    def _normalized(self, input: Tensor) -> Tensor:
         if not self.training and self.running_mean is not None:
             return super().forward(input)
         mean, variance = _statistics(input, self._group)

@@ -20,10 +20,21 @@ SHARE = 4
 CHANNELS = 3
 
 
-def pair(**options: Any) -> tuple[nn.BatchNorm2d, ReducedBatchNorm]:
+class ActivatedBatchNorm(nn.BatchNorm2d):
+    """As timm has it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.drop, self.act = nn.Identity(), nn.Tanh()
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(input)))
+
+
+def pair(make: type[nn.BatchNorm2d] = nn.BatchNorm2d, **options: Any) -> tuple[nn.BatchNorm2d, ReducedBatchNorm]:
     """torch's layer, and one with the same weights over all processes; a sequential holds the latter."""
     torch.manual_seed(1)
-    whole = nn.BatchNorm2d(CHANNELS, **options).double()
+    whole = make(CHANNELS, **options).double()
     if whole.affine:
         with torch.no_grad():
             whole.weight.normal_()
@@ -115,6 +126,7 @@ def work() -> dict[str, Any]:
         "plain mean": compared(*pair(momentum=None), 2, 2),
         "no statistics": compared(*pair(track_running_stats=False), 2, 2),
         "momentum": compared(*pair(momentum=0.7, eps=0.1), 1, 1),
+        "with an activation": compared(*pair(ActivatedBatchNorm), 2, 2),
         "twice": twice(*pair()),
         "twice, no weights": twice(*pair(affine=False)),
     }
@@ -166,6 +178,7 @@ CASES = {
     "plain mean": 1e-12,
     "no statistics": 1e-12,
     "momentum": 1e-12,
+    "with an activation": 1e-12,
     "twice": 1e-9,
     "twice, no weights": 1e-9,
     "eval": 1e-12,
