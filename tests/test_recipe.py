@@ -420,6 +420,12 @@ def test_normalization_and_crops_are_checked(overrides: list[str], problem: str,
     assert fix in error.fix
 
 
+def test_a_run_with_its_own_normalization_opens_again() -> None:
+    loaded = recipe.parse(BASE, overrides=["data.mean=[0.5]", "data.std=[0.25]"])
+    assert recipe.parse(recipe.dump(loaded)) == loaded
+    assert (loaded.data.mean, loaded.data.std) == ((0.5,), (0.25,))
+
+
 def test_shares_of_classes_cannot_be_told() -> None:
     told = ("train.method=dni", "critics.condition_on_label=true", "data.mixup=0.2")
     assert "condition_on_label needs one class for each image" in refused(BASE, told).problem

@@ -118,7 +118,7 @@ class DataConfig(Section):
             raise ValueError(f"mean and std belong together: write {missing} as well")
         if self.mean is None or self.std is None:
             return self
-        if "normalize" in self.model_fields_set:
+        if self.normalize != "measured":  # the default, which a run's recipe has written out
             raise ValueError("mean and std take the place of normalize: leave normalize out, or both of them")
         if not len(self.mean) == len(self.std) == self.input_channels:
             raise ValueError(
