@@ -8,6 +8,7 @@ from lcprune_runtime.errors import Interrupted as Interrupted
 from lcprune_runtime.errors import LcpruneError as LcpruneError
 from lcprune_runtime.errors import OnnxModelError as OnnxModelError
 from lcprune_runtime.errors import fix_of as fix_of
+from lcprune_runtime.errors import of_system as of_system
 from lcprune_runtime.errors import printable as printable
 
 

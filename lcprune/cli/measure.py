@@ -11,6 +11,7 @@ from lcprune.cli.output import command, notice
 from lcprune.errors import OnnxModelError, RunError
 from lcprune.specs import Minimize
 from lcprune_runtime.command_line import Quiet, Result
+from lcprune_runtime.commands import OnBadImage, finished
 
 
 @command
@@ -73,6 +74,7 @@ def evaluate(
         bool, typer.Option("--flip", help="Average the logits over each image and its mirror image (runs only).")
     ] = False,
     data_root: DataRoot = None,
+    on_bad_image: OnBadImage = "fail",
     quiet: Quiet = False,
 ) -> Result:
     """Accuracy of every exit, ensemble and progressive inference."""
@@ -97,7 +99,7 @@ def evaluate(
         result = evaluate_run.evaluate(target, flip=flip)
         if flip:
             notice(quiet)("every logit is the mean over an image and its mirror image")
-    return result, tables.evaluation_table(result)
+    return finished(result, tables.evaluation_table(result), result.get("bad_images", ()), on_bad_image)
 
 
 @command

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from torch.utils.data import DataLoader, Dataset
 
-from lcprune.errors import LcpruneError, SetupError
+from lcprune.errors import LcpruneError, SetupError, of_system
 
 AHEAD = 2
 """Batches that wait in the queue for each worker."""
@@ -46,7 +46,18 @@ def read_ahead(make: Callable[[int], T], keys: Iterable[int], workers: int, pin_
             multiprocessing_context="fork",
         )
         queue = iter(loader)
-    for made in queue:
+    while True:
+        try:
+            made = next(queue)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise SetupError(
+                f"a process that reads images has ended: {str(error).splitlines()[0]}",
+                "if the memory is full, set a smaller data.workers; then resume",
+            ) from None
         if isinstance(made, LcpruneError):
             raise made
         yield made
@@ -63,9 +74,12 @@ class _Made(Dataset[T | LcpruneError]):
             return self._make(key)
         except LcpruneError as error:
             return error
+        except (OSError, MemoryError) as error:
+            return of_system(error)
 
 
 def _leave_signals_to_the_trainer(_: int) -> None:
-    """Ctrl-C reaches every process of a terminal; a worker that obeyed it would end before the last checkpoint."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ctrl-C and SIGHUP reach every process of a terminal; a worker that obeyed would end before the last checkpoint."""
+    for name in ("SIGINT", "SIGHUP"):
+        signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

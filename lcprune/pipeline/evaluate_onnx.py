@@ -1,5 +1,6 @@
 """Accuracy of an exported model on a folder of images, without torch, or on a recipe's test split."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from lcprune.analysis.evaluate import exit_rows, sweep
 from lcprune.data import sources
 from lcprune.errors import DataError
 from lcprune_runtime.evaluate import Session, at_own_thresholds, gives_exits
-from lcprune_runtime.images import read_folder, refuse_too_many
+from lcprune_runtime.images import BadImages, read_folder, readable, refuse_too_many
 from lcprune_runtime.segment_session import open_model
 
 Images = np.ndarray[Any, np.dtype[np.uint8]]
@@ -33,9 +34,10 @@ def evaluate(model: Path, data: str, data_root: Path) -> dict[str, Any]:
     """
     runs.check_exported(model)
     session = open_model(model)
-    images, labels, split = _images(session, data, data_root)
+    images, labels, split, bad = _images(session, data, data_root)
     info = session.info
     result: dict[str, Any] = {"split": split, "samples": len(labels), "exits": [], "ensembles": {}, "progressive": []}
+    result["bad_images"] = bad
     if gives_exits(session):
         logits = session.exit_logits(images)  # (exits, N, classes)
         exits = [(known.name, known.exit_index) for known in info.exits]
@@ -49,12 +51,14 @@ def evaluate(model: Path, data: str, data_root: Path) -> dict[str, Any]:
     return result
 
 
-def _images(session: Session, data: str, data_root: Path) -> tuple[Images, Labels, str]:
+def _images(session: Session, data: str, data_root: Path) -> tuple[Images, Labels, str, BadImages]:
     info = session.info
     if Path(data).is_dir():
-        images, labels, _ = read_folder(Path(data), info.input.preparation, info.classes)
-        return images, labels, data
+        found = read_folder(Path(data), info.input.preparation, info.classes)
+        return found.images, found.labels, data, found.bad
     recipe = recipes.load(data)
+    if recipe.data.has_files:
+        recipe = recipes.load(data, ["data.on_bad_image=skip"])
     dataset = sources.load(recipe.data, data_root, recipe.train.seed)
     shape = (info.input.channels, info.input.size, info.input.size)
     if dataset.classes != info.classes or dataset.image_shape != shape:
@@ -66,4 +70,8 @@ def _images(session: Session, data: str, data_root: Path) -> tuple[Images, Label
     if not len(dataset.test):
         raise DataError(f"{data} has no test images", "name a folder of images, one subfolder for each class")
     refuse_too_many(len(dataset.test), info.input.size, info.input.channels)
-    return dataset.test.images[:], dataset.test.labels, f"test split of {recipe.name}"
+    bad: BadImages = []
+    with suppress(DataError):  # none can be read: what each one's problem is was not kept
+        for _ in readable(dataset.skipped, info.input.preparation, bad):
+            pass
+    return dataset.test.images[:], dataset.test.labels, f"test split of {recipe.name}", bad

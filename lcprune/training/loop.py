@@ -116,7 +116,7 @@ class Trainer:
         Raises:
             NotFiniteError: If a loss, gradient or weight is not finite; checked before each logged line and checkpoint,
                 so that no checkpoint has such a number.
-            Interrupted: After Ctrl-C or SIGTERM, with the state saved.
+            Interrupted: After Ctrl-C, SIGTERM or SIGHUP, with the state saved.
         """
         train, device = self.recipe.train, self.coordinator.device
         keep_freed_memory()
@@ -236,7 +236,7 @@ class _Meter:
         """The means since the last call."""
         means = torch.zeros(0) if self._sum is None else self._sum / self._steps
         exits, critics = self._trainer.coordinator.gather_losses(means[: self._exits], means[self._exits :])
-        elapsed = time.perf_counter() - self._started
+        elapsed = max(time.perf_counter() - self._started, 1e-9)  # of a clock that stood still or jumped
         images = self._steps * self._trainer.recipe.data.batch_size
         state.seconds += elapsed
         waited, self._waited_s = self._trainer.loader.waited_s - self._waited_s, self._trainer.loader.waited_s
@@ -249,7 +249,7 @@ class _Meter:
             loss=exits,
             critic_loss=critics,
             images_per_s=images / elapsed,
-            wait_share=min(1.0, waited / elapsed) if waited else None,
+            wait_share=min(1.0, max(0.0, waited / elapsed)) if waited else None,
         )
 
     def leave_out(self, seconds: float) -> None:
@@ -264,7 +264,7 @@ class _Meter:
 
 @contextmanager
 def _interruptible() -> Iterator[threading.Event]:
-    """Turns the first Ctrl-C or SIGTERM into an event, so that the step is completed; the second one acts at once."""
+    """Turns the first Ctrl-C, SIGTERM or SIGHUP into an event, which completes the step; the second acts at once."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event  # only the main thread receives signals
@@ -275,7 +275,10 @@ def _interruptible() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         event.set()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # which nohup asks for
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield event
     finally:

@@ -1,14 +1,15 @@
 """Latency, size and accuracy of exported models, side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lcprune_runtime.errors import DataError
 from lcprune_runtime.files import list_classes
-from lcprune_runtime.images import read_prepared
+from lcprune_runtime.images import BadImages, read_prepared, readable
 from lcprune_runtime.latency import Latency, Session, call_on, exit_calls, in_turn, latencies_of, noise_for, on_images
 from lcprune_runtime.segment_session import MANIFEST, SegmentedSession, open_model
 
@@ -19,7 +20,8 @@ def bench(models: Sequence[Path], runs: int, data: Path | None = None) -> list[d
     Args:
         models: Files that `export` wrote, or folders of segments or their manifests.
         runs: Timed runs of each, without images.
-        data: Folder with one subfolder of images for each class; each is run once. None: a random image.
+        data: Folder with one subfolder of images for each class; each that can be read is run once. None: a random
+            image.
 
     Raises:
         OnnxModelError: If a file is no model of ours.
@@ -59,21 +61,32 @@ def _on_noise(sessions: Sequence[Session], runs: int) -> list[dict[str, Any]]:
 
 def _on_folder(sessions: Sequence[Session], data: Path) -> list[dict[str, Any]]:
     classes = sessions[0].info.classes
-    if others := [session.name for session in sessions if session.info.classes != classes]:
+    if different := [session.name for session in sessions if session.info.classes != classes]:
         raise DataError(
-            f"{others[0]} has other classes than {sessions[0].name}", "compare models that were trained for the same"
+            f"{different[0]} has other classes than {sessions[0].name}", "compare models that were trained for the same"
         )
     files, _ = list_classes(data, classes)
-    images = ([read_prepared(path, session.info.input.preparation)[None] for session in sessions] for path in files)
-    results, times_ms = on_images(sessions, images)
+    bad: BadImages = []
+    kept: list[int] = []
+    first, *further = sessions
+
+    def images() -> Iterator[list[NDArray[np.uint8]]]:
+        for index, pixels in readable(files, first.info.input.preparation, bad):
+            kept.append(index)
+            others = [read_prepared(files.path(index), session.info.input.preparation) for session in further]
+            yield [image[None] for image in (pixels, *others)]
+
+    results, times_ms = on_images(sessions, images())
+    labels = files.labels[kept]
     rows = []
     for index, (session, latency) in enumerate(zip(sessions, latencies_of(times_ms), strict=True)):
         counts = np.bincount(results[:, index, 1], minlength=len(session.info.exits))
         rows.append(
             {
-                "images": len(files),
-                "accuracy_pct": 100 * float((results[:, index, 0] == files.labels).mean()),
-                "exit_fractions": (counts / len(files)).tolist(),
+                "images": len(kept),
+                "bad_images": bad,
+                "accuracy_pct": 100 * float((results[:, index, 0] == labels).mean()),
+                "exit_fractions": (counts / len(kept)).tolist(),
                 "latency_mean_ms": latency.mean_ms,
                 **_figures(latency),
             }

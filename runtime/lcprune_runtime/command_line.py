@@ -18,8 +18,9 @@ from lcprune_runtime.errors import Interrupted, LcpruneError, of_system, printab
 
 Json = Annotated[bool, typer.Option("--json", help="Print data as JSON on stdout, everything else on stderr.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors and JSON.")]
-Result = tuple[Any, Any]
-"""What a command found: the data that ``--json`` prints, and the tables and lines for a person."""
+Result = tuple[Any, Any] | tuple[Any, Any, LcpruneError]
+"""What a command found: the data that ``--json`` prints, and the tables and lines for a person; and, where that is not
+all that was asked for, the error that follows it."""
 
 _COMMON = [
     inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Json),
@@ -116,8 +117,12 @@ def command(
         with errors(as_json):
             options = {name: _at_home(value) for name, value in options.items()}
             result = work(**options, **{name: value for name, value in common.items() if name in own})
-            if result is not None and not is_silent():
-                show(*result, as_json, quiet)
+            if result is None or is_silent():
+                return
+            content, table, *failure = result
+            show(content, table, as_json, quiet)
+            for error in failure:  # stdout has the result already
+                raise reported(error, as_json=False)
 
     missing = [parameter for parameter in _COMMON if parameter.name not in own]
     run.__signature__ = signature.replace(parameters=[*own.values(), *missing])  # type: ignore[attr-defined]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal, TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from lcprune_runtime.errors import DataError, LcpruneError
 from lcprune_runtime.files import HEAD_BYTES, container_of
@@ -126,7 +126,8 @@ def errors_named(path: str | Path | BinaryIO) -> Iterator[None]:
     except Exception as error:  # Pillow's decoders raise nearly everything on a damaged file
         if isinstance(error, MemoryError) or getattr(error, "errno", None) in _SYSTEM_ERRORS:
             raise
-        reason = str(error) or type(error).__name__
+        is_unknown = isinstance(error, UnidentifiedImageError)
+        reason = "its format is not known" if is_unknown else str(error) or type(error).__name__
         raise DataError(f"{path} cannot be read as an image: {reason}", "replace the file, or remove it") from None
 
 
@@ -136,7 +137,10 @@ def _stream(path: str | Path | BinaryIO) -> BinaryIO | nullcontext[BinaryIO]:
 
 def _opened(stream: BinaryIO, path: str | Path | BinaryIO, work: Callable[[Image.Image], T]) -> T:
     stream.seek(0)
-    formats = _decoders(stream.read(HEAD_BYTES), path)
+    head = stream.read(HEAD_BYTES)
+    if not head:
+        raise ValueError("it is empty")
+    formats = _decoders(head, path)
     stream.seek(0)
     with Image.open(stream, formats=formats) as image:
         if image.width * image.height > MAX_PIXELS:

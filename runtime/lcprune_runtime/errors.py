@@ -50,7 +50,7 @@ class OnnxModelError(LcpruneError, kind="onnx"):
 
 
 class Interrupted(LcpruneError, kind="interrupted", exit_code=130):  # noqa: N818
-    """Ctrl-C or SIGTERM: what was done up to here is saved."""
+    """Ctrl-C, SIGTERM or SIGHUP: what was done up to here is saved."""
 
     def __str__(self) -> str:
         return f"{self.problem}; {self.fix}"

@@ -15,7 +15,7 @@ Session = ProgressiveSession | SegmentedSession
 
 
 def evaluate(model: Path, folder: Path) -> dict[str, Any]:
-    """Accuracy of every exit of a file, and of the file with its own thresholds.
+    """Accuracy of every exit of a file, and of the file with its own thresholds, on the images that can be read.
 
     Args:
         model: A file that `lcprune export` wrote.
@@ -27,8 +27,10 @@ def evaluate(model: Path, folder: Path) -> dict[str, Any]:
     """
     session = open_model(model)
     info = session.info
-    images, labels, _ = read_folder(folder, info.input.preparation, info.classes)
+    found = read_folder(folder, info.input.preparation, info.classes)
+    images, labels = found.images, found.labels
     result: dict[str, Any] = {"split": str(folder), "samples": len(labels), "exits": [], "progressive": []}
+    result["bad_images"] = found.bad
     if gives_exits(session):
         correct = predicted_classes(session.exit_logits(images)) == labels  # (exits, N)
         result["exits"] = [

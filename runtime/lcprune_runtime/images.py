@@ -1,7 +1,7 @@
 """Image files to arrays. NumPy and Pillow only: programs that run an exported model read images here without torch."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -103,22 +103,62 @@ def center_crop(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(pixels[:, top : top + size, left : left + size])
 
 
-def read_folder(
-    folder: Path, preparation: Preparation, classes: Sequence[str] | None = None
-) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]:
-    """All images ``(N, C, size, size)``, labels ``(N,)`` and classes of a folder with one subfolder per class.
+BadImages = list[dict[str, str]]
+"""Of every file that could not be read, ``image``, its path, and ``problem``."""
+
+
+def readable(
+    paths: Iterable[str | Path], preparation: Preparation, bad: BadImages
+) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Index and pixels ``(C, size, size)`` of every image that can be read; the others are added to `bad`.
+
+    Raises:
+        DataError: In the end, if not one of several could be read.
+    """
+    first, is_any = None, False
+    for index, path in enumerate(paths):
+        try:
+            pixels = read_prepared(path, preparation)
+        except DataError as error:
+            first = first or error
+            bad.append({"image": str(path), "problem": error.problem})
+        else:
+            is_any = True
+            yield index, pixels
+    if first is not None and not is_any:
+        raise first
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledImages:
+    """Images of a folder with one subfolder per class."""
+
+    images: NDArray[np.uint8]
+    """``(N, C, size, size)``."""
+    labels: NDArray[np.int64]
+    """``(N,)``."""
+    classes: tuple[str, ...]
+    bad: BadImages
+    """Those that could not be read and are left out."""
+
+
+def read_folder(folder: Path, preparation: Preparation, classes: Sequence[str] | None = None) -> LabelledImages:
+    """All images of a folder with one subfolder per class that can be read.
 
     `classes` is as in `list_classes`, the rest as in `read_prepared`.
 
     Raises:
-        DataError: As `list_classes`, `refuse_too_many` and `read_image`.
+        DataError: As `list_classes`, `refuse_too_many` and `readable`.
     """
     files, known = list_classes(folder, classes)
     refuse_too_many(len(files), preparation.size, preparation.channels)
     images = np.empty((len(files), preparation.channels, preparation.size, preparation.size), dtype=np.uint8)
-    for index, path in enumerate(files):
-        images[index] = read_prepared(path, preparation)
-    return images, files.labels, known
+    kept: list[int] = []
+    bad: BadImages = []
+    for index, pixels in readable(files, preparation, bad):
+        images[len(kept)] = pixels
+        kept.append(index)
+    return LabelledImages(images[: len(kept)], files.labels[kept], known, bad)
 
 
 def refuse_too_many(count: int, size: int, channels: int) -> None:

@@ -1,22 +1,25 @@
 """Classifying image files with an exported model; no torch."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from lcprune_runtime import contact_sheet
 from lcprune_runtime.errors import DataError
-from lcprune_runtime.images import list_images, read_image, read_prepared
+from lcprune_runtime.images import BadImages, list_images, read_image, readable
 from lcprune_runtime.segment_session import open_model
+
+T = TypeVar("T")
 
 BATCH = 64
 MOST_CELLS = 400  # of a contact sheet; more would make a picture that few programs open
 
 
 def predict(model: Path, images: Sequence[Path], grid: Path | None = None, columns: int = 6) -> dict[str, Any]:
-    """Class, confidence and exit of every image.
+    """Class, confidence and exit of every image that can be read; ``bad_images`` of the result names the others.
 
     Args:
         model: A file that `export` wrote.
@@ -26,7 +29,7 @@ def predict(model: Path, images: Sequence[Path], grid: Path | None = None, colum
 
     Raises:
         OnnxModelError: If the file is no model of ours.
-        DataError: If an image is missing or damaged.
+        DataError: If there is not one image that can be read.
         LcpruneError: If the sheet cannot be written.
     """
     if grid is not None:
@@ -34,28 +37,34 @@ def predict(model: Path, images: Sequence[Path], grid: Path | None = None, colum
     session = open_model(model)
     paths = _image_files(images)
     info = session.info
-    rows = []
-    for start in range(0, len(paths), BATCH):
-        batch = paths[start : start + BATCH]
-        pixels = np.stack([read_prepared(path, info.input.preparation) for path in batch])
-        result = session(pixels)
+    bad: BadImages = []
+    rows: list[dict[str, Any]] = []
+    for batch in _batches(readable(paths, info.input.preparation, bad)):
+        result = session(np.stack([pixels for _, pixels in batch]))
         rows += [
             {
-                "image": str(path),
+                "image": str(paths[number]),
                 "class": info.classes[int(label)],
                 "confidence": float(confidence),
                 "exit": info.exits[int(index)].name,
                 "exit_index": int(index),
                 "macs_ratio": info.exit_macs[int(index)] / info.main_macs,
             }
-            for path, label, confidence, index in zip(
+            for (number, _), label, confidence, index in zip(
                 batch, result.labels, result.confidences, result.exit_indices, strict=True
             )
         ]
+    content = {"model": str(model), "kind": info.kind, "images": rows, "bad_images": bad}
     if grid is None:
-        return {"model": str(model), "kind": info.kind, "images": rows}
+        return content
     _save_grid(rows, grid, columns, len(info.exits))
-    return {"model": str(model), "kind": info.kind, "images": rows, "grid": str(grid)}
+    return {**content, "grid": str(grid)}
+
+
+def _batches(images: Iterator[T]) -> Iterator[list[T]]:
+    """Lists of up to `BATCH`."""
+    while batch := [*itertools.islice(images, BATCH)]:
+        yield batch
 
 
 def _save_grid(rows: Sequence[Mapping[str, Any]], path: Path, columns: int, exits: int) -> None:
@@ -76,15 +85,11 @@ def _save_grid(rows: Sequence[Mapping[str, Any]], path: Path, columns: int, exit
 
 
 def _image_files(images: Sequence[Path]) -> list[Path]:
+    """Every file that is named, and those of folders."""
     paths: list[Path] = []
     for path in images:
-        if path.is_dir():
-            inside = list_images(path)
-            if not inside:
-                raise DataError(f"{path} holds no images", "name image files, or a folder that holds some")
-            paths += inside
-        elif path.is_file():
-            paths.append(path)
-        else:
-            raise DataError(f"there is no image {path}", "name image files, or folders of them")
+        inside = list_images(path) if path.is_dir() else [path]
+        if not inside:
+            raise DataError(f"{path} holds no images", "name image files, or a folder that holds some")
+        paths += inside
     return paths

@@ -131,6 +131,11 @@ def open_model(
     Raises:
         OnnxModelError: If it is none of these, or damaged.
     """
+    if (Path(path) / "recipe.yaml").is_file():
+        raise OnnxModelError(
+            f"{path} is a run, not an exported model",
+            f"name a file that lcprune export {path} has written, in {path}/export",
+        )
     segmented = Path(path).name == MANIFEST or (Path(path) / MANIFEST).is_file()
     opens = SegmentedSession if segmented else ProgressiveSession
     return opens(path, providers=providers, threads=threads)

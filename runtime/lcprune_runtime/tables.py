@@ -11,6 +11,8 @@ from lcprune_runtime.errors import printable
 Shown = list[Table | str]
 
 NOT_KNOWN = "-"
+MOST_NAMED = 20
+"""Bad images in a table."""
 UNBOUNDED = 10_000
 """Columns off a terminal: paths must come out whole."""
 WRAPPED = ("verdict", "what it is")
@@ -48,6 +50,12 @@ def prediction_table(result: Mapping[str, Any]) -> Shown:
     )
     columns = ["image", "class", "confidence", *(["exit", "MACs of main"] if progressive else [])]
     return [table(columns, rows), *([f"contact sheet: {result['grid']}"] if "grid" in result else [])]
+
+
+def bad_image_lines(bad: Sequence[Mapping[str, str]]) -> list[str]:
+    """What is wrong with the images that could not be read."""
+    lines = [f"cannot be read, left out: {len(bad)}", *(f"  {row['problem']}" for row in bad[:MOST_NAMED])]
+    return [*lines, *([f"  and {len(bad) - MOST_NAMED} more (--json names them)"] if len(bad) > MOST_NAMED else [])]
 
 
 def evaluation_table(result: Mapping[str, Any]) -> Shown:

@@ -70,3 +70,62 @@ def test_anywhere_else_it_just_ends(here: Path, cli: Callable[..., Any], monkeyp
     assert (plain.exit_code, plain.stdout, plain.stderr) == (130, "", "interrupted; run the command again\n")
     assert as_json.exit_code == 130
     assert json.loads(as_json.stdout)["error"]["kind"] == "interrupted"
+
+
+def started(name: str, tiny: tuple[str, ...], *more: str, **options: Any) -> subprocess.Popen[str]:
+    """A training in a process of its own that has logged something."""
+    settings = [part for key in (*tiny, "logging.every=2", *more) for part in ("--set", key)]
+    command = [*START, "train", "digits", *settings, "--out", name]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+    metrics = Path(name) / "metrics.jsonl"
+    while not (metrics.exists() and metrics.stat().st_size) and process.poll() is None:
+        time.sleep(0.01)
+    return process
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="the system has no SIGHUP")
+def test_hanging_up_saves_even_if_nobody_reads_the_messages(here: Path, tiny: tuple[str, ...]) -> None:
+    """The end of a terminal, or of a connection."""
+    process = started("mine", tiny, "train.iterations=20000")
+    assert process.stderr is not None
+    process.stderr.close()
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=300)
+    assert process.returncode == 130
+    assert checkpoint.load(here / "mine/checkpoints/last.pt")["step"] > 0
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="the system has no SIGHUP")
+def test_nohup_goes_on(here: Path, tiny: tuple[str, ...]) -> None:
+    ignore = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)  # noqa: E731
+    process = started("mine", tiny, preexec_fn=ignore)
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=300)
+    assert process.returncode == 0
+    assert (here / "mine/predictions.npz").is_file()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="the system has no SIGSTOP")
+def test_a_machine_that_sleeps_loses_nothing(here: Path, tiny: tuple[str, ...]) -> None:
+    plain = started("plain", tiny)
+    plain.communicate(timeout=300)
+    process = started("stopped", tiny)
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(3)
+    process.send_signal(signal.SIGCONT)
+    process.communicate(timeout=300)
+    assert (plain.returncode, process.returncode) == (0, 0)
+    assert (here / "stopped/weights.safetensors").read_bytes() == (here / "plain/weights.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("jump_s", [0.0, -3600.0, 1e6])
+def test_a_clock_that_stands_still_or_jumps_changes_nothing(
+    here: Path, train_tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, jump_s: float
+) -> None:
+    plain = train_tiny(here / "plain").run
+    readings = iter(range(10**9))
+    for name in ("time", "perf_counter", "monotonic"):
+        monkeypatch.setattr(time, name, lambda: 1e6 + jump_s * next(readings))
+    jumped = train_tiny(here / "jumped").run
+    monkeypatch.undo()
+    assert (jumped / "weights.safetensors").read_bytes() == (plain / "weights.safetensors").read_bytes()

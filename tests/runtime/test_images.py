@@ -141,15 +141,16 @@ def test_a_folder_is_read_class_by_class(tmp_path: Path) -> None:
     plain(tmp_path / "dog" / "1.png", (9, 9, 9))
     plain(tmp_path / "cat" / "2.png", (2, 2, 2), size=(8, 2))
     plain(tmp_path / "cat" / "1.png", (1, 1, 1))
-    images, labels, classes = read_folder(tmp_path, Preparation(5, 3))
+    found = read_folder(tmp_path, Preparation(5, 3))
+    images, labels, classes = found.images, found.labels, found.classes
     assert images.shape == (3, 3, 5, 5)
     assert images[:, 0, 0, 0].tolist() == [1, 2, 9]
     assert labels.dtype == np.int64
     assert labels.tolist() == [0, 0, 1]
     assert classes == ("cat", "dog")
-    _, labels, classes = read_folder(tmp_path, Preparation(4, 1), ["ant", "cat", "dog"])
-    assert labels.tolist() == [1, 1, 2]
-    assert classes == ("ant", "cat", "dog")
+    found = read_folder(tmp_path, Preparation(4, 1), ["ant", "cat", "dog"])
+    assert found.labels.tolist() == [1, 1, 2]
+    assert found.classes == ("ant", "cat", "dog")
 
 
 def nothing(folder: Path) -> None:
