@@ -32,10 +32,9 @@ def trained(name: str, table: Path, seed: int, run: Path) -> Row:
     def make() -> Row:
         whole = not run.exists()
         keys = (f"data.manifest={table.name}", f"train.seed={seed}", *VARIANTS[name])
-        before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+        before = _children_cpu_s()
         row = commands.train(str(RECIPE), run, table.parent, keys)
-        cpu_s = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
-        return {**row, "variant": name, "cpu_s": cpu_s if whole else None}
+        return {**row, "variant": name, "cpu_s": _children_cpu_s() - before if whole else None}
 
     return once(run.with_suffix(".training.json"), make)
 
@@ -49,10 +48,10 @@ def exported(name: str, run: Path) -> dict[str, Row]:
     best = set(frontier(candidates, "macs", "val_accuracy_pct"))
     main = max(candidates, key=lambda each: each["macs"])
     chosen = [each for each in candidates if (each["macs"], each["val_accuracy_pct"]) in best or each is main]
-    words = {f"{each['name']}, int8": ("--exit", number_of(each), "--precision", "int8") for each in chosen}
-    words[f"{main['name']}, fp32"] = ("--exit", number_of(main))
+    words = {f"{main['name']}, fp32": ("--exit", number_of(main))}
     for budget in BUDGETS:
         words[f"progressive {budget}, int8"] = ("--progressive", "--max-drop", budget, "--precision", "int8")
+    words |= {f"{each['name']}, int8": ("--exit", number_of(each), "--precision", "int8") for each in chosen}
     rows = {f"{name}: {file}": _export(run, file, options) for file, options in words.items()}
     return {file: row for file, row in rows.items() if "path" in row}
 
@@ -67,6 +66,11 @@ def number_of(candidate: Row) -> str:
     exit_name, _, size = candidate["name"].removesuffix(" px").partition(" at ")
     number = exit_name.removeprefix("sub-model ")
     return f"{number}@{size}" if size else number
+
+
+def _children_cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _selected(run: Path) -> Row:
