@@ -79,7 +79,7 @@ class _Made(Dataset[T | LcpruneError]):
 
 
 def _leave_signals_to_the_trainer(_: int) -> None:
-    """Ctrl-C and SIGHUP reach every process of a terminal; a worker that obeyed would end before the last checkpoint."""
+    """Ctrl-C and SIGHUP reach every process of a terminal; a worker that obeys ends before the last checkpoint."""
     for name in ("SIGINT", "SIGHUP"):
         signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
