@@ -30,6 +30,7 @@ from lcprune.exporters import stages, verify
 from lcprune.pipeline import train as training
 from lcprune.pipeline.export import ExportRequest, export
 from lcprune.pipeline.profile import profile_run
+from tests.cli.test_fixes import unknown_options
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background, where tests may run, ignores it
 
@@ -302,6 +303,7 @@ def refused(cli: Callable[..., Any]) -> Callable[..., dict[str, str]]:
         error: dict[str, str] = content["error"]
         assert set(error) == {"kind", "problem", "fix"}
         assert all(error.values())
+        assert unknown_options(error["fix"], str(arguments[0])) == [], error["fix"]
         assert plain.stdout == ""
         assert f"error: {error['problem']}\n  fix: {error['fix']}\n" in plain.stderr
         assert "Traceback" not in plain.stderr + as_json.stderr

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from lcprune.cli.failing import torch_needed
-from lcprune.cli.options import LATEST, Run, UseTestSplit, exit_numbers, finite
+from lcprune.cli.options import LATEST, Run, RunDataRoot, UseTestSplit, exit_numbers, finite
 from lcprune.cli.output import command, notice
 from lcprune.specs import Criterion, Format, Int8Range, Layout, MeanCost, Precision, ThresholdInput
 from lcprune_runtime.command_line import Quiet, Result
@@ -88,6 +88,7 @@ def export(
     ] = False,
     use_test_split: UseTestSplit = False,
     output: Annotated[Path | None, typer.Option(help="File to write. Default: below RUN/export/.")] = None,
+    data_root: RunDataRoot = None,
     quiet: Quiet = False,
 ) -> Result:
     """Write an ONNX file, verified against torch, with a model card."""
@@ -117,5 +118,5 @@ def export(
         segments=segments,
         file_format=file_format,
     )
-    result = pipeline.export(run, request, notice=notice(quiet))
+    result = pipeline.export(run, request, notice=notice(quiet), data_root=data_root)
     return result, tables.export_table(result)

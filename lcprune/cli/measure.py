@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from lcprune.cli.failing import torch_needed
-from lcprune.cli.options import LATEST, DataRoot, Exits, Run, UseTestSplit, data_root_or_default, exit_numbers, finite
+from lcprune.cli.options import LATEST, DataRoot, Exits, Run, RunDataRoot, UseTestSplit, exit_numbers, finite
 from lcprune.cli.output import command, notice
 from lcprune.errors import OnnxModelError, RunError
 from lcprune.specs import Minimize
@@ -90,13 +90,13 @@ def evaluate(
                 f"--flip needs the weights of a run: {target} decides on plain images",
                 "leave --flip out, or name the run",
             )
-        result = evaluate_onnx.evaluate(target, data, data_root_or_default(data_root))
+        result = evaluate_onnx.evaluate(target, data, data_root)
     else:
         from lcprune.pipeline import evaluate_run
 
         if data is not None:
             raise RunError("a run is evaluated on its own images", "leave --data out, or name an .onnx file")
-        result = evaluate_run.evaluate(target, flip=flip)
+        result = evaluate_run.evaluate(target, flip=flip, data_root=data_root)
         if flip:
             notice(quiet)("every logit is the mean over an image and its mirror image")
     return finished(result, tables.evaluation_table(result), result.get("bad_images", ()), on_bad_image)
@@ -109,10 +109,11 @@ def report(
     rdm: Annotated[
         bool, typer.Option("--rdm/--no-rdm", help="Show dissimilarity matrices of the layers; runs the network.")
     ] = True,
+    data_root: RunDataRoot = None,
 ) -> Result:
     """Write one self-contained HTML page about a run."""
     with torch_needed():
         from lcprune.pipeline import report as pipeline
 
-    written = pipeline.report(run, output=output, with_rdm=rdm)
+    written = pipeline.report(run, output=output, with_rdm=rdm, data_root=data_root)
     return written, f"wrote {written['path']} ({written['size_bytes'] / 1000:,.0f} kB)"

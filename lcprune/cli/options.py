@@ -1,7 +1,6 @@
 """Options that several commands have, and how their values are read."""
 
 import math
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +19,11 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as train.lr=0.05.")
 ]
 DataRoot = Annotated[
-    Path | None, typer.Option(help="Folder of the images. Default: $LCPRUNE_DATA, else data/.", show_default=False)
+    Path | None,
+    typer.Option(help="Folder of the images. Default: data.root, else $LCPRUNE_DATA, else data/.", show_default=False),
+]
+RunDataRoot = Annotated[
+    Path | None, typer.Option(help="Folder of the run's images, if they have moved.", show_default=False)
 ]
 TrainingDevice = Annotated[Device, typer.Option(help="Where to train.")]
 UseTestSplit = Annotated[bool, typer.Option("--use-test-split", help="Decide on the test split.")]
@@ -32,11 +35,6 @@ def finite(value: float | None) -> float | None:
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value} is not a finite number")
     return value
-
-
-def data_root_or_default(given: Path | None) -> Path:
-    """``--data-root``, else ``$LCPRUNE_DATA``, else ``data``."""
-    return given or Path(os.environ.get("LCPRUNE_DATA") or "data")
 
 
 def exit_numbers(text: str | None) -> tuple[int, ...] | None:

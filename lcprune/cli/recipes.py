@@ -38,7 +38,7 @@ def init(
     return result, tables.survey_table(result)
 
 
-def dry_run(recipe: Any, data_root: Path = Path("data")) -> dict[str, Any]:
+def dry_run(recipe: Any, data_root: Path | None = None) -> dict[str, Any]:
     """What a recipe would train; or the error of a recipe whose network cannot be built."""
     with torch_needed():
         from lcprune.pipeline import train as pipeline

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from lcprune.cli.failing import torch_needed
-from lcprune.cli.options import DataRoot, Overrides, TrainingDevice, data_root_or_default
+from lcprune.cli.options import DataRoot, Overrides, TrainingDevice
 from lcprune.cli.output import command, display, is_other_rank, notice
 from lcprune_runtime.command_line import Quiet, Result
 
@@ -55,7 +55,7 @@ def reproduce(
         datasets=tuple(dataset.value for dataset in datasets or ()),
         seeds=seeds,
         out=out,
-        data_root=data_root_or_default(data_root),
+        data_root=data_root,
         device=device,
         overrides=tuple(overrides or ()),
     )

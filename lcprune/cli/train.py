@@ -13,8 +13,8 @@ from lcprune.cli.options import (
     Overrides,
     RecipeName,
     Run,
+    RunDataRoot,
     TrainingDevice,
-    data_root_or_default,
     whole_numbers,
 )
 from lcprune.cli.output import command, display, notice
@@ -66,14 +66,14 @@ def train(
     keys += [] if on_bad_image is None else [f"data.on_bad_image={on_bad_image}"]
     chosen = recipes.load(recipe, keys)
     if dry_run:
-        costs = cost_of(chosen, data_root_or_default(data_root))
+        costs = cost_of(chosen, data_root)
         return costs, tables.dry_run_table(costs)
     with torch_needed():
         from lcprune.pipeline import train as pipeline
     trained = pipeline.train(
         chosen,
         out=out,
-        data_root=data_root_or_default(data_root),
+        data_root=data_root,
         device=device,
         display=display(quiet),
         notice=notice(quiet),
@@ -86,6 +86,7 @@ def train(
 def resume(
     run: Run = LATEST,
     overrides: Overrides = None,
+    data_root: RunDataRoot = None,
     device: TrainingDevice = "auto",
     parallel: Divided = None,
     staleness: Staleness = None,
@@ -101,6 +102,7 @@ def resume(
     trained = pipeline.resume(
         run,
         overrides or [],
+        data_root=data_root,
         device=device,
         display=display(quiet),
         notice=notice(quiet),

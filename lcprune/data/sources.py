@@ -87,12 +87,12 @@ class Dataset:
         return channels, height, width
 
 
-def load(config: DataConfig, data_root: Path, seed: int, download: bool = True) -> Dataset:
+def load(config: DataConfig, data_root: Path | None, seed: int, download: bool = True) -> Dataset:
     """The images that a recipe asks for, split, with their mean and standard deviation.
 
     Args:
         config: The ``data:`` section of the recipe.
-        data_root: Folder of the images where the recipe names none.
+        data_root: Folder of the images; None: as the recipe says.
         seed: Decides which images are held out for validation.
         download: Whether CIFAR may be downloaded where it is absent.
 
@@ -100,7 +100,7 @@ def load(config: DataConfig, data_root: Path, seed: int, download: bool = True) 
         DataError: If images or labels are missing, damaged, too many for the memory, or too few for the split.
         SetupError: If CIFAR is asked for and torchvision cannot be imported.
     """
-    root = config.folder(data_root)
+    root = _existing(config, data_root)
     skipped: list[str] = []
     if config.has_files:
         splits, classes, skipped = _read_files(config, root)
@@ -128,7 +128,7 @@ def preparation(config: DataConfig, image_shape: tuple[int, int, int]) -> Prepar
     return Preparation(image_shape[1], channels, config.shorter_side, config.interpolation)
 
 
-def describe(config: DataConfig, data_root: Path) -> tuple[int, tuple[int, int, int]]:
+def describe(config: DataConfig, data_root: Path | None) -> tuple[int, tuple[int, int, int]]:
     """Number of classes and image shape ``(C, H, W)`` of the data that a recipe asks for, without reading any image.
 
     Raises:
@@ -137,9 +137,17 @@ def describe(config: DataConfig, data_root: Path) -> tuple[int, tuple[int, int, 
     if not config.has_files:
         classes, size = {"digits": (10, 8), "cifar10": (10, 32), "cifar100": (100, 32)}[config.source]
     else:
-        root, size = config.folder(data_root), config.image_size or 0  # DataConfig refuses files without a size
+        root, size = _existing(config, data_root), config.image_size or 0  # DataConfig refuses files without a size
         classes = len(_list(config, root).classes if config.manifest else class_names(train_folder(root)))
     return classes, (config.input_channels, size, size)
+
+
+def _existing(config: DataConfig, data_root: Path | None) -> Path:
+    """Folder of the images; one of image files must be there."""
+    root = config.folder(data_root)
+    if config.has_files and not root.exists():
+        raise DataError(f"there is no folder {root}", "name the folder of the images: --data-root FOLDER")
+    return root
 
 
 def read_digits() -> tuple[Split, Split]:

@@ -1,10 +1,13 @@
 """onnxruntime's own file format, which builds of it that are reduced for phones read. Needs no torch."""
 
+import errno
 import tempfile
 import warnings
 from pathlib import Path
 
 import onnxruntime
+
+from lcprune.errors import ExportError, fix_of
 
 _DISABLED = [
     "NchwcTransformer",  # a layout for this machine's vectors; onnxruntime's own converter leaves it out
@@ -17,15 +20,26 @@ def convert(content: bytes) -> bytes:
 
     Args:
         content: Of a model that loads.
+
+    Raises:
+        ExportError: If the temporary folder is full.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.add_session_config_entry("session.save_model_format", "ORT")
     with tempfile.TemporaryDirectory() as folder:
         options.optimized_model_filepath = f"{folder}/model.ort"
-        onnxruntime.InferenceSession(
-            content, options, providers=["CPUExecutionProvider"], disabled_optimizers=_DISABLED
-        )
+        try:
+            onnxruntime.InferenceSession(
+                content, options, providers=["CPUExecutionProvider"], disabled_optimizers=_DISABLED
+            )
+        except Exception as error:  # onnxruntime's exceptions have no base class of their own
+            if "Failed to save" not in str(error):
+                raise
+            raise ExportError(
+                f"onnxruntime cannot write to the temporary folder {folder}",
+                fix_of(OSError(errno.ENOSPC, "full"), f"{folder}/model.ort"),
+            ) from None
         return Path(options.optimized_model_filepath).read_bytes()
 
 

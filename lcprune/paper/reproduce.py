@@ -39,7 +39,7 @@ class Request:
     """How many, from 0; None: as many as the scale says."""
     out: Path | None = None
     """Where runs and results go; None: ``reproduce/<scale>``."""
-    data_root: Path = Path("data")
+    data_root: Path | None = None
     device: str = "auto"
     overrides: tuple[str, ...] = ()
     """``KEY=VALUE`` each, over the recipe of every run."""

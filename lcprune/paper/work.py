@@ -27,7 +27,7 @@ class Workspace:
     """Where runs are trained, and how."""
 
     out: Path
-    data_root: Path
+    data_root: Path | None
     device: str
     display: Display
     notice: Notice

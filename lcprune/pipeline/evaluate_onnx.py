@@ -20,13 +20,13 @@ Images = np.ndarray[Any, np.dtype[np.uint8]]
 Labels = np.ndarray[Any, np.dtype[np.int64]]
 
 
-def evaluate(model: Path, data: str, data_root: Path) -> dict[str, Any]:
+def evaluate(model: Path, data: str, data_root: Path | None) -> dict[str, Any]:
     """Accuracy of every exit of a file, of ensembles, and of progressive inference at its own and other thresholds.
 
     Args:
         model: A file that `export` wrote.
         data: A folder with one subfolder of images for each class, or a recipe whose test split is taken.
-        data_root: Where a recipe's images are, unless it says.
+        data_root: Where a recipe's images are; None: as it says.
 
     Raises:
         OnnxModelError: If the file is no model of ours.
@@ -51,7 +51,7 @@ def evaluate(model: Path, data: str, data_root: Path) -> dict[str, Any]:
     return result
 
 
-def _images(session: Session, data: str, data_root: Path) -> tuple[Images, Labels, str, BadImages]:
+def _images(session: Session, data: str, data_root: Path | None) -> tuple[Images, Labels, str, BadImages]:
     info = session.info
     if Path(data).is_dir():
         found = read_folder(Path(data), info.input.preparation, info.classes)

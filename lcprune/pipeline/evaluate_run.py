@@ -17,13 +17,14 @@ from lcprune.recipe import Recipe
 from lcprune.training.predicting import predict_logits
 
 
-def evaluate(folder: Path, *, flip: bool = False) -> dict[str, Any]:
+def evaluate(folder: Path, *, flip: bool = False, data_root: Path | None = None) -> dict[str, Any]:
     """Accuracies on the test split, or on validation where there are no test images, from the stored logits.
 
     Args:
         folder: A finished run.
         flip: Whether to take the mean of the logits of each image and of its mirror image instead. Both are computed
             now, from the weights and the run's images; the stored logits are unchanged. MACs count twice.
+        data_root: Folder of those images, if they have moved.
 
     Raises:
         RunError: If the run is not finished, or has neither test nor validation images.
@@ -38,7 +39,7 @@ def evaluate(folder: Path, *, flip: bool = False) -> dict[str, Any]:
             f"{folder} has neither test nor validation images", "train with data.val_size above 0, or add test images"
         )
     if flip:
-        logits, labels = _flipped(folder, recipe, split)
+        logits, labels = _flipped(folder, recipe, split, data_root)
     # Weights that are evaluated on the rows that they were fitted to would look better than they are.
     val_logits, val_labels = (arrays["val_logits"], arrays["val_labels"]) if split == "test" else (None, None)
     costs = costs_of(folder, recipe)
@@ -58,9 +59,11 @@ def evaluate(folder: Path, *, flip: bool = False) -> dict[str, Any]:
     return result | {"progressive": twice, "flip": True}
 
 
-def _flipped(folder: Path, recipe: Recipe, name: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def _flipped(
+    folder: Path, recipe: Recipe, name: str, data_root: Path | None
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Logits ``(K, N, C)``, means over each image and its mirror image, and labels ``(N,)``."""
-    dataset, _ = stored.load_dataset(folder, recipe)
+    dataset, _ = stored.load_dataset(folder, recipe, data_root)
     split = dataset.test if name == "test" else dataset.val
     device, channels_last = choose_device("auto"), recipe.train.channels_last
     network = stored.load_network(folder, recipe)[0].to(device)

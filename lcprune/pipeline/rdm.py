@@ -29,12 +29,13 @@ ACTIVATIONS = (
 See = Callable[[int, Tensor], None]
 
 
-def dissimilarities(run: Path, samples: int = 400) -> Dissimilarities:
+def dissimilarities(run: Path, samples: int = 400, data_root: Path | None = None) -> Dissimilarities:
     """The matrices of every layer of a finished run (Figure 5), on its test images or, without any, on others.
 
     Args:
         run: Its folder.
         samples: How many images, evenly over the classes; the first ones of each.
+        data_root: Folder of the images, if they have moved.
 
     Raises:
         RunError: If the run is not finished.
@@ -42,7 +43,7 @@ def dissimilarities(run: Path, samples: int = 400) -> Dissimilarities:
     """
     folder, recipe = runs.open_run(run)
     network, _ = stored.load_network(folder, recipe)
-    dataset, _ = stored.load_dataset(folder, recipe)
+    dataset, _ = stored.load_dataset(folder, recipe, data_root)
     splits = {"test": dataset.test, "val": dataset.val, "train": dataset.train}
     name = next(name for name, split in splits.items() if len(split))
     return of_network(network, splits[name].subset(label_ordered(splits[name].labels, samples)), name)

@@ -28,13 +28,16 @@ DEFAULT_MAX_DROP_PCT = 0.5
 SPLITS: tuple[Literal["test", "val"], ...] = ("test", "val")
 
 
-def report(folder: Path, *, output: Path | None = None, with_rdm: bool = True) -> dict[str, Any]:
+def report(
+    folder: Path, *, output: Path | None = None, with_rdm: bool = True, data_root: Path | None = None
+) -> dict[str, Any]:
     """Writes the page of a finished run, whole or not at all.
 
     Args:
         folder: Of the run.
         output: The file; None writes ``report.html`` into the run folder.
         with_rdm: Whether to compute dissimilarity matrices, which runs the network on a few hundred images.
+        data_root: Folder of the run's images, if they have moved.
 
     Returns:
         ``path``, ``size_bytes``, ``split`` (``val`` where there are no test images) and its number of ``samples``.
@@ -44,7 +47,7 @@ def report(folder: Path, *, output: Path | None = None, with_rdm: bool = True) -
     """
     folder, recipe = runs.open_run(folder)
     path = _target(folder, output)
-    subject = collect(folder, recipe, with_rdm=with_rdm)
+    subject = collect(folder, recipe, with_rdm=with_rdm, data_root=data_root)
     runs.write_text(path, page(subject))
     if path.resolve().is_relative_to(folder.resolve()):
         name = path.resolve().relative_to(folder.resolve()).as_posix()
@@ -53,7 +56,7 @@ def report(folder: Path, *, output: Path | None = None, with_rdm: bool = True) -
     return {"path": str(path), "size_bytes": size_bytes, "split": subject.split, "samples": samples}
 
 
-def collect(folder: Path, recipe: Recipe, *, with_rdm: bool) -> Subject:
+def collect(folder: Path, recipe: Recipe, *, with_rdm: bool, data_root: Path | None = None) -> Subject:
     """The content of the page.
 
     Raises:
@@ -69,8 +72,8 @@ def collect(folder: Path, recipe: Recipe, *, with_rdm: bool) -> Subject:
     costs = costs_of(folder, recipe)
     selection = _json_of(folder, runs.SELECTION, f"lcprune select {folder}")
     files = _exported(folder)
-    images, images_absent = _images(folder, recipe, split, len(shown.labels))
-    found, inside_absent = _inside(folder, with_rdm, images_absent)
+    images, images_absent = _images(folder, recipe, split, len(shown.labels), data_root)
+    found, inside_absent = _inside(folder, with_rdm, images_absent, data_root)
     has_rows = len(held_out.labels) > 0
     return Subject(
         recipe=recipe,
@@ -120,27 +123,34 @@ def _json_of(folder: Path, name: str, command: str) -> dict[str, Any]:
     return content
 
 
-def _images(folder: Path, recipe: Recipe, split: str, n: int) -> tuple[np.ndarray[Any, Any] | None, str]:
+def _images(
+    folder: Path, recipe: Recipe, split: str, n: int, data_root: Path | None
+) -> tuple[np.ndarray[Any, Any] | None, str]:
     """The `n` images of a split, or why they are not there. Nothing is downloaded."""
     try:
-        dataset, facts = stored.load_dataset(folder, recipe, download=False)
+        dataset, facts = stored.load_dataset(folder, recipe, data_root, download=False)
     except LcpruneError as error:
         problem = error.problem[:1].upper() + error.problem[1:]
-        return None, f"{problem}. Put the images back and run lcprune report {folder} again."
+        return None, f"{problem}. If they have moved: lcprune report {folder} --data-root FOLDER."
     found: Split = dataset.test if split == "test" else dataset.val
     if len(found) != n:
-        return None, f"The images in {facts.data_root} are not those that the run was trained on."
+        return (
+            None,
+            f"The images in {facts.images_folder(recipe.data, data_root)} are not those that the run was trained on.",
+        )
     return found.images, ""
 
 
-def _inside(folder: Path, wanted: bool, images_absent: str) -> tuple[Dissimilarities | None, str]:
+def _inside(
+    folder: Path, wanted: bool, images_absent: str, data_root: Path | None
+) -> tuple[Dissimilarities | None, str]:
     """Dissimilarity matrices of the layers, or how to get them."""
     again = f"Run lcprune report {folder} without --no-rdm."
     if not wanted:
         return None, f"Dissimilarity matrices were left out. {again}"
     if images_absent:
         return None, f"Dissimilarity matrices need the images. {images_absent}"
-    return rdm.dissimilarities(folder), ""
+    return rdm.dissimilarities(folder, data_root=data_root), ""
 
 
 def _exported(folder: Path) -> list[tuple[Path, ModelInfo]]:

@@ -1,7 +1,7 @@
 """The network of a run folder, and the facts about its data."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from lcprune.data import sources
 from lcprune.data.sources import Dataset
 from lcprune.errors import RunError
 from lcprune.models import Network
-from lcprune.recipe import Recipe
+from lcprune.recipe import DataConfig, Recipe
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,17 @@ class DataFacts:
     std: tuple[float, ...]
     val_indices: tuple[int, ...]
     """Which of the training images were held out for validation."""
-    data_root: str
-    """Where the images were found."""
+    folder: str = ""
+    """Where the images were found; empty in runs of 0.1."""
+    data_root: str = ""
+    """In runs of 0.1 the same, if their recipe names no folder."""
+
+    def images_folder(self, config: DataConfig, data_root: Path | None) -> Path:
+        """Where the images of the run are: `data_root` if they have moved."""
+        return data_root or (Path(self.folder) if self.folder else config.folder(config.root or Path(self.data_root)))
 
 
-def facts_of(dataset: Dataset, data_root: Path) -> DataFacts:
+def facts_of(dataset: Dataset, folder: Path) -> DataFacts:
     """The facts of a dataset that was just read."""
     return DataFacts(
         classes=dataset.classes,
@@ -40,7 +46,7 @@ def facts_of(dataset: Dataset, data_root: Path) -> DataFacts:
         mean=dataset.mean,
         std=dataset.std,
         val_indices=tuple(int(index) for index in dataset.val_indices),
-        data_root=str(data_root),
+        folder=str(folder),
     )
 
 
@@ -69,19 +75,22 @@ def read_facts(folder: Path) -> DataFacts:
     return facts
 
 
-def load_dataset(folder: Path, recipe: Recipe, *, download: bool = True) -> tuple[Dataset, DataFacts]:
-    """The images that a run was trained on, from where they were found then.
+def load_dataset(
+    folder: Path, recipe: Recipe, data_root: Path | None = None, *, download: bool = True
+) -> tuple[Dataset, DataFacts]:
+    """The images that a run was trained on, from where they were found then, or from `data_root`.
 
     Raises:
         DataError: If they are no longer there.
         RunError: If they are other ones.
     """
     facts = read_facts(folder)
-    dataset = sources.load(recipe.data, Path(facts.data_root), recipe.train.seed, download=download)
-    if facts_of(dataset, Path(facts.data_root)) != facts:
+    images_folder = facts.images_folder(recipe.data, data_root)
+    dataset = sources.load(recipe.data, images_folder, recipe.train.seed, download=download)
+    if replace(facts_of(dataset, images_folder), folder=facts.folder, data_root=facts.data_root) != facts:
         raise RunError(
-            f"the images in {facts.data_root} are not those that {folder} was trained on",
-            "put them back, or train again",
+            f"the images in {images_folder} are not those that {folder} was trained on",
+            "name their folder: --data-root FOLDER; or train again",
         )
     return dataset, facts
 

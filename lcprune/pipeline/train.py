@@ -45,7 +45,7 @@ def train(
     recipe: Recipe,
     *,
     out: Path | None,
-    data_root: Path,
+    data_root: Path | None,
     device: str,
     display: Display,
     notice: Notice,
@@ -59,7 +59,7 @@ def train(
     Args:
         recipe: What to train.
         out: The run folder; None makes ``runs/<name>-<n>``.
-        data_root: Where the images are, unless the recipe says.
+        data_root: Where the images are; None: as the recipe says.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         display: Shows the progress.
         notice: Receives messages for the user.
@@ -72,9 +72,9 @@ def train(
     on = choose_device(device)
     if recipe.logging.tensorboard:
         require_tensorboard()
-    data_root = data_root.resolve()
+    images_folder = recipe.data.folder(data_root).resolve()
     dataset = sources.load(recipe.data, data_root, recipe.train.seed)
-    for line in training_remarks(recipe.data, recipe.data.folder(data_root), dataset.train.images):
+    for line in training_remarks(recipe.data, images_folder, dataset.train.images):
         notice(line)
     network = stored.build_network(recipe, dataset)
     for line in load_pretrained(network, recipe.model):
@@ -89,7 +89,7 @@ def train(
         def prepare(folder: Path) -> None:
             began = environment(recipe.train.precision, recipe.train.channels_last, coordinator)
             runs.write_json(folder / runs.ENVIRONMENT, began | ({"launches": launches} if launches else {}))
-            stored.write_facts(folder, stored.facts_of(dataset, data_root))
+            stored.write_facts(folder, stored.facts_of(dataset, images_folder))
 
         def begin() -> Path:
             begun = begun_before_a_restart(out, launches)
@@ -107,6 +107,7 @@ def resume(
     folder: Path,
     overrides: Sequence[str],
     *,
+    data_root: Path | None = None,
     device: str,
     display: Display,
     notice: Notice,
@@ -119,6 +120,7 @@ def resume(
     Args:
         folder: Of the run.
         overrides: ``KEY=VALUE`` of the keys that may change.
+        data_root: Folder of the run's images, if they have moved.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         display: Shows the progress.
         notice: Receives messages for the user.
@@ -135,7 +137,7 @@ def resume(
     on = choose_device(device)
     if recipe.logging.tensorboard:
         require_tensorboard()
-    dataset, _ = stored.load_dataset(folder, recipe)
+    dataset, _ = stored.load_dataset(folder, recipe, data_root)
     network = stored.build_network(recipe, dataset)
     options = parallel and options_before(folder, parallel)
     with connect(options, len(network.groups), on) as coordinator, _locked(folder, coordinator):
@@ -145,7 +147,7 @@ def resume(
         return fit(folder, recipe, dataset, network, loader, coordinator, display, notice)
 
 
-def dry_run(recipe: Recipe, data_root: Path) -> dict[str, Any]:
+def dry_run(recipe: Recipe, data_root: Path | None) -> dict[str, Any]:
     """The resolved recipe, and the cost of every sub-model of the untrained network."""
     classes, image_shape = sources.describe(recipe.data, data_root)
     ones = (1.0,) * image_shape[0]

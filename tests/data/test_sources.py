@@ -134,7 +134,7 @@ def test_a_folder_with_all_three_splits(tmp_path: Path) -> None:
 
 def test_a_folder_with_train_alone_is_held_out_of(tmp_path: Path) -> None:
     fill(tmp_path, train_cat=4, train_dog=4)
-    data = load(folder_config(val_size=2, root=tmp_path, channels=1), NOWHERE, seed=0)
+    data = load(folder_config(val_size=2, root=tmp_path, channels=1), None, seed=0)
     assert data.image_shape == (1, 4, 4)
     assert data.val.labels.tolist() == [0, 1]
     assert len(data.train) == 6

@@ -151,7 +151,7 @@ def test_an_int8_file_holds_the_budget_by_its_own_logits(run: Path, asked: Asked
     assert own["exit_fractions"] == pytest.approx(said["exit_fractions"], abs=1e-12)
 
     folder, recipe = runs.open_run(run)
-    val = sources.load(recipe.data, Path(stored.read_facts(folder).data_root), recipe.train.seed, download=False).val
+    val = sources.load(recipe.data, Path(stored.read_facts(folder).folder), recipe.train.seed, download=False).val
     correct = 100 * (ProgressiveSession(said["path"])(val.images).labels == val.labels).mean()
     arrays = runs.read_predictions(run)
     main = 100 * (arrays["val_logits"][-1].argmax(1) == arrays["val_labels"]).mean()

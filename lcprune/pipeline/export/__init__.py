@@ -51,8 +51,14 @@ Results = dict[str, ProgressiveResult | None]
 """Of ``val`` and ``test``; None where a split has no images."""
 
 
-def export(folder: Path, request: ExportRequest, notice: Notice) -> dict[str, Any]:
+def export(folder: Path, request: ExportRequest, notice: Notice, *, data_root: Path | None = None) -> dict[str, Any]:
     """Writes the file, checked against torch, and what lies beside it, and describes it.
+
+    Args:
+        folder: Of the run.
+        request: What to export.
+        notice: Receives messages for the user.
+        data_root: Folder of the run's images, if they have moved.
 
     Raises:
         RunError: If the run is not finished, or nothing was selected and no exit named.
@@ -61,7 +67,7 @@ def export(folder: Path, request: ExportRequest, notice: Notice) -> dict[str, An
     """
     refuse_contradictions(request)
     folder, recipe = runs.open_run(folder)
-    run = load(folder, recipe, request)
+    run = load(folder, recipe, request, data_root)
     decided = of_fp32 = decide(run, request, notice)
     exits = [*of_fp32.exits, len(run.costs.exits) - 1]
     costs = run.costs.kept(exits)

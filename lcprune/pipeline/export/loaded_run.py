@@ -48,7 +48,7 @@ class LoadedRun:
     """Its first validation images, or test images where none were held out, ``(N, C, H, W)`` uint8."""
 
 
-def load(folder: Path, recipe: Recipe, request: ExportRequest) -> LoadedRun:
+def load(folder: Path, recipe: Recipe, request: ExportRequest, data_root: Path | None = None) -> LoadedRun:
     """Reads a finished run as if the last exit of the file were its last one.
 
     Raises:
@@ -65,7 +65,7 @@ def load(folder: Path, recipe: Recipe, request: ExportRequest) -> LoadedRun:
     labels = {split: arrays[f"{split}_labels"] for split in ("val", "test")}
     logits = {split: arrays.pop(f"{split}_logits") for split in labels}
     scores = score_logits(logits, labels, costs.cascade, request)
-    dataset = sources.load(recipe.data, Path(facts.data_root), recipe.train.seed, download=False)
+    dataset = sources.load(recipe.data, facts.images_folder(recipe.data, data_root), recipe.train.seed, download=False)
     compared = next(split for split in (dataset.val, dataset.test, dataset.train) if len(split))
     return LoadedRun(
         folder=folder,

@@ -1,5 +1,6 @@
 """The ``data:`` section."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,7 +21,7 @@ class DataConfig(Section):
     """Where the images come from; ``digits`` is embedded in the package, ``imagefolder`` is a folder of images,
     ``manifest`` a table of them, ``imagenet`` a folder that is never held in memory."""
     root: Path | None = None
-    """Folder of the images. Left out, it is ``--data-root``, else ``$LCPRUNE_DATA``, else ``data/``."""
+    """Folder of the images, unless ``--data-root`` names another. Left out, it is ``$LCPRUNE_DATA``, else ``data/``."""
     manifest: Path | None = None
     """The table of ``source: manifest``, CSV or Parquet, relative to `root`: columns path, label and perhaps split."""
     val_size: Annotated[int, Field(ge=0)] = 0
@@ -82,9 +83,9 @@ class DataConfig(Section):
         """Channels of the images that the network gets."""
         return self.channels or (1 if self.source == "digits" else 3)
 
-    def folder(self, data_root: Path) -> Path:
-        """Folder of the images; `data_root` where the recipe names none."""
-        return (self.root or data_root).expanduser()
+    def folder(self, data_root: Path | None) -> Path:
+        """Folder of the images: `data_root` where it is given, else the recipe's."""
+        return (data_root or self.root or Path(os.environ.get("LCPRUNE_DATA") or "data")).expanduser()
 
     @property
     def shorter_side(self) -> int | None:

@@ -1,0 +1,145 @@
+"""What an error advises can be done: options exist, and doing it helps."""
+
+import ast
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+
+from lcprune import errors
+from lcprune.cli import app
+
+ROOT = Path(__file__).parents[2]
+SOURCES = [*sorted((ROOT / "lcprune").rglob("*.py")), *sorted((ROOT / "runtime/lcprune_runtime").rglob("*.py"))]
+COMMANDS = {
+    name: {option for parameter in command.params for option in parameter.opts}
+    for name, command in typer.main.get_command(app).commands.items()  # type: ignore[attr-defined]
+}
+OF_OTHERS = re.compile(r"(torchrun|pip|make|python -m venv)\b[^;,:]*")
+"""Commands of others, up to what follows them."""
+
+
+def _fixes() -> Iterator[tuple[str, str]]:
+    """Place and fix of every error in the code; what is put in is ``X``."""
+    kinds = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)}
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            name = getattr(getattr(node, "func", None), "id", None)
+            if isinstance(node, ast.Call) and name in kinds and len(node.args) > 1:
+                yield f"{path.relative_to(ROOT)}:{node.lineno}", _text(node.args[1])
+
+
+def _text(node: ast.expr) -> str:
+    """All that an expression may say."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(_text(part) for part in node.values)
+    if isinstance(node, ast.FormattedValue):
+        inside = _text(node.value)
+        return inside or "X"
+    if isinstance(node, ast.Constant):
+        return str(node.value) if isinstance(node.value, str) else ""
+    return " ".join(filter(None, (_text(part) for part in ast.iter_child_nodes(node) if isinstance(part, ast.expr))))
+
+
+def unknown_options(fix: str, command: str | None) -> list[str]:
+    """Options in a fix that the command has not that is named before them, else `command`, else any."""
+    found, text = [], OF_OTHERS.sub("", fix)
+    for match in re.finditer(r"--[a-z][a-z0-9-]*", text):
+        named = re.findall(r"lcprune ([a-z]+)[^`;,]*$", text[: match.start()])
+        known = COMMANDS.get(named[-1] if named else command or "", set().union(*COMMANDS.values()))
+        if match.group() not in known:
+            found.append(match.group())
+    return found
+
+
+def test_every_option_in_the_fix_of_an_error_exists() -> None:
+    fixes = [*_fixes()]
+    assert len(fixes) > 200
+    wrong = {place: bad for place, fix in fixes if (bad := unknown_options(fix, None))}
+    assert wrong == {}
+    commands = {place: word for place, fix in fixes for word in re.findall(r"lcprune ([a-z]+) ", fix + " ")}
+    assert {word for word in commands.values() if word not in COMMANDS} <= {
+        "and",
+        "in",
+        "that",
+    }  # of "the lcprune that ..."
+
+
+def test_an_option_of_another_command_is_found() -> None:
+    assert unknown_options("name a writable place with --output", "profile") == ["--output"]
+    assert unknown_options("lcprune export RUN --output x", "profile") == []
+    assert unknown_options("lcprune profile RUN --output x", "export") == ["--output"]
+    assert unknown_options("torchrun --nproc-per-node 2", "train") == []
+
+
+# --- doing it helps
+
+
+@pytest.fixture
+def photos(here: Path) -> Path:
+    draw = np.random.default_rng(0)
+    for index in range(24):
+        path = here / "photos" / "ab"[index % 2] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(path)
+    (here / "r.yaml").write_text(
+        "name: r\ndata: {source: imagefolder, root: photos, image_size: 16, val_size: 8, batch_size: 8}\n"
+        "model: {width: 0.0625}\ntrain: {iterations: 2, method: deep_supervision}\n"
+    )
+    return here / "photos"
+
+
+@pytest.mark.slow
+def test_the_images_of_a_run_may_move(
+    photos: Path,
+    cli: Callable[..., Any],
+    refused: Callable[..., dict[str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert cli("train", "r.yaml", "--out", "run").exit_code == 0
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    commands = {
+        "export": ("export", "../run", "--format", "onnx", "--exit", "1"),
+        "resume": ("resume", "../run", "--set", "train.iterations=3"),
+        "evaluate": ("evaluate", "../run", "--flip"),
+    }
+    for words in commands.values():  # of a run that was made in another folder
+        assert cli(*words).exit_code == 0, words
+    moved = photos.rename(tmp_path / "moved")
+    for words in commands.values():
+        error = refused(*words)
+        assert error["problem"] == f"there is no folder {photos.resolve()}"
+        assert error["fix"] == "name the folder of the images: --data-root FOLDER"
+        assert cli(*words, "--data-root", moved).exit_code == 0, words
+    page = tmp_path / "run" / "report.html"
+    assert cli("report", "../run").exit_code == 0
+    assert "lcprune report ../run --data-root FOLDER" in page.read_text()
+    assert cli("report", "../run", "--data-root", moved).exit_code == 0
+    assert "--data-root FOLDER" not in page.read_text()
+
+
+def test_data_root_wins_over_the_recipe_and_that_over_the_environment(
+    photos: Path,
+    cli: Callable[..., Any],
+    refused: Callable[..., dict[str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LCPRUNE_DATA", str(tmp_path / "nowhere"))
+    assert cli("train", "r.yaml", "--dry-run").exit_code == 0
+    error = refused("train", "r.yaml", "--dry-run", "--data-root", "/nonexistent")
+    assert error["problem"] == "there is no folder /nonexistent"
+    photos.rename(tmp_path / "moved")
+    assert cli("train", "r.yaml", "--dry-run", "--data-root", "moved").exit_code == 0
+    (tmp_path / "r.yaml").write_text((tmp_path / "r.yaml").read_text().replace("root: photos, ", ""))
+    assert refused("train", "r.yaml", "--dry-run")["problem"] == f"there is no folder {tmp_path / 'nowhere'}"
+    monkeypatch.setenv("LCPRUNE_DATA", "moved")
+    assert cli("train", "r.yaml", "--dry-run").exit_code == 0
