@@ -42,7 +42,7 @@ JARGON = ("dictionary", "instance of", "tuple", "pydantic", "constrained", "Valu
 def refused(text: str, overrides: tuple[str, ...] = ()) -> RecipeError:
     with pytest.raises(RecipeError) as caught:
         recipe.parse(text, "my.yaml", overrides)
-    assert "\n" not in caught.value.problem
+    assert caught.value.problem.count("\n") == 0 or "mistakes:\n" in caught.value.problem
     assert "\n" not in caught.value.fix
     assert not [word for word in JARGON if word in str(caught.value)]
     return caught.value
@@ -503,11 +503,48 @@ def test_steps_that_differ_cannot_be_recorded() -> None:
     assert error.fix == "drop one of them"
 
 
-def test_several_errors_are_counted_and_the_first_is_told() -> None:
-    error = refused(BASE + "  lr: -1\n  seed: -1\n  warmup: 7\n")
-    assert (
-        error.problem == "my.yaml, line 6: train.lr: Input should be greater than 0 (given: -1) (2 more after this one)"
-    )
+def test_all_mistakes_are_told_at_once() -> None:
+    error = refused(BASE + "  lr: -1\n  seed: -1\n  waarmup: 7\n")
+    schema = "lcprune schema describes"
+    assert error.problem.splitlines() == [
+        "my.yaml has 4 mistakes:",
+        f"  line 6: train.lr: Input should be greater than 0 (given: -1); {schema} train.lr",
+        f"  line 7: train.seed: Input should be greater than or equal to 0 (given: -1); {schema} train.seed",
+        "  line 8: unknown key train.waarmup; did you mean train.warmup?",
+        f"  line 8: train.waarmup: Input should be less than 1 (given: 7); {schema} train.warmup",
+    ]
+    assert error.fix == "correct them; lcprune schema describes every key"
+
+
+def test_a_misspelt_section_is_not_a_missing_one_and_hides_nothing() -> None:
+    text = "name: mine\ndata: {source: digits}\nmodl: {widht: -1}\ntrian:\n  iterations: -3\n  lr: x\n"
+    error = refused(text)
+    first, *mistakes = error.problem.splitlines()
+    assert first == "my.yaml has 5 mistakes:"
+    assert [line.partition(" (given")[0].partition(";")[0] for line in mistakes] == [
+        "  line 3: unknown key modl",
+        "  line 4: unknown key trian",
+        "  line 3: unknown key modl.widht",
+        "  line 5: trian.iterations: Input should be greater than 0",
+        "  line 6: trian.lr: Input should be a valid number, unable to parse string as a number",
+    ]
+    assert mistakes[1].endswith("did you mean train?")
+    assert mistakes[2].endswith("did you mean model.width?")
+    assert refused("name: a\ntrian: {iterations: 3}\n").problem.splitlines()[1:] == [
+        "  my.yaml: data is missing; add data: ... to it",
+        "  line 2: unknown key trian; did you mean train?",
+    ]
+    alone = refused("name: a\ndata: {source: digits}\ntrian: {iterations: 3}\n")
+    assert (alone.problem, alone.fix) == ("my.yaml, line 3: unknown key trian", "did you mean train?")
+
+
+def test_mistakes_of_overrides_are_among_them() -> None:
+    error = refused(BASE + "  lr: -1\n", ("model.width=0", "trian.seed=1"))
+    assert [line.split(":")[0] for line in error.problem.splitlines()[1:]] == [
+        "  --set model.width=0",
+        "  line 6",
+        "  --set trian.seed=1",
+    ]
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", "", "-a", "a" * 65, "a b"])
@@ -667,3 +704,10 @@ def test_a_fine_tuning_that_cannot_be_is_refused(overrides: list[str], problem: 
 def test_frozen_groups_are_counted_or_listed() -> None:
     frozen = [recipe.parse(BASE, overrides=[f"train.freeze={text}"]).train.frozen_groups for text in ("0", "2", "[3]")]
     assert frozen == [(), (1, 2), (3,)]
+
+
+def test_of_very_many_mistakes_some_are_told() -> None:
+    error = refused(BASE + "".join(f"  zz{index}: 1\n" for index in range(50)))
+    assert error.problem.startswith("my.yaml has 50 mistakes:\n  line 6: unknown key train.zz0; ")
+    assert len(error.problem.splitlines()) == 22
+    assert error.problem.endswith("\n  and 30 more")

@@ -3,48 +3,125 @@
 import difflib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from lcprune.errors import RecipeError
-from lcprune.recipe.schema.recipe import known_keys, sections
+from lcprune.recipe.schema.recipe import Recipe, known_keys, sections
 
+Key = tuple[str, ...]
+"""Section and key, or a key of the top level; empty for what is wrong with two sections together."""
+
+MOST_TOLD = 20
+"""Mistakes in a message."""
 LONGEST_SHOWN = 200
 """Characters of a wrong value in a message."""
 
 
-def explain(error: ValidationError, document: Any, origin: str, overrides: Sequence[str]) -> RecipeError:
-    """The message for a validation error.
+@dataclass(frozen=True)
+class _Mistake:
+    where: str
+    problem: str
+    fix: str
+
+
+def explain(
+    error: ValidationError, values: Mapping[str, Any], document: Any, origin: str, overrides: Sequence[str]
+) -> RecipeError:
+    """The message for a validation error: every mistake, also those behind a misspelt key.
 
     Args:
         error: As pydantic reports it.
+        values: What it is about.
         document: The YAML document with the lines of its keys.
         origin: Names the document.
         overrides: ``KEY=VALUE`` each, which came after it.
     """
-    errors = error.errors()
-    first = errors[0]
-    key = ".".join(_key(first))
-    same_key = [one for one in errors if _key(one) == _key(first)]
-    if isinstance(first["input"], list):
-        first = same_key[-1]  # of "a number" or "a list of numbers", the one about the list
-    others = len(errors) - len(same_key)
-    where = _where(first["loc"], document, origin, overrides)
+    right, written = _corrected(values, error.errors())
+    told = _by_key(error.errors())
+    found = [(key, group) for key, group in told.items() if not _is_misspelt(group[0], right)]
+    if written:
+        try:
+            Recipe.model_validate(right)
+        except ValidationError as behind:
+            more = _by_key(behind.errors()).items()
+            found += [(_as_written(key, written), group) for key, group in more if key not in told]
+    mistakes = [_mistake(key, group, written, document, origin, overrides) for key, group in found]
+    if len(mistakes) == 1:
+        return RecipeError(f"{mistakes[0].where}: {mistakes[0].problem}", mistakes[0].fix)
+    lines = [f"  {each.where.removeprefix(f'{origin}, ')}: {each.problem}; {each.fix}" for each in mistakes[:MOST_TOLD]]
+    if len(mistakes) > MOST_TOLD:
+        lines.append(f"  and {len(mistakes) - MOST_TOLD} more")
+    return RecipeError(
+        f"{origin} has {len(mistakes)} mistakes:\n" + "\n".join(lines),
+        "correct them; lcprune schema describes every key",
+    )
+
+
+def _mistake(
+    key: Key,
+    group: Sequence[ErrorDetails],
+    written: Mapping[Key, str],
+    document: Any,
+    origin: str,
+    overrides: Sequence[str],
+) -> _Mistake:
+    """What is wrong with one key; `group` has pydantic's errors about it."""
+    # Of "a number" or "a list of numbers", the one about the list.
+    first = group[-1] if isinstance(group[0]["input"], list) else group[0]
+    name = ".".join(key)
+    where = _where(_as_written(first["loc"], written), document, origin, overrides)
     if first["type"] == "extra_forbidden":
-        return RecipeError(f"{where}: unknown key {key}", _known_instead(key))
+        return _Mistake(where, f"unknown key {name}", _known_instead(name))
     if first["type"] == "missing":
-        section, _, name = key.rpartition(".")
-        return RecipeError(
-            f"{where}: {key} is missing", f"add {name}: ... " + (f"under {section}:" if section else "to it")
+        section, _, missing = name.rpartition(".")
+        return _Mistake(
+            where, f"{name} is missing", f"add {missing}: ... " + (f"under {section}:" if section else "to it")
         )
-    problem, fix = _wording(first, key)
-    subject = f"{where}: {key}" if key else where  # an error of two sections together has no key
-    return RecipeError(f"{subject}: {problem}" + (f" ({others} more after this one)" if others else ""), fix)
+    problem, fix = _wording(first, ".".join(_key(first)))
+    return _Mistake(where, f"{name}: {problem}" if name else problem, fix)  # one of two sections together has no key
 
 
-def _key(error: ErrorDetails) -> tuple[str, ...]:
+def _by_key(errors: Sequence[ErrorDetails]) -> dict[Key, list[ErrorDetails]]:
+    groups: dict[Key, list[ErrorDetails]] = {}
+    for each in errors:
+        groups.setdefault(_key(each), []).append(each)
+    return groups
+
+
+def _corrected(values: Mapping[str, Any], errors: Sequence[ErrorDetails]) -> tuple[dict[str, Any], dict[Key, str]]:
+    """The values with misspelt keys replaced, and how each of those, by its right path, is written."""
+    right: dict[str, Any] = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
+    written: dict[Key, str] = {}
+    for each in errors:
+        *section, name = _key(each) or ("",)
+        inside = right.get(section[0]) if section else right
+        if each["type"] != "extra_forbidden" or not isinstance(inside, dict):
+            continue
+        near = difflib.get_close_matches(name, sections().get(section[0], []) if section else list(sections()), n=1)
+        if near and near[0] not in inside:
+            inside[near[0]] = inside.pop(name)
+            written[(*section, near[0])] = name
+    return right, written
+
+
+def _as_written(path: Sequence[str | int], written: Mapping[Key, str]) -> tuple[Any, ...]:
+    """A path of right keys as it stands in the document."""
+    return tuple(written.get(tuple(path[: depth + 1]), part) for depth, part in enumerate(path))  # type: ignore[arg-type]
+
+
+def _is_misspelt(error: ErrorDetails, right: Mapping[str, Any]) -> bool:
+    """Whether something is missing only because its key is misspelt."""
+    node: Any = right
+    for part in error["loc"]:
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return error["type"] == "missing" and node is not None
+
+
+def _key(error: ErrorDetails) -> Key:
     """Section and key of an error, without the place in a list and without pydantic's names of types."""
     return tuple(str(part) for part in error["loc"][:2] if isinstance(part, str))
 

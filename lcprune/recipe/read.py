@@ -58,7 +58,7 @@ def parse(text: str, origin: str = "recipe", overrides: Sequence[str] = ()) -> R
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise explain(error, document, origin, overrides) from None
+        raise explain(error, values, document, origin, overrides) from None
 
 
 def dump(recipe: Recipe) -> str:

@@ -96,7 +96,7 @@ def test_a_class_folder_without_images(here: Path, refused: Refused) -> None:
     (here / "my.yaml").write_text(FOLDER_RECIPE)
     error = refused("train", "my.yaml")
     assert error["kind"] == "data"
-    assert error["problem"] == f"the class folder {here}/data/train/eel has no images"
+    assert error["problem"] == "the class folder data/train/eel has no images"
     assert error["fix"].startswith("add some (")
     assert error["fix"].endswith(", or remove the folder")
     (here / "data/train/eel/damaged.png").write_bytes(b"\x89PNG and nothing else")
@@ -116,7 +116,7 @@ def test_the_folder_of_the_images_is_named_in_three_ways(
         shown = json.loads(cli("train", "my.yaml", "--dry-run", "--json", *arguments).stdout)
         return int(shown["candidates"][-1]["params"])
 
-    assert "there is no folder data/train" in refused("train", "my.yaml", "--dry-run")["problem"]
+    assert refused("train", "my.yaml", "--dry-run")["problem"] == "there is no folder data"
     monkeypatch.setenv("LCPRUNE_DATA", "a")
     two = classes()
     three = classes("--data-root", "b")
