@@ -16,7 +16,7 @@ MODULES = {
 }
 
 LAYERS = (  # lowest first; a part may import what stands below it, and itself
-    {"errors", "specs"},
+    {"errors", "exits", "specs"},
     {"recipe"},
     {"models", "data", "runs"},
     {"training", "analysis", "exporters"},

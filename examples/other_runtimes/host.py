@@ -36,14 +36,15 @@ def main(folder: Path, images: list[str]) -> None:
     for path in images:
         image = Image.open(path).convert("L" if expected["channels"] == 1 else "RGB")
         pixels = np.asarray(image.resize((expected["size"], expected["size"])), np.float32) / 255
-        hidden = np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1)[None])  # (1, C, H, W)
+        tensors = {"image": np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1)[None])}
         for segment, stage in zip(segments, stages, strict=True):
-            *passed_on, logits = stage(hidden)
+            *passed_on, logits = stage(tensors[segment["input"]])
             exponents = np.exp((logits[0] - logits[0].max()) / segment["temperature"])
             confidence = exponents.max() / exponents.sum()
             if segment["threshold"] is None or confidence >= segment["threshold"]:
                 break
-            hidden = passed_on[0]
+            if passed_on:
+                tensors["hidden"] = passed_on[0]
         print(Path(path).name, manifest["metadata"]["classes"][logits[0].argmax()], segment["exit"], sep="\t")
 
 

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate
 from typing import TypeVar
+
+from lcprune.exits import group_spans
 
 Paid = TypeVar("Paid", int, float)
 
@@ -21,6 +23,8 @@ class ExitCost:
     """Of its ONNX file; None: not measured."""
     latency_ms: float | None = None
     """In onnxruntime on this machine's CPU: batch 1, one thread, median; None: not measured."""
+    image_size: int | None = None
+    """Height and width of the image that it works on, in pixels, where a network has several sizes."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class CascadeCost:
     """Of every group, ``(K,)``."""
     critic_macs: tuple[int, ...]
     """Of every critic, ``(K - 1,)``: main has none."""
+    starts: tuple[int, ...] = (0,)
+    """Indices of the groups that read the image: the first one, and with several input sizes the first of each."""
 
     def __post_init__(self) -> None:
         """Refuses counts that fit no network.
@@ -45,21 +51,22 @@ class CascadeCost:
 
     @property
     def main_macs(self) -> int:
-        """MACs of main alone: all groups, no critic."""
-        return sum(self.group_macs)
+        """MACs of main alone: all groups of the largest input size, no critic."""
+        return sum(self.group_macs[self.starts[-1] :])
 
     def kept(self, exits: Sequence[int]) -> "CascadeCost":
         """The cascade of these exits alone, ascending, the last of which takes every image that reaches it.
 
         Groups between two exits become one, and the last critic, if it is not main that comes last, ends its group.
         """
-        groups = [sum(self.group_macs[start:end]) for start, end in pairwise([0, *(index + 1 for index in exits)])]
+        groups = [sum(self.group_macs[first : last + 1]) for first, last in group_spans(exits, self.starts)]
         groups[-1] += sum(self.critic_macs[exits[-1] : exits[-1] + 1])  # main has none
-        return CascadeCost(tuple(groups), tuple(self.critic_macs[index] for index in exits[:-1]))
+        starts = [k for k, (first, _) in enumerate(group_spans(exits, self.starts)) if first in self.starts]
+        return CascadeCost(tuple(groups), tuple(self.critic_macs[index] for index in exits[:-1]), tuple(starts))
 
     def exit_macs(self, kept: Sequence[int] | None = None) -> tuple[int, ...]:
         """`paid_at_exits`, in MACs."""
-        return paid_at_exits(self.group_macs, self.critic_macs, kept)
+        return paid_at_exits(self.group_macs, self.critic_macs, kept, self.starts)
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,7 @@ class NetworkCost:
 
 
 def paid_at_exits(
-    groups: Sequence[Paid], critics: Sequence[Paid], kept: Sequence[int] | None = None
+    groups: Sequence[Paid], critics: Sequence[Paid], kept: Sequence[int] | None = None, starts: Sequence[int] = (0,)
 ) -> tuple[Paid, ...]:
     """Cost of an image that takes each kept early exit, and last of one that takes none.
 
@@ -85,6 +92,7 @@ def paid_at_exits(
         critics: What each critic costs, ``(K - 1,)``.
         kept: ``exit_index`` of the early exits in the cascade, ascending; the others' critics are not computed. None
             keeps all.
+        starts: See `CascadeCost.starts`.
 
     Raises:
         ValueError: If ``kept`` is not ascending or names no early exit.
@@ -93,5 +101,6 @@ def paid_at_exits(
     exits: Sequence[int] = early if kept is None else kept
     if list(exits) != sorted(set(exits)) or not set(exits) <= set(early):
         raise ValueError(f"exits {list(exits)} are not an ascending choice from {list(early)}")
-    ends = [*exits, len(groups) - 1]
-    return tuple(sum(groups[: end + 1]) + sum(critics[k] for k in exits if k <= end) for end in ends)
+    spans = group_spans([*exits, len(groups) - 1], starts)
+    steps = [sum(groups[first : last + 1]) + sum(critics[last : last + 1]) for first, last in spans]
+    return tuple(accumulate(steps))

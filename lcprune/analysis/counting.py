@@ -58,16 +58,18 @@ def count_cost(network: Network, image_shape: tuple[int, int, int]) -> NetworkCo
     macs = _macs_by_module(network, image_shape)
     group_macs = tuple(macs[f"groups.{index}"] for index in range(len(network.groups)))
     critic_macs = tuple(macs[f"critics.{index}"] for index in range(len(network.critics)))
+    cascade = CascadeCost(group_macs, critic_macs, network.starts)
     exits = tuple(
         ExitCost(
             name=name,
             exit_index=index,
-            macs=sum(group_macs[: index + 1]) + sum(critic_macs[index : index + 1]),  # main has no critic
+            macs=cascade.kept([index]).main_macs,
             params=count_params(network.submodel(index + 1)),
+            image_size=network.image_sizes[index] if network.image_sizes else None,
         )
         for index, name in enumerate(network.exit_names)
     )
-    return NetworkCost(exits, CascadeCost(group_macs, critic_macs))
+    return NetworkCost(exits, cascade)
 
 
 def _macs_by_module(module: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, int]:

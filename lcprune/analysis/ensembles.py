@@ -15,6 +15,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
+from lcprune.exits import MAIN, exit_label
 from lcprune_runtime.criterion import FloatArray, IntArray, check_logits, chunks, row_classes
 
 Kind = Literal["logits", "probabilities", "weighted"]
@@ -39,7 +40,7 @@ def ensembles(logits: FloatArray, labels: IntArray, names: Sequence[str] = ()) -
     Args:
         logits: ``(K, N, C)``.
         labels: ``(N,)``.
-        names: Of the exits, where they are not all that a network has.
+        names: Of the exits; empty for ``sub-model 1`` .. ``main``.
     """
     members = _members(len(logits), names)
     return {name: ensemble_pct(logits[:size], labels, (1.0,) * size) for name, size in members.items()}
@@ -47,12 +48,16 @@ def ensembles(logits: FloatArray, labels: IntArray, names: Sequence[str] = ()) -
 
 def _members(n_exits: int, names: Sequence[str] = ()) -> dict[str, int]:
     """Names of the sets of exits that are combined, and how many of the first exits each has; one alone is none."""
-    names = names or [*(str(k) for k in range(1, n_exits)), "main"]
-    return {"+".join(names[:size]): size for size in (n_exits - 1, n_exits) if size > 1}
+    labels = [exit_label(name) for name in names] or [*map(str, range(1, n_exits)), MAIN]
+    return {"+".join(labels[:size]): size for size in (n_exits - 1, n_exits) if size > 1}
 
 
 def ensemble_table(
-    val_logits: FloatArray | None, val_labels: IntArray | None, logits: FloatArray, labels: IntArray
+    val_logits: FloatArray | None,
+    val_labels: IntArray | None,
+    logits: FloatArray,
+    labels: IntArray,
+    names: Sequence[str] = (),
 ) -> tuple[EnsembleResult, ...]:
     """The three kinds for all sub-models and for all exits; empty where there is one exit alone.
 
@@ -62,13 +67,14 @@ def ensemble_table(
         val_labels: ``(M,)``.
         logits: Of the rows that the accuracies are of, ``(K, N, C)``.
         labels: ``(N,)``.
+        names: See `ensembles`.
 
     Raises:
         ValueError: If the shapes do not fit each other.
     """
     check_logits(logits, labels)
     results = []
-    for members, size in _members(len(logits)).items():
+    for members, size in _members(len(logits), names).items():
         kinds: dict[Kind, tuple[float, ...]] = dict.fromkeys(("logits", "probabilities"), (1 / size,) * size)
         if val_logits is not None and val_labels is not None and len(val_labels):
             kinds["weighted"] = fit_weights(val_logits[:size], val_labels)

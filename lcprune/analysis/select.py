@@ -9,6 +9,7 @@ from lcprune.analysis.cost import ExitCost
 from lcprune.analysis.evaluate import accuracy_pct, correct_rows, drop_pct, drop_se_pct, within
 from lcprune.analysis.intervals import paired_drop_upper_pct
 from lcprune.errors import BudgetError, LcpruneError
+from lcprune.exits import MAIN, exit_label
 from lcprune.specs import Minimize
 from lcprune_runtime.criterion import FloatArray, IntArray, predicted_classes
 
@@ -35,6 +36,11 @@ class Candidate(ExitCost):
     macs_ratio: float
     """To main."""
 
+    @property
+    def is_main(self) -> bool:
+        """Whether it is the reference: main, at the largest input size."""
+        return self.name.startswith(MAIN) and self.macs_ratio == 1
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -42,8 +48,8 @@ class Budget:
 
     max_drop_pct: float
     minimize: Minimize = "macs"
-    exits: tuple[int, ...] | None = None
-    """Sub-models to consider besides main, counted from 1. None: all."""
+    exits: tuple[str, ...] | None = None
+    """Sub-models to consider besides main: ``1``, or ``1@64``; see `exit_label`. None: all."""
     max_macs: int | None = None
     max_params: int | None = None
     max_latency_ms: float | None = None
@@ -63,8 +69,6 @@ class Budget:
             raise ValueError(f"minimize {self.minimize!r} is none of {get_args(Minimize)}")
         if self.confidence is not None and not 0.5 <= self.confidence < 1:
             raise ValueError(f"confidence {self.confidence} is not in [0.5, 1)")
-        if any(k < 1 for k in self.exits or ()):
-            raise ValueError(f"exits {self.exits}: sub-models are counted from 1")
 
 
 @dataclass(frozen=True)
@@ -162,12 +166,9 @@ def choose(candidates: Sequence[Candidate], budget: Budget) -> Candidate:
         LcpruneError: If the budget names a sub-model that there is not.
         ValueError: If the candidates were made without a figure that the budget is about.
     """
-    early = [c.exit_index + 1 for c in candidates if c.name != "main"]
+    early = [exit_label(c.name) for c in candidates[:-1]]
     if absent := sorted(set(budget.exits or ()) - set(early)):
-        raise LcpruneError(
-            f"there is no sub-model {', '.join(map(str, absent))}",
-            f"name some of: {', '.join(map(str, early)) or 'none'}",
-        )
+        raise LcpruneError(f"there is no sub-model {', '.join(absent)}", f"name some of: {', '.join(early) or 'none'}")
     considered = [c for c in candidates if _is_considered(c, budget)]
     fitting = [c for c in considered if refusal(c, budget) is None]
     if not fitting:
@@ -176,7 +177,7 @@ def choose(candidates: Sequence[Candidate], budget: Budget) -> Candidate:
 
 
 def _is_considered(candidate: Candidate, budget: Budget) -> bool:
-    return budget.exits is None or candidate.name == "main" or candidate.exit_index + 1 in budget.exits
+    return budget.exits is None or candidate.is_main or exit_label(candidate.name) in budget.exits
 
 
 def _limits(candidate: Candidate, budget: Budget) -> list[_Limit]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from lcprune.cli.failing import torch_needed
-from lcprune.cli.options import LATEST, Run, RunDataRoot, UseTestSplit, exit_numbers, finite
+from lcprune.cli.options import LATEST, Run, RunDataRoot, UseTestSplit, exit_labels, finite
 from lcprune.cli.output import command, notice
 from lcprune.specs import Criterion, Format, Int8Range, Layout, MeanCost, Precision, ThresholdInput
 from lcprune_runtime.command_line import Quiet, Result
@@ -26,7 +26,9 @@ def export(
     exit_name: Annotated[
         str | None,
         typer.Option(
-            "--exit", metavar="K|main", help="This sub-model, not the selected one; with --progressive, the last exit."
+            "--exit",
+            metavar="K|main|K@SIZE",
+            help="This sub-model, not the selected one; with --progressive, the last exit.",
         ),
     ] = None,
     threshold: Annotated[
@@ -107,7 +109,7 @@ def export(
         minimize=minimize,
         criterion=criterion,
         temperature=temperature,
-        exits=exit_numbers(exits),
+        exits=exit_labels(exits),
         threshold_input=threshold_input,
         use_test_split=use_test_split,
         output=output,

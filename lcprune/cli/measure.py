@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from lcprune.cli.failing import torch_needed
-from lcprune.cli.options import LATEST, DataRoot, Exits, Run, RunDataRoot, UseTestSplit, exit_numbers, finite
+from lcprune.cli.options import LATEST, DataRoot, Exits, Run, RunDataRoot, UseTestSplit, exit_labels, finite
 from lcprune.cli.output import command, notice
 from lcprune.errors import OnnxModelError, RunError
 from lcprune.specs import Minimize
@@ -53,7 +53,7 @@ def select(
     budget = Budget(
         max_drop_pct=max_drop,
         minimize=minimize,
-        exits=exit_numbers(exits),
+        exits=exit_labels(exits),
         max_macs=max_macs,
         max_params=max_params,
         max_latency_ms=max_latency_ms,

@@ -1,6 +1,7 @@
 """Options that several commands have, and how their values are read."""
 
 import math
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -37,9 +38,21 @@ def finite(value: float | None) -> float | None:
     return value
 
 
-def exit_numbers(text: str | None) -> tuple[int, ...] | None:
-    """``1,3`` as the numbers of sub-models, from 1 up, each once and in order."""
-    return None if text is None else tuple(sorted(set(whole_numbers("--exits", text))))
+def exit_labels(text: str | None) -> tuple[str, ...] | None:
+    """``1,3``, or ``1@64,main@64``, as the exits of a run, each once.
+
+    Raises:
+        LcpruneError: If it is something else.
+    """
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch(r"([1-9]\d*|main)(@[1-9]\d*)?", part) for part in parts):
+        raise LcpruneError(
+            f"--exits {text} is not a list of exits",
+            "write numbers, such as --exits 1,3, or of several sizes 1@64,2@96",
+        )
+    return tuple(dict.fromkeys(parts))
 
 
 def whole_numbers(option: str, text: str) -> tuple[int, ...]:

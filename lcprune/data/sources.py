@@ -20,6 +20,7 @@ from lcprune.data.manifest import read_manifest
 from lcprune.data.split import balanced_split
 from lcprune.errors import DataError
 from lcprune.recipe import DataConfig
+from lcprune.recipe.schema.data import NATIVE_SIZE
 from lcprune_runtime.files import Files, class_names
 from lcprune_runtime.images import Preparation, fits_into_memory, refuse_too_many
 
@@ -135,9 +136,9 @@ def describe(config: DataConfig, data_root: Path | None) -> tuple[int, tuple[int
         DataError: If a folder of images does not exist or has no classes.
     """
     if not config.has_files:
-        classes, size = {"digits": (10, 8), "cifar10": (10, 32), "cifar100": (100, 32)}[config.source]
+        classes, size = {"digits": 10, "cifar10": 10, "cifar100": 100}[config.source], NATIVE_SIZE[config.source]
     else:
-        root, size = _existing(config, data_root), config.image_size or 0  # DataConfig refuses files without a size
+        root, size = _existing(config, data_root), config.input_size or 0  # DataConfig refuses files without a size
         classes = len(_list(config, root).classes if config.manifest else class_names(train_folder(root)))
     return classes, (config.input_channels, size, size)
 
@@ -252,7 +253,7 @@ def _read_files(config: DataConfig, root: Path) -> tuple[dict[str, Split], tuple
     """Splits of image files, in memory if they fit; the classes; damaged files that were left out of memory."""
     listing = _list(config, root)
     files = Files.joined(listing.splits.values())
-    size = config.image_size or 0  # DataConfig refuses files without one
+    size = config.input_size or 0  # DataConfig refuses files without one
     prepared = preparation(config, (config.input_channels, size, size))
     streams = _streams(config, len(files), prepared)
     cache = _cache(config, root, prepared, len(files))

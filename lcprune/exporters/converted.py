@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from lcprune.errors import ExportError
+from lcprune.exits import group_spans
 from lcprune.exporters.stages import STAGE_OUTPUTS, cpu_copy, stage_modules
 from lcprune.exporters.verify import Parity, Reference, check_logits, writable
 from lcprune.models.network import Network
@@ -72,7 +73,9 @@ def write_converted(
                     logits = _run([converter.load(file) for file in files], reference.images[:IMAGES])
                 parity = check_logits(path.name, reference.rows(IMAGES), logits, info)
             if kept:
-                (folder / MANIFEST).write_text(_manifest(files, info, name), encoding="utf-8")
+                spans = group_spans([*kept, len(network.groups) - 1], network.starts)
+                from_image = [first in network.starts for first, _ in spans]
+                (folder / MANIFEST).write_text(_manifest(files, from_image, info, name), encoding="utf-8")
             _replace(folder if kept else files[0], path)
     return parity
 
@@ -127,21 +130,21 @@ def _run(stages: Sequence[Loaded], images: np.ndarray[Any, Any]) -> Floats:
         hidden, logits = image[None], []
         for stage in stages:
             *passed_on, of_exit = stage(np.ascontiguousarray(hidden))
-            hidden = passed_on[0] if passed_on else hidden
+            hidden = passed_on[0] if passed_on else image[None]
             logits.append(of_exit[0])
         of_images.append(np.stack(logits))
     return np.stack(of_images, axis=1)
 
 
-def _manifest(files: Sequence[Path], info: ModelInfo, name: Format) -> str:
+def _manifest(files: Sequence[Path], from_image: Sequence[bool], info: ModelInfo, name: Format) -> str:
     segments = [
         {
             "file": file.name,
             "exit": info.exits[number].name,
             "threshold": float(np.float32(info.thresholds[number])) if number < len(info.thresholds) else None,
             "temperature": info.temperatures[number],
-            "input": "image" if number == 0 else STAGE_OUTPUTS[0],
-            "outputs": STAGE_OUTPUTS if number < len(files) - 1 else STAGE_OUTPUTS[1:],
+            "input": "image" if from_image[number] else STAGE_OUTPUTS[0],
+            "outputs": STAGE_OUTPUTS[1:] if all(from_image[number + 1 : number + 2]) else STAGE_OUTPUTS,
         }
         for number, file in enumerate(files)
     ]

@@ -13,7 +13,7 @@ images.
 from onnx import NodeProto, TensorProto
 
 from lcprune.exporters.graphs import Part, node
-from lcprune.exporters.parts import Incoming, Plan, decision, inline
+from lcprune.exporters.parts import Incoming, Plan, decision, inline, rows_that_stay
 
 
 def flat_exits(plan: Plan, image: str) -> Part:
@@ -22,7 +22,7 @@ def flat_exits(plan: Plan, image: str) -> Part:
     nodes, initializers, incoming = [], [], Incoming(image, "nan_guard")
     for k in range(last):
         of_exit, weights = decision(plan, k, incoming)
-        compressed, incoming = _compress(plan, k, incoming)
+        compressed, incoming = _compress(plan, k, image, incoming)
         nodes += [*of_exit, *compressed]
         initializers += weights
     main, weights = inline(plan.stages[last], f"stage{last}.", incoming.hidden, [f"exit{last}.logits"])
@@ -32,21 +32,22 @@ def flat_exits(plan: Plan, image: str) -> Part:
     return nodes, [*initializers, *weights]
 
 
-def _compress(plan: Plan, k: int, incoming: Incoming) -> tuple[list[NodeProto], Incoming]:
+def _compress(plan: Plan, k: int, image: str, incoming: Incoming) -> tuple[list[NodeProto], Incoming]:
     """What the next stage gets of the rows that stay."""
     p, last = f"exit{k}.", len(plan.stages) - 2
-    kept = {f"{p}hidden": f"{p}rest"}
+    kept = {}
     if k < last:  # main decides nothing
         kept[incoming.nan_guard] = f"{p}rest_nan_guard"
     if k < last and plan.criterion == "agreement":
         kept[f"{p}class"] = f"{p}rest_class"
+    rest, image_rows = rows_that_stay(plan, k, image, incoming.image_rows)
     nodes = [
         node("NonZero", [f"{p}stays"], f"{p}positions"),  # (1, M)
-        node("Transpose", [f"{p}positions"], f"{p}rows", perm=[1, 0]),  # (M, 1)
+        *rest,
         *(node("GatherND", [whole, f"{p}rows"], rest) for whole, rest in kept.items()),
     ]
     classes = kept.get(f"{p}class")
-    return nodes, Incoming(f"{p}rest", kept.get(incoming.nan_guard, ""), classes)
+    return nodes, Incoming(f"{p}rest", kept.get(incoming.nan_guard, ""), classes, image_rows)
 
 
 def _scatter(k: int, innermost: bool) -> list[NodeProto]:

@@ -23,7 +23,8 @@ def refuse_overflow(stages: Stages, images: NDArray[np.generic]) -> None:
     Raises:
         ExportError: If `images` make a number that is too large for float16.
     """
-    hidden: NDArray[Any] = to_float(images)
+    pixels = to_float(images)
+    hidden: NDArray[Any] = pixels
     for stage in stages:
         watched = copy.deepcopy(stage)
         known = {output.name for output in stage.graph.output}
@@ -37,7 +38,7 @@ def refuse_overflow(stages: Stages, images: NDArray[np.generic]) -> None:
                 f"fp16 ends at {_FP16_MAX:,.0f}, and numbers inside this network reach {largest:,.0f}",
                 "export with --precision fp32 or w8",
             )
-        hidden = results[0]
+        hidden = results[0] if len(stage.graph.output) > 1 else pixels
 
 
 def to_fp16(stage: ModelProto) -> ModelProto:

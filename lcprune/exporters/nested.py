@@ -16,20 +16,21 @@ network.
 from onnx import GraphProto, NodeProto, TensorProto, helper
 
 from lcprune.exporters.graphs import Part, node
-from lcprune.exporters.parts import Incoming, Plan, decision, inline
+from lcprune.exporters.parts import Incoming, Plan, decision, inline, rows_that_stay
 
 
 def nested_exits(plan: Plan, image: str) -> Part:
     """All stages and exits; gives ``logits`` and ``exit_index``, takes `image`, ``nan_guard`` and ``threshold.k``."""
-    return _exit(plan, 0, Incoming(image, "nan_guard"), ("logits", "exit_index"))
+    return _exit(plan, 0, image, Incoming(image, "nan_guard"), ("logits", "exit_index"))
 
 
-def _exit(plan: Plan, k: int, incoming: Incoming, outputs: tuple[str, str]) -> Part:
+def _exit(plan: Plan, k: int, image: str, incoming: Incoming, outputs: tuple[str, str]) -> Part:
     """Stage `k`, its exit, and in a branch everything after it.
 
     Args:
         plan: With all stages.
         k: Of the stage, from 0.
+        image: Name of the images of all rows.
         incoming: What it works on.
         outputs: Names of the logits, and of how many exits further on each row left.
     """
@@ -41,31 +42,29 @@ def _exit(plan: Plan, k: int, incoming: Incoming, outputs: tuple[str, str]) -> P
         node("Cast", [f"{p}count"], f"{p}any", to=TensorProto.BOOL),
     ]
     branches = {
-        "then_branch": _then_branch(plan, k, incoming.nan_guard),
+        "then_branch": _then_branch(plan, k, image, incoming),
         "else_branch": _else_branch(p, incoming.nan_guard),
     }
     nodes.append(helper.make_node("If", [f"{p}any"], outputs, name=f"{p}if", **branches))
     return nodes, initializers
 
 
-def _then_branch(plan: Plan, k: int, nan_guard: str) -> GraphProto:
+def _then_branch(plan: Plan, k: int, image: str, incoming: Incoming) -> GraphProto:
     """Some rows stay: the rest of the network for them."""
     p = f"exit{k}."
-    nodes = [
-        node("Transpose", [f"{p}positions"], f"{p}rows", perm=[1, 0]),  # (M, 1)
-        node("GatherND", [f"{p}hidden", f"{p}rows"], f"{p}rest"),  # (M, ...)
-    ]
+    nodes, image_rows = rows_that_stay(plan, k, image, incoming.image_rows)
     if k == len(plan.stages) - 2:  # then comes main, where all of them leave
         rest, initializers = inline(plan.stages[k + 1], f"stage{k + 1}.", f"{p}rest", [f"{p}rest_logits"])
         exits = [node("Cast", [f"{p}stays"], f"{p}then_exit", to=TensorProto.INT64)]
     else:
-        nodes.append(node("GatherND", [nan_guard, f"{p}rows"], f"{p}rest_nan_guard"))
+        nodes.append(node("GatherND", [incoming.nan_guard, f"{p}rows"], f"{p}rest_nan_guard"))
         classes = None
         if plan.criterion == "agreement":
             classes = f"{p}rest_class"
             nodes.append(node("GatherND", [f"{p}class", f"{p}rows"], classes))
         names = f"{p}rest_logits", f"{p}rest_exit"
-        rest, initializers = _exit(plan, k + 1, Incoming(f"{p}rest", f"{p}rest_nan_guard", classes), names)
+        following = Incoming(f"{p}rest", f"{p}rest_nan_guard", classes, image_rows)
+        rest, initializers = _exit(plan, k + 1, image, following, names)
         exits = [
             node("Cast", [f"{p}stays"], f"{p}one_further", to=TensorProto.INT64),
             node("ScatterND", [f"{p}one_further", f"{p}rows", f"{p}rest_exit"], f"{p}then_exit", reduction="add"),

@@ -25,6 +25,14 @@ class Plan:
         """How many values a row of logits has."""
         return int(self.stages[-1].graph.output[-1].type.tensor_type.shape.dim[1].dim_value)
 
+    def reads_image(self, k: int) -> bool:
+        """Whether stage `k` reads the image, and not what the stage before it hands over."""
+        return reads_image(self.stages, k)
+
+    def reads_image_after(self, k: int) -> bool:
+        """Whether a later stage than `k` does."""
+        return any(self.reads_image(later) for later in range(k + 1, len(self.stages)))
+
     def score(self, k: int, class_before: str | None, logits: str | None = None) -> Part:
         """Score of exit `k` for the rows that have reached it; see `score_nodes`.
 
@@ -47,12 +55,20 @@ class Incoming:
     """0 or NaN."""
     classes: str | None = None
     """Classes that the exit before has predicted, where the criterion needs them."""
+    image_rows: str | None = None
+    """Which images these rows are of, ``(N, 1)``, where a later stage reads the image; None: they are all of them."""
+
+
+def reads_image(stages: Sequence[ModelProto], k: int) -> bool:
+    """Whether stage `k` reads the image: the first one, and those after a stage that hands nothing over."""
+    return k == 0 or len(stages[k - 1].graph.output) == 1
 
 
 def decision(plan: Plan, k: int, incoming: Incoming) -> Part:
     """Stage `k` and who stays after it: ``exit{k}.hidden``, ``exit{k}.logits`` and ``exit{k}.stays`` ``(N,)``."""
     p = f"exit{k}."
-    nodes, initializers = inline(plan.stages[k], f"stage{k}.", incoming.hidden, [f"{p}hidden", f"{p}logits"])
+    ends = [f"{p}hidden", f"{p}logits"][-len(plan.stages[k].graph.output) :]
+    nodes, initializers = inline(plan.stages[k], f"stage{k}.", incoming.hidden, ends)
     score, constants = plan.score(k, incoming.classes)
     nodes += [
         *score,
@@ -61,6 +77,30 @@ def decision(plan: Plan, k: int, incoming: Incoming) -> Part:
         node("Not", [f"{p}leaves"], f"{p}stays"),
     ]
     return nodes, [*initializers, *constants]
+
+
+def rows_that_stay(plan: Plan, k: int, image: str, image_rows: str | None) -> tuple[list[NodeProto], str | None]:
+    """What stage `k` + 1 reads for the rows that stay, ``exit{k}.rest``, out of ``exit{k}.positions`` ``(1, M)``.
+
+    Args:
+        plan: With all stages.
+        k: Of the exit, from 0.
+        image: Name of the images of all rows.
+        image_rows: See `Incoming`.
+
+    Returns:
+        The nodes, which give ``exit{k}.rows`` ``(M, 1)`` as well, and `image_rows` of the rows that stay.
+    """
+    p = f"exit{k}."
+    nodes = [node("Transpose", [f"{p}positions"], f"{p}rows", perm=[1, 0])]
+    if not plan.reads_image_after(k):
+        return [*nodes, node("GatherND", [f"{p}hidden", f"{p}rows"], f"{p}rest")], None
+    rows = f"{p}rows"
+    if image_rows is not None:
+        rows = f"{p}image_rows"
+        nodes.append(node("GatherND", [image_rows, f"{p}rows"], rows))
+    read = [image, rows] if plan.reads_image(k + 1) else [f"{p}hidden", f"{p}rows"]
+    return [*nodes, node("GatherND", read, f"{p}rest")], rows
 
 
 def nan_guard(image: str) -> Part:

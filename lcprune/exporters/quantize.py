@@ -12,7 +12,7 @@ import io
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,9 +30,9 @@ from lcprune.errors import ExportError
 from lcprune.exporters import rewrite
 from lcprune.exporters.float_precisions import Stages, like, refuse_overflow, to_fp16, to_w8
 from lcprune.exporters.graphs import subgraphs
-from lcprune.exporters.parts import inline
+from lcprune.exporters.parts import inline, reads_image
 from lcprune.specs import Int8Range
-from lcprune_runtime.session import Floats, to_float
+from lcprune_runtime.session import Floats, open_session, to_float
 
 Reduction = Literal["int8", "fp16", "w8"]
 """``w8``: weights of 8 bits in the file, float32 in memory and in every computation."""
@@ -152,15 +152,26 @@ def _to_int8(stages: Stages, images: NDArray[np.generic], int8_range: Int8Range)
     if not len(images):
         raise ValueError("int8 needs images to calibrate on")
     stages, pixels = [copy.deepcopy(stage) for stage in stages], to_float(images)
+    from_image = [k for k in range(len(stages)) if reads_image(stages, k)]
+    reductions = {k: rewrite.split_reduction(stages[k]) for k in from_image}
+    read = {_image(k): _reduced(reductions[k], pixels) for k in from_image}
+    for k in from_image:
+        dims = stages[k].graph.input[0].type.tensor_type.shape.dim
+        for dim, size in zip(dims[2:], read[_image(k)].shape[2:], strict=True):
+            dim.dim_value = size
     for stage in stages:
         rewrite.pools_as_convolutions(stage)
         rewrite.flatten_channels_last(stage)
-    levels = rewrite.fold_normalization(stages[0], LARGEST_WEIGHT[int8_range])
+    levels = [k for k in from_image if rewrite.fold_normalization(stages[k], LARGEST_WEIGHT[int8_range])]
+    read |= {_image(k): rewrite.with_ones(read[_image(k)]) for k in levels}
     whole = _joined(stages)
-    ranges = _ranges(whole, rewrite.with_ones(pixels) if levels else pixels)
-    quantized = _cut(_quantized(whole, ranges, levels, int8_range), stages)
-    if levels:
-        _take_pixels(quantized[0].graph, images.shape[1])
+    ranges = _ranges(whole, read)
+    quantized = _cut(_quantized(whole, ranges, [_image(k) for k in levels], int8_range), stages)
+    for k in levels:
+        _take_pixels(quantized[k].graph, images.shape[1])
+    for k, reduction in reductions.items():
+        if reduction is not None:
+            rewrite.prepend(reduction, quantized[k])
     convolutions = sum(node.op_type == "Conv" for stage in stages for node in stage.graph.node)
     counted = sum(int8_convolutions(stage.SerializeToString()) for stage in quantized)
     if counted != convolutions:
@@ -170,26 +181,41 @@ def _to_int8(stages: Stages, images: NDArray[np.generic], int8_range: Int8Range)
     return Reduced(tuple(quantized), Quantization("int8", "min-max", len(images), counted, int8_range))
 
 
+def _image(k: int) -> str:
+    """Name of the image that stage `k` reads, in `_joined`."""
+    return f"image.{k}"
+
+
+def _reduced(reduction: ModelProto | None, images: Floats) -> Floats:
+    """What a stage reads of images ``(N, C, H, W)``."""
+    if reduction is None:
+        return images
+    smaller: Floats = open_session(reduction.SerializeToString(), "reduction").run(None, {"image": images})[0]
+    return smaller
+
+
 def _joined(stages: Stages) -> ModelProto:
     """All stages as one graph without decisions, with the outputs ``logits.0`` and on."""
     nodes: list[NodeProto] = []
     initializers: list[TensorProto] = []
-    hidden = "image"
+    inputs, outputs, hidden = [], [], ""
     for k, stage in enumerate(stages):
+        if reads_image(stages, k):
+            hidden = _image(k)
+            inputs.append(copy.deepcopy(stage.graph.input[0]))
+            inputs[-1].name = hidden
         ends = [f"hidden.{k + 1}", f"logits.{k}"][-len(stage.graph.output) :]
         part, weights = inline(stage, f"stage{k}.", hidden, ends)
         nodes += part
         initializers += weights
         hidden = ends[0]
-    outputs = []
-    for k, stage in enumerate(stages):
         outputs.append(copy.deepcopy(stage.graph.output[-1]))
         outputs[-1].name = f"logits.{k}"
-    graph = helper.make_graph(nodes, stages[0].graph.name, [stages[0].graph.input[0]], outputs, initializers)
+    graph = helper.make_graph(nodes, stages[0].graph.name, inputs, outputs, initializers)
     return helper.make_model(graph, opset_imports=stages[0].opset_import, ir_version=stages[0].ir_version)
 
 
-def _ranges(model: ModelProto, images: Floats) -> Any:
+def _ranges(model: ModelProto, images: Mapping[str, Floats]) -> Any:
     """Smallest and largest value of every activation, as the quantiser wants them."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         path = Path(folder) / "model.onnx"
@@ -200,21 +226,22 @@ def _ranges(model: ModelProto, images: Floats) -> Any:
 
 
 class _Batches(tool.CalibrationDataReader):  # type: ignore[misc]
-    """Images in the form that a calibrator reads."""
+    """Images, by the name of the input, in the form that a calibrator reads."""
 
-    def __init__(self, images: Floats) -> None:
-        self._batches = iter([images[start : start + _CHUNK] for start in range(0, len(images), _CHUNK)])
+    def __init__(self, images: Mapping[str, Floats]) -> None:
+        starts = range(0, len(next(iter(images.values()))), _CHUNK)
+        self._batches = ({name: of[start : start + _CHUNK] for name, of in images.items()} for start in starts)
 
     def get_next(self) -> dict[str, Floats] | None:
-        batch = next(self._batches, None)
-        return None if batch is None else {"image": batch}
+        return next(self._batches, None)
 
 
-def _quantized(model: ModelProto, ranges: Any, levels: bool, int8_range: Int8Range) -> ModelProto:
+def _quantized(model: ModelProto, ranges: Any, levels: Sequence[str], int8_range: Int8Range) -> ModelProto:
     """QDQ: uint8 activations and int8 weights per channel, which is what the kernels for CPUs are made for."""
     options: dict[str, Any] = {"OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"]}  # 256 levels of logits tie
     if levels:
-        options["TensorQuantOverrides"] = {"image": [{**_LEVELS, "quant_type": tool.QuantType.QUInt8}]}
+        of_pixels = {**_LEVELS, "quant_type": tool.QuantType.QUInt8}
+        options["TensorQuantOverrides"] = {image: [dict(of_pixels)] for image in levels}
     quantizer = tool.QDQQuantizer(
         save_and_reload_model_with_shape_infer(model),
         per_channel=True,
@@ -237,16 +264,17 @@ def _cut(model: ModelProto, stages: Stages) -> list[ModelProto]:
     Images go ``(N, H, W, C)``: so the kernels want them, and a branch begins without a transpose.
     """
     integers = {n.input[0]: n.output[0] for n in model.graph.node if n.op_type == "QuantizeLinear"}
-    names = ["image", *(integers.get(f"hidden.{k}", f"hidden.{k}") for k in range(1, len(stages)))]
+    hidden = [integers.get(f"hidden.{k}", f"hidden.{k}") for k in range(len(stages) + 1)]
     extractor = onnx.utils.Extractor(onnx.shape_inference.infer_shapes(model))
     parts = []
     for k, stage in enumerate(stages):
-        ends = {name: new for name, new in zip(names[k : k + 2], ("image", "hidden"), strict=False)}
-        part = like(extractor.extract_model([names[k]], [*names[k + 1 : k + 2], f"logits.{k}"]), stage)
-        _rename(part.graph, ends | {f"logits.{k}": "logits"})
-        if k and part.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8:
+        entrance = _image(k) if reads_image(stages, k) else hidden[k]
+        exits = [] if reads_image(stages, k + 1) else [hidden[k + 1]]
+        part = like(extractor.extract_model([entrance], [*exits, f"logits.{k}"]), stage)
+        _rename(part.graph, {entrance: "image", f"logits.{k}": "logits"} | dict.fromkeys(exits, "hidden"))
+        if part.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8:
             _channels_last(part.graph, part.graph.input[0])
-        if k < len(stages) - 1 and part.graph.output[0].type.tensor_type.elem_type == TensorProto.UINT8:
+        if exits and part.graph.output[0].type.tensor_type.elem_type == TensorProto.UINT8:
             _channels_last(part.graph, part.graph.output[0])
         parts.append(part)
     return parts

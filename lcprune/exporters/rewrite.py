@@ -5,17 +5,65 @@ convolution after it, a first convolution of 3 channels more than one of 4, and 
 asked for, every stage transposes twice.
 """
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from lcprune_runtime.session import Floats
 
 CHANNELS_LAST, CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
+_REDUCING = ("AveragePool", "Shape", "Concat", "Resize")  # what torch exports an image as that is made smaller
 _ALIGNED = 4  # integer kernels of x86 and Arm multiply four channels at a time
+
+
+def split_reduction(stage: ModelProto) -> ModelProto | None:
+    """Takes away what makes the image smaller before it is normalised: integers begin behind it.
+
+    Args:
+        stage: Changed in place: its input is the smaller image.
+
+    Returns:
+        A model from ``image`` to ``reduced``, of unknown height and width; None where there is nothing of that kind.
+    """
+    graph = stage.graph
+    subtract = next((node for node in graph.node if node.op_type == "Sub"), None)
+    if subtract is None or subtract.input[0] == graph.input[0].name:
+        return None
+    nodes = list(graph.node)[: list(graph.node).index(subtract)]
+    if any(node.op_type not in _REDUCING for node in nodes):
+        return None
+    constants = [tensor for tensor in graph.initializer if any(tensor.name in node.input for node in nodes)]
+    image = copy.deepcopy(graph.input[0])
+    batch, channels = image.type.tensor_type.shape.dim[:2]
+    smaller = helper.make_tensor_value_info(
+        "reduced", TensorProto.FLOAT, [batch.dim_param, channels.dim_value, "h", "w"]
+    )
+    reduction = helper.make_graph(copy.deepcopy(nodes), "reduction", [image], [smaller], copy.deepcopy(constants))
+    for node in reduction.node:
+        node.output[:] = ["reduced" if name == subtract.input[0] else name for name in node.output]
+    for node in nodes:
+        graph.node.remove(node)
+    subtract.input[0] = image.name
+    graph.input[0].CopyFrom(smaller)
+    graph.input[0].name = image.name
+    _drop_unused(graph)
+    return helper.make_model(reduction, opset_imports=stage.opset_import, ir_version=stage.ir_version)
+
+
+def prepend(reduction: ModelProto, stage: ModelProto) -> None:
+    """Puts a `split_reduction` before a stage, which is changed in place."""
+    graph, image = stage.graph, stage.graph.input[0].name
+    for node in graph.node:
+        node.input[:] = ["reduced" if name == image else name for name in node.input]
+    behind = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*reduction.graph.node, *behind])
+    graph.initializer.extend(reduction.graph.initializer)
+    graph.input[0].CopyFrom(reduction.graph.input[0])
 
 
 def pools_as_convolutions(stage: ModelProto) -> None:

@@ -114,9 +114,11 @@ def segment(stages: Sequence[ModelProto], k: int, info: ModelInfo) -> ModelProto
     asks_for_class = criterion == "agreement"
     first = stage.graph.input[0]
     batch = _shape(first)[0]
-    inputs = [_Value("image" if k == 0 else f"hidden.{k}", first.type.tensor_type.elem_type, _shape(first))]
+    inputs = [
+        _Value("image" if plan.reads_image(k) else f"hidden.{k}", first.type.tensor_type.elem_type, _shape(first))
+    ]
     outputs = [_Value(value, TensorProto.FLOAT, shape) for value, shape in _results(stages, batch)]
-    if k < last:
+    if not plan.reads_image(k + 1):
         hidden = stage.graph.output[0]
         outputs.insert(0, _Value(f"hidden.{k + 1}", hidden.type.tensor_type.elem_type, _shape(hidden)))
     if 0 < k < last:
@@ -143,7 +145,7 @@ def segment(stages: Sequence[ModelProto], k: int, info: ModelInfo) -> ModelProto
 
 def _segment_nodes(plan: Plan, k: int, incoming: Incoming) -> Part:
     last = len(plan.stages) - 1
-    ends = [f"hidden.{k + 1}", "logits"] if k < last else ["logits"]
+    ends = [f"hidden.{k + 1}", "logits"][-len(plan.stages[k].graph.output) :]
     nodes, initializers = inline(plan.stages[k], "stage.", incoming.hidden, ends)
     if k == 0:
         of_image, constants = nan_guard(incoming.hidden)

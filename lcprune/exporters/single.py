@@ -41,20 +41,22 @@ def is_fixed(stage: ModelProto) -> bool:
 
 def single_exits(plan: Plan, image: str) -> Part:
     """All stages and exits; gives ``logits`` and ``exit_index``, takes `image`, ``nan_guard`` and ``threshold.k``."""
-    return _exit(plan, 0, Incoming(image, "nan_guard"), ("logits", "exit_index"))
+    return _exit(plan, 0, image, Incoming(image, "nan_guard"), ("logits", "exit_index"))
 
 
-def _exit(plan: Plan, k: int, incoming: Incoming, outputs: Sequence[str]) -> Part:
+def _exit(plan: Plan, k: int, image: str, incoming: Incoming, outputs: Sequence[str]) -> Part:
     """Stage `k`, its exit, and in a branch everything after it."""
     p = f"exit{k}."
     nodes, initializers = decision(plan, k, incoming)
     names = f"{p}then_logits", f"{p}then_exit"
+    hidden = image if plan.reads_image(k + 1) else f"{p}hidden"
     if k == len(plan.stages) - 2:
-        rest, weights = inline(plan.stages[k + 1], f"stage{k + 1}.", f"{p}hidden", names[:1])
+        rest, weights = inline(plan.stages[k + 1], f"stage{k + 1}.", hidden, names[:1])
         then = _branch(plan, names, [*rest, _number(k + 1, names[1])], weights)
     else:
         classes = f"{p}class" if plan.criterion == "agreement" else None
-        then = _branch(plan, names, *_exit(plan, k + 1, Incoming(f"{p}hidden", incoming.nan_guard, classes), names))
+        following = Incoming(hidden, incoming.nan_guard, classes)
+        then = _branch(plan, names, *_exit(plan, k + 1, image, following, names))
     names = f"{p}else_logits", f"{p}else_exit"
     logits = node("Identity", [f"{p}logits"], names[0])  # a branch may not return what lies outside
     other = _branch(plan, names, [logits, _number(k, names[1])], [])

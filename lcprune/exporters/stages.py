@@ -17,6 +17,7 @@ from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from lcprune.errors import ExportError, ParityError
+from lcprune.exits import group_spans
 from lcprune.exporters.verify import MAX_RELATIVE_DIFF, Reference, check_stages
 from lcprune.models.network import Network
 from lcprune_runtime.session import Floats, to_float
@@ -80,6 +81,8 @@ def cascade_stages(
 def export_stages(network: Network, kept: Sequence[int], image_shape: Shape) -> list[onnx.ModelProto]:
     """One model per kept early exit, with outputs ``hidden`` and ``logits``, and one for the rest, with ``logits``.
 
+    A stage before one that reads the image anew, as the first one of an input size does, has ``logits`` alone.
+
     Groups between two kept exits become one stage; the critics of the other exits are left out. A pool that the next
     group begins with is moved to the end of the stage: it makes what is handed over smaller, and costs less than
     handing over the larger tensor.
@@ -95,8 +98,8 @@ def export_stages(network: Network, kept: Sequence[int], image_shape: Shape) -> 
     """
     modules = stage_modules(network, kept, image_shape)
     return [
-        export_module(module, shape, STAGE_OUTPUTS if number < len(kept) else STAGE_OUTPUTS[1:])
-        for number, (module, shape) in enumerate(modules)
+        export_module(module, shape, STAGE_OUTPUTS if isinstance(module, _Stage) else STAGE_OUTPUTS[1:])
+        for module, shape in modules
     ]
 
 
@@ -108,18 +111,21 @@ def stage_modules(network: Network, kept: Sequence[int], image_shape: Shape) -> 
     """
     if list(kept) != sorted(set(kept)) or any(not 0 <= exit_index < len(network.critics) for exit_index in kept):
         raise ValueError(f"{list(kept)} are no early exits in ascending order; there are {len(network.critics)}")
-    layers: list[nn.Module] = [network.normalize]
-    shape, modules, groups = image_shape, [], list(network.groups)
-    for exit_index in range(len(groups)):
-        layers.append(groups[exit_index])
-        if exit_index not in kept:
+    modules: list[tuple[nn.Module, Shape]] = []
+    groups, shape = list(network.groups), image_shape
+    spans = group_spans([*kept, len(groups) - 1], network.starts)
+    for k, (first, last) in enumerate(spans):
+        layers = groups[first : last + 1]
+        if first in network.starts:
+            layers, shape = [*network.entrance(first), *layers], image_shape
+        if last == len(groups) - 1 or spans[k + 1][0] in network.starts:  # nothing reads the hidden layer
+            modules.append((nn.Sequential(*layers, *network.critics[last : last + 1]), shape))
             continue
-        pool, groups[exit_index + 1] = _split_pool(groups[exit_index + 1])
-        stage = _Stage(layers, network.critics[exit_index], pool)
+        pool, groups[last + 1] = _split_pool(groups[last + 1])
+        stage = _Stage(layers, network.critics[last], pool)
         modules.append((stage, shape))
         shape = _hidden_shape(stage, shape)
-        layers = []
-    return [*modules, (nn.Sequential(*layers), shape)]
+    return modules
 
 
 def _split_pool(group: nn.Module) -> tuple[nn.Module, nn.Module]:

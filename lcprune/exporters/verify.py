@@ -132,12 +132,13 @@ def stage_logits(stages: Sequence[ModelProto], images: NDArray[np.generic]) -> F
 
 
 def _chunk_logits(sessions: Sequence[Any], images: NDArray[np.generic]) -> Floats:
-    hidden: NDArray[Any] = to_float(images)
+    pixels = to_float(images)
+    hidden: NDArray[Any] = pixels
     of_exits = []
     for session in sessions:
         *handed, logits = session.run(None, {"image": hidden})
         of_exits.append(logits)
-        hidden = handed[0] if handed else hidden
+        hidden = handed[0] if handed else pixels  # what hands nothing over is followed by a stage that reads the image
     return np.stack(of_exits)
 
 

@@ -7,9 +7,10 @@ from typing import Literal
 
 import torch
 from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lcprune.errors import ModelError
-from lcprune.models.backbones import build_backbone
+from lcprune.models.backbones import build_backbone, cut_names
 from lcprune.models.critics import CriticDesign, build_critic
 from lcprune.models.msdnet import LAYERS, build_msdnet, reader
 from lcprune.models.network import Network, Normalize, Parts
@@ -50,6 +51,60 @@ def build(
             f"model.classes is {recipe.model.classes} but the data has {classes} classes",
             f"set model.classes: {classes}, or leave it out",
         )
+    if recipe.data.sizes:
+        return _build_sizes(recipe, classes, image_shape, mean, std)
+    return _build_one(recipe, classes, image_shape, mean, std)
+
+
+def _build_sizes(
+    recipe: Recipe, classes: int, image_shape: Shape, mean: Sequence[float], std: Sequence[float]
+) -> Network:
+    """One network of several input sizes: that of the largest, and the others with its weights and its cuts."""
+    *smaller, largest = recipe.data.sizes
+    main = _build_one(recipe, classes, image_shape, mean, std)
+    if names := cut_names(main.groups):
+        cuts = {"cuts": names, "groups": len(names) + 1}
+        after = {"after": tuple(range(1, len(names) + 1))}
+        recipe = recipe.model_copy(
+            update={"model": recipe.model.model_copy(update=cuts), "critics": recipe.critics.model_copy(update=after)}
+        )
+    groups: list[nn.Module] = []
+    critics: list[nn.Module] = []
+    sizes: list[int] = []
+    for size in smaller:
+        network = _build_one(recipe, classes, (image_shape[0], size, size), mean, std)
+        _share_weights(main.groups, network.groups, size)
+        groups += network.groups
+        critics += [*network.critics, nn.Identity()]
+        sizes += [size] * len(network.groups)
+    sizes += [largest] * len(main.groups)
+    return Network(main.normalize, [*groups, *main.groups], [*critics, *main.critics], image_sizes=sizes)
+
+
+def _share_weights(source: nn.Module, other: nn.Module, size: int) -> None:
+    """Gives `other` the parameters of `source`, a module of the same structure, but for those of BatchNorm.
+
+    Source of a BatchNorm for each size: Wang et al. 2020, "Resolution Switchable Networks", ECCV.
+    """
+    theirs = dict(source.named_modules())
+    for name, module in other.named_modules():
+        if isinstance(module, _BatchNorm):
+            continue
+        for key, parameter in module.named_parameters(recurse=False):
+            shared = getattr(theirs[name], key)
+            if shared.shape != parameter.shape:
+                raise ModelError(
+                    f"groups.{name}.{key} is {tuple(parameter.shape)} for images of {size} pixels, and "
+                    f"{tuple(shared.shape)} for the largest ones",
+                    "take a backbone that ends in a global average pool, or write one size in data.image_size",
+                )
+            setattr(module, key, shared)
+
+
+def _build_one(
+    recipe: Recipe, classes: int, image_shape: Shape, mean: Sequence[float], std: Sequence[float]
+) -> Network:
+    """The network of one input size."""
     config = recipe.critics
     submodel = recipe.model.submodel
     method = METHODS[recipe.train.method]

@@ -38,7 +38,9 @@ def load_pretrained(network: Network, config: ModelConfig) -> list[str]:
     if config.weights == "none":
         return []
     found, origin = _default(config) if config.weights == "default" else _read(Path(config.weights))
-    return [f"weights: {origin}", *_fit(network, found, origin), *_other_normalization(network, config.trunk)]
+    sizes = dict.fromkeys(network.image_sizes)
+    of_sizes = [_fit(network.at(size), found, origin) for size in sizes] if sizes else [_fit(network, found, origin)]
+    return [f"weights: {origin}", *of_sizes[-1], *_other_normalization(network, config.trunk)]
 
 
 def _default(config: ModelConfig) -> tuple[Weights, str]:

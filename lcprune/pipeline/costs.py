@@ -38,7 +38,8 @@ def costs_of(folder: Path, recipe: Recipe) -> NetworkCost:
     content = runs.read_json(runs.require(folder, runs.PROFILE, f"lcprune profile {folder}"))
     try:
         rows = [{key: value for key, value in row.items() if key != "macs_ratio"} for row in content["exits"]]
-        cascade = CascadeCost(tuple(content["group_macs"]), tuple(content["critic_macs"]))
+        starts = tuple(content.get("starts", (0,)))  # 0.1 knew one input size
+        cascade = CascadeCost(tuple(content["group_macs"]), tuple(content["critic_macs"]), starts)
         return NetworkCost(tuple(ExitCost(**row) for row in rows), cascade)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise RunError(f"{folder / runs.PROFILE} is damaged ({error})", f"run this: lcprune profile {folder}") from None

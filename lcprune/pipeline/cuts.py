@@ -57,6 +57,8 @@ def balance(network: Network, image_shape: tuple[int, int, int]) -> list[dict[st
     Raises:
         ProfileError: If the network's cost cannot be counted.
     """
+    if network.image_sizes:
+        network = network.at(network.image_sizes[-1])
     names = cut_names(network.groups)
     if not names or len(names) != len(network.critics):
         return []

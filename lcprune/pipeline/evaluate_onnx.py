@@ -42,8 +42,7 @@ def evaluate(model: Path, data: str, data_root: Path | None) -> dict[str, Any]:
         logits = session.exit_logits(images)  # (exits, N, classes)
         exits = [(known.name, known.exit_index) for known in info.exits]
         result["exits"] = exit_rows(exits, logits, labels)
-        names = ["main" if known.name == "main" else str(known.exit_index + 1) for known in info.exits]
-        result["ensembles"] = ensembles(logits, labels, names)  # a file need not hold all exits
+        result["ensembles"] = ensembles(logits, labels, [known.name for known in info.exits])
         if info.kind == "progressive":
             result["progressive"] = [row.as_json() for row in sweep(logits, labels, info.exit_macs, info.main_macs)]
     if info.kind == "progressive":

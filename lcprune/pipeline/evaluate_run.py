@@ -44,12 +44,13 @@ def evaluate(folder: Path, *, flip: bool = False, data_root: Path | None = None)
     val_logits, val_labels = (arrays["val_logits"], arrays["val_labels"]) if split == "test" else (None, None)
     costs = costs_of(folder, recipe)
     swept = sweep(logits, labels, costs.cascade.exit_macs(), costs.cascade.main_macs) if len(costs.exits) > 1 else ()
-    kinds = ensemble_table(val_logits, val_labels, logits, labels)
+    names = [cost.name for cost in costs.exits]
+    kinds = ensemble_table(val_logits, val_labels, logits, labels, names)
     result: dict[str, Any] = {
         "split": split,
         "samples": len(labels),
         "exits": exit_rows([(cost.name, cost.exit_index) for cost in costs.exits], logits, labels),
-        "ensembles": ensembles(logits, labels),
+        "ensembles": ensembles(logits, labels, names),
         "ensemble_kinds": [asdict(row) for row in kinds],
         "progressive": [row.as_json() for row in swept],
     }

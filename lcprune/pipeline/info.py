@@ -49,6 +49,7 @@ def file_info(
                 params=of_exit.params,
                 val_accuracy_pct=val[k] if val else None,
                 test_accuracy_pct=test[k] if test else None,
+                image_size=of_exit.image_size,
             )
             for k, of_exit in enumerate(cost.exits)
         ),

@@ -13,6 +13,7 @@ import numpy as np
 
 from lcprune import runs
 from lcprune.errors import LcpruneError, RunError
+from lcprune.exits import exit_names
 from lcprune.reporting.page.subject import Curves
 from lcprune.training.loop import Evaluation, Listener, LoggedStep
 
@@ -88,7 +89,7 @@ def curves(run: Path) -> Curves:
     Raises:
         RunError: If nothing is logged yet.
     """
-    folder, _ = runs.open_run(run)
+    folder, recipe = runs.open_run(run)
     lines = read_metrics(folder / runs.METRICS)
     logged = [line for line in lines if "loss" in line]
     if not logged:
@@ -99,7 +100,7 @@ def curves(run: Path) -> Curves:
     accuracies = [line.get(key, line["accuracy_pct"]) for line in evaluated]
     n_exits = len(logged[0]["loss"])
     return Curves(
-        exit_names=(*(f"sub-model {k}" for k in range(1, n_exits)), "main"),
+        exit_names=exit_names(n_exits, recipe.data.sizes),
         steps=np.array([line["step"] for line in logged], dtype=np.int64),
         losses=np.array([line["loss"] for line in logged], dtype=np.float64),
         eval_steps=np.array([line["step"] for line in evaluated], dtype=np.int64),

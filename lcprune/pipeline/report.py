@@ -16,6 +16,7 @@ from lcprune.analysis.representation import Dissimilarities
 from lcprune.analysis.thresholds import rows_of
 from lcprune.data.sources import Split
 from lcprune.errors import LcpruneError, OnnxModelError, RunError
+from lcprune.exits import MAIN, exit_label
 from lcprune.pipeline import metrics, rdm, stored
 from lcprune.pipeline.costs import costs_of
 from lcprune.recipe import Recipe
@@ -232,7 +233,7 @@ def _commands(folder: Path, selection: Mapping[str, Any]) -> tuple[tuple[str, st
         keys = ("max_drop_pct", "max_macs", "max_latency_ms", "confidence", "minimize", "criterion", "precision")
         words = ["lcprune", "export", str(folder), "--format", "onnx", "--progressive", *_options(thresholds, keys)]
         words += ["--no-temperature"] if set(thresholds.get("temperatures", ())) == {1.0} else []
-        words += ["--exit", last.split()[-1]] if (last := str(thresholds.get("last", "main"))) != "main" else []
+        words += ["--exit", last] if (last := exit_label(thresholds.get("last", MAIN))) != MAIN else []
         found.append(("Thresholds calibrated with (as thresholds.json says)", words + _test_split(thresholds)))
     found.append(("This page", ["lcprune", "report", str(folder)]))
     return tuple((title, shlex.join(words)) for title, words in found)

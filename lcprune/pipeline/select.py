@@ -30,10 +30,12 @@ class Selection:
     """By name: why a candidate was refused, or not selected."""
 
     def as_json(self) -> dict[str, Any]:
-        """As in ``selection.json``."""
+        """As in ``selection.json``; the numbers of exits are numbers."""
+        exits = self.budget.exits
+        numbers = None if exits is None else [int(label) if label.isdecimal() else label for label in exits]
         return {
             "reference": asdict(self.candidates[-1]),
-            "budget": asdict(self.budget),
+            "budget": asdict(self.budget) | {"exits": numbers},
             "decided_on": self.decided_on,
             "deciding_images": self.deciding_images,
             "selected": asdict(self.selected),
@@ -46,7 +48,7 @@ class Selection:
         drop_pct, error_pct = self.selected.expected_drop_pct, self.selected.expected_drop_se_pct
         needed = images_needed(self.budget.max_drop_pct, self.deciding_images * (error_pct / 100) ** 2)
         lines = [f"selected: {self.selected.name} ({self.run / runs.SELECTION})"]
-        if self.selected.name != "main":
+        if not self.selected.is_main:
             lines.append(
                 f"loses {drop_pct:.2f} points against float32's main, give or take {error_pct:.2f}, on new images"
             )
@@ -54,7 +56,7 @@ class Selection:
                 lines.append(f"about {needed:,} deciding images would bring the uncertainty to half of the budget")
         if self.decided_on == "test":
             lines.append("the test split decided, so its accuracies are optimistic")
-        if self.selected.name == "main":
+        if self.selected.is_main:
             lines.append("only main is within the budget: a larger --max-drop would allow a smaller network")
         return [*lines, "next: lcprune export --format onnx, or with --progressive one graph with early exits"]
 

@@ -155,7 +155,7 @@ def dry_run(recipe: Recipe, data_root: Path | None) -> dict[str, Any]:
     if recipe.model.weights not in ("none", "default"):  # these are downloaded
         load_pretrained(network, recipe.model)
     cost = count_cost(network, image_shape)
-    keys = ("name", "exit_index", "macs", "params")
+    keys = ("name", "exit_index", "macs", "params", *(["image_size"] if network.image_sizes else []))
     candidates = [
         {**{key: getattr(row, key) for key in keys}, "macs_ratio": row.macs / cost.exits[-1].macs} for row in cost.exits
     ]

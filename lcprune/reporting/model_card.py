@@ -62,7 +62,7 @@ def model_card(path: Path, info: ModelInfo, result: Mapping[str, Any], recipe: R
         title=_title(info, recipe),
         format=FORMATS[result["format"]],
         progressive=info.kind == "progressive",
-        has_main=info.exits[-1].name == "main",
+        has_main=info.exits[-1].macs == info.main_macs,
         has_early_exits=has_early_exits,
         table=_table(info, result),
         forecast=forecast(result),

@@ -6,6 +6,7 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from lcprune.exits import exit_label
 from lcprune.training.loop import Evaluation, LoggedStep
 
 LONG_RUN_S = 3 * 3600
@@ -31,7 +32,7 @@ class TrainingProgress:
         self._first = start
         self._hint = hint
         self._console = Console(file=sys.stderr, quiet=quiet, highlight=False)
-        self._names = ["main" if name == "main" else name.removeprefix("sub-model ") for name in exit_names]
+        self._names = [exit_label(name) for name in exit_names]
         self._progress = Progress(
             BarColumn(bar_width=10),  # the whole line fits into 80 characters with four exits
             MofNCompleteColumn(),

@@ -27,7 +27,7 @@ class ExitInfo:
     """One exit of a file."""
 
     name: str
-    """``sub-model 1`` .. ``main``."""
+    """``sub-model 1`` .. ``main``, or with several input sizes ``sub-model 1 at 64 px``."""
     exit_index: int
     """In the network that was trained, from 0; a file may hold fewer exits."""
     macs: int
@@ -36,6 +36,8 @@ class ExitInfo:
     """Of the stand-alone sub-model."""
     val_accuracy_pct: float | None = None
     test_accuracy_pct: float | None = None
+    image_size: int | None = None
+    """Height and width of the image that it works on, in pixels, where a network has several input sizes."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,7 @@ def _decode(properties: Mapping[str, str]) -> ModelInfo:
 def _exit(entry: Any) -> ExitInfo:
     known = ExitInfo(**entry)
     _name(known.name)
-    for count in (known.exit_index, known.macs, known.params):
+    for count in (known.exit_index, known.macs, known.params, known.image_size or 0):
         _count(count)
     for accuracy in (known.val_accuracy_pct, known.test_accuracy_pct):
         if accuracy is not None and not 0 <= _number(accuracy) <= 100:

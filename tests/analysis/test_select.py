@@ -34,6 +34,7 @@ def test_candidates_hold_the_keys_of_the_contract() -> None:
         "params": 900,
         "size_bytes": 40,
         "latency_ms": 3.0,
+        "image_size": None,
         "val_accuracy_pct": 80.0,
         "test_accuracy_pct": 60.0,
         "drop_pct": 10.0,
@@ -104,11 +105,11 @@ def test_ties_go_to_fewer_macs_then_params_then_the_shallower() -> None:
 
 def test_only_the_named_sub_models_and_main_are_considered() -> None:
     found = candidates(900, 900, 900)
-    assert choose(found, Budget(0, exits=(2,))).name == "sub-model 2"
+    assert choose(found, Budget(0, exits=("2",))).name == "sub-model 2"
     assert choose(found, Budget(0, exits=())).name == "main"
-    assert refusal(found[0], Budget(0, exits=(2,))) == "not among the exits to consider"
+    assert refusal(found[0], Budget(0, exits=("2",))) == "not among the exits to consider"
     with pytest.raises(LcpruneError, match="no sub-model 3, 9\n  fix: name some of: 1, 2"):
-        choose(found, Budget(0, exits=(1, 3, 9)))
+        choose(found, Budget(0, exits=("1", "3", "9")))
 
 
 def test_with_confidence_the_upper_end_of_the_drop_decides() -> None:
@@ -193,10 +194,10 @@ def test_the_upper_end_of_a_drop_is_that_against_main_and_not_against_a_neighbou
 
 def test_an_error_names_the_sub_models_that_there_are_and_no_other() -> None:
     with pytest.raises(LcpruneError) as error:
-        choose(candidates(800, 880, 900), Budget(2.0, exits=(7,)))
+        choose(candidates(800, 880, 900), Budget(2.0, exits=("7",)))
     assert (error.value.problem, error.value.fix) == ("there is no sub-model 7", "name some of: 1, 2")
     with pytest.raises(LcpruneError) as error:
-        choose(candidates(800, 880, 900)[-1:], Budget(2.0, exits=(1,)))
+        choose(candidates(800, 880, 900)[-1:], Budget(2.0, exits=("1",)))
     assert error.value.fix == "name some of: none"
 
 

@@ -20,6 +20,7 @@ CANDIDATE = {
     "params",
     "size_bytes",
     "latency_ms",
+    "image_size",
     "val_accuracy_pct",
     "test_accuracy_pct",
     "drop_pct",
@@ -121,8 +122,8 @@ def test_only_some_exits(shaped_run: Shaped, cli: Cli, refused: Refused) -> None
     assert (error["problem"], error["fix"]) == ("there is no sub-model 9", "name some of: 1, 2, 3")
     for wrong in ("0", "a", "1,,2", "²", "-1"):
         error = refused("select", f"--exits={wrong}")
-        assert error["problem"] == f"--exits {wrong} is not a list of numbers from 1 up"
-        assert error["fix"] == "write numbers, such as --exits 1,3"
+        assert error["problem"] == f"--exits {wrong} is not a list of exits"
+        assert error["fix"] == "write numbers, such as --exits 1,3, or of several sizes 1@64,2@96"
 
 
 @pytest.mark.parametrize("minimize", ["macs", "params", "latency", "size"])
@@ -176,5 +177,5 @@ def test_a_profile_that_was_changed_is_refused_and_can_be_made_again(run: Path, 
     assert result.exit_code == 0, result.stderr
     content = json.loads(result.stdout)
     assert content == json.loads(profile.read_text())
-    assert set(content) == {"exits", "cascade", "group_macs", "critic_macs", "cascade_macs"}
+    assert set(content) == {"exits", "cascade", "group_macs", "critic_macs", "cascade_macs", "starts"}
     assert cli("select", "--quiet").exit_code == 0

@@ -76,7 +76,7 @@ def test_a_folder_of_images_and_a_recipe_agree(run: Path, digit_folder: Path) ->
 def test_ensembles_of_a_file_are_named_by_the_exits_that_are_in_it(
     run: Path, asked: Callable[..., ExportRequest]
 ) -> None:
-    said = export(run, asked(threshold="0.5", exits=(2,), exit_name="3"), notice=lambda _: None)
+    said = export(run, asked(threshold="0.5", exits=("2",), exit_name="3"), notice=lambda _: None)
     result = evaluate_onnx.evaluate(Path(said["path"]), "digits", Path("data"))
     assert [row["name"] for row in result["exits"]] == ["sub-model 2", "sub-model 3"]
     arrays = runs.read_predictions(run)

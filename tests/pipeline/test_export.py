@@ -85,7 +85,7 @@ def test_a_budget_of_macs_is_held_and_used(run: Path, asked: Asked) -> None:
 def test_a_budget_of_time_is_held(run: Path, asked: Asked) -> None:
     with pytest.raises(BudgetError, match=r"within 1e-06 ms: where all leave at the first exit it is [0-9.]+ ms"):
         write(run, asked(max_latency_ms=1e-6))
-    said = write(run, asked(max_latency_ms=1000.0, exits=(1, 2)))  # all the time there is
+    said = write(run, asked(max_latency_ms=1000.0, exits=("1", "2")))  # all the time there is
     assert 0 < said["mean_latency_ms"] == runs.read_json(run / runs.THRESHOLDS)["mean_latency_ms"] < 1000
     assert said["val_accuracy_pct"] >= said["main_val_accuracy_pct"]
 
@@ -134,8 +134,8 @@ def test_metadata_is_what_the_run_knows(run: Path, asked: Asked) -> None:
 def test_an_int8_file_holds_the_budget_by_its_own_logits(run: Path, asked: Asked) -> None:
     """What is said is what the file does, and float32 stands beside it."""
     budget = 2.0 + lost_pct(run, asked, "int8", 3)
-    plain = write(run, asked(max_drop_pct=budget, exits=(1, 2, 3)))
-    said = write(run, asked(max_drop_pct=budget, exits=(1, 2, 3), precision="int8"))
+    plain = write(run, asked(max_drop_pct=budget, exits=("1", "2", "3")))
+    said = write(run, asked(max_drop_pct=budget, exits=("1", "2", "3"), precision="int8"))
     assert (said["precision"], said["kind"]) == ("int8", "progressive")
     assert said["path"].endswith("progressive-int8.onnx")
     assert said["parity"]["against"] == "its own stages"
@@ -222,7 +222,7 @@ def test_a_main_that_loses_the_budget_to_its_precision_is_refused(
 ) -> None:
     monkeypatch.setattr(pipeline, "reduced", worse_by(10, run))
     with pytest.raises(BudgetError, match="in w8 main alone loses .* points against float32's main; 2 are allowed"):
-        write(run, asked(max_drop_pct=2.0, exits=(1, 2, 3), precision="w8"))
+        write(run, asked(max_drop_pct=2.0, exits=("1", "2", "3"), precision="w8"))
     assert not (run / "export" / "progressive-w8.onnx").exists()
     assert not (run / runs.THRESHOLDS).exists()
 
@@ -232,7 +232,7 @@ def test_in_another_precision_the_budget_is_what_is_lost_against_float32s_main(
 ) -> None:
     monkeypatch.setattr(pipeline, "reduced", worse_by(4, run))
     said, content = (
-        write(run, asked(max_drop_pct=10.0, exits=(1, 2, 3), precision="w8")),
+        write(run, asked(max_drop_pct=10.0, exits=("1", "2", "3"), precision="w8")),
         runs.read_json(run / runs.THRESHOLDS),
     )
     arrays = runs.read_predictions(run)
@@ -247,8 +247,8 @@ def test_a_cascade_may_end_before_main(run: Path, asked: Asked, precision: str) 
     """Sub-model 3 takes all that come to it; drops and ratios are still to main, and main is not in the file."""
     arrays = runs.read_predictions(run)
     budget = 3.0 + lost_pct(run, asked, precision, 2)
-    whole = write(run, asked(max_drop_pct=budget, exits=(1, 2), precision=precision))
-    said = write(run, asked(max_drop_pct=budget, exits=(1, 2), exit_name="3", precision=precision))
+    whole = write(run, asked(max_drop_pct=budget, exits=("1", "2"), precision=precision))
+    said = write(run, asked(max_drop_pct=budget, exits=("1", "2"), exit_name="3", precision=precision))
     content = runs.read_json(run / runs.THRESHOLDS)
     assert said["exits"] == ["sub-model 1", "sub-model 2", "sub-model 3"]
     assert Path(said["path"]).stem == "progressive-3" + ("" if precision == "fp32" else "-w8")
@@ -287,7 +287,7 @@ def test_where_hardly_an_image_comes_to_main_the_file_could_end_before(run: Path
     sure[1, ::2] = 0  # some have to go on, and sub-model 3 is right about all of them
     runs.write_predictions(run, {**arrays, "val_logits": sure})
     notices: list[str] = []
-    pipeline.export(run, asked(max_drop_pct=1.0, exits=(2, 3)), notice=notices.append)
+    pipeline.export(run, asked(max_drop_pct=1.0, exits=("2", "3")), notice=notices.append)
     assert notices == [
         "0.0 % of the images go on to main: --exit 3 ends the graph at sub-model 3 and leaves main out of the file"
     ]

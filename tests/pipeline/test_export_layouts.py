@@ -59,7 +59,7 @@ def test_segments(run: Path, asked: Asked, precision: str) -> None:
     assert rows[1]["size_bytes"] == sum(path.stat().st_size for path in manifest.parent.glob("*.onnx"))
     assert rows[1]["latency_ms"] > 0
 
-    write(run, asked(threshold="0.5", exits=(2,), precision=precision, segments=True))
+    write(run, asked(threshold="0.5", exits=("2",), precision=precision, segments=True))
     assert f"{folder}/segment-2.onnx" in runs.recorded_files(run)
     assert f"{folder}/segment-4.onnx" not in runs.recorded_files(run)
     assert runs.changed_files(run) == []
@@ -86,7 +86,7 @@ def test_a_format_of_another_runtime(run: Path, asked: Asked, monkeypatch: pytes
     assert Path(said["path"]) == run / folder
     assert said["size_bytes"] == sum(path.stat().st_size for path in Path(said["path"]).iterdir())
     assert f"{folder}/segment-4.pte" in runs.recorded_files(run)
-    write(run, asked(threshold="0.5", exits=(2,), file_format="executorch"))
+    write(run, asked(threshold="0.5", exits=("2",), file_format="executorch"))
     assert f"{folder}/segment-4.pte" not in runs.recorded_files(run)
     assert runs.changed_files(run) == []
 

@@ -72,7 +72,7 @@ def test_curves_and_time_are_those_of_the_metrics(run: Path) -> None:
 
 def test_the_newest_export_gives_the_first_setting(run: Path, asked: Callable[..., ExportRequest]) -> None:
     select(run, Budget(max_drop_pct=40.0), use_test_split=False)
-    export(run, asked(threshold="0.2,0.1", exits=(1, 3), output=run / "export" / "own.onnx"), notice=lambda _: None)
+    export(run, asked(threshold="0.2,0.1", exits=("1", "3"), output=run / "export" / "own.onnx"), notice=lambda _: None)
     found = subject_of(run)
     first, second = found.settings
     assert (first.title, first.exits) == ("export own.onnx", (0, 2))
@@ -85,7 +85,7 @@ def test_the_newest_export_gives_the_first_setting(run: Path, asked: Callable[..
 
 
 def test_the_commands_are_those_that_would_do_it_again(run: Path, asked: Callable[..., ExportRequest]) -> None:
-    select(run, Budget(max_drop_pct=3.0, exits=(1, 2), max_macs=10**9), use_test_split=True)
+    select(run, Budget(max_drop_pct=3.0, exits=("1", "2"), max_macs=10**9), use_test_split=True)
     export(run, asked(max_drop_pct=5.0, use_test_split=True, criterion="margin"), notice=lambda _: None)
     lines = [line for _, line in subject_of(run).commands]
     assert lines[0].split()[0] == "lcprune"
@@ -103,7 +103,7 @@ def test_the_commands_are_those_that_would_do_it_again(run: Path, asked: Callabl
 def test_all_that_come_to_the_last_exit_of_an_export_leave_there(
     run: Path, asked: Callable[..., ExportRequest]
 ) -> None:
-    said = export(run, asked(max_drop_pct=20.0, exits=(1, 2), exit_name="3"), notice=lambda _: None)
+    said = export(run, asked(max_drop_pct=20.0, exits=("1", "2"), exit_name="3"), notice=lambda _: None)
     subject = subject_of(run)
     setting = subject.settings[0]
     assert setting.exits == (0, 1, 2)

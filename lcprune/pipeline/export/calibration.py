@@ -10,6 +10,7 @@ from lcprune.analysis.budget import Calibration, Family
 from lcprune.analysis.evaluate import drop_pct, within
 from lcprune.analysis.thresholds import Alternatives, Pay, Rows
 from lcprune.errors import BudgetError, ExportError
+from lcprune.exits import exit_label
 from lcprune.pipeline.export.latency_cost import CascadeLatency, cascade_latency
 from lcprune.pipeline.export.loaded_run import LoadedRun
 from lcprune.pipeline.export.request import ExportRequest
@@ -152,8 +153,8 @@ def _refuse_what_the_last_exit_loses(
 
 def exits_by_hand(loaded: LoadedRun, request: ExportRequest) -> Decision:
     """The exits and thresholds that the user names."""
-    every = tuple(range(1, len(loaded.network.groups)))
-    kept = _exit_indices(loaded, request.exits or every)
+    every = tuple(range(len(loaded.network.groups) - 1))
+    kept = _exit_indices(loaded, request.exits) if request.exits else every
     try:
         values = [float(part) for part in request.threshold.split(",")]
     except ValueError:
@@ -250,11 +251,11 @@ def _no_exit_pays(budget: _Budget, family: Family) -> BudgetError:
     return BudgetError(f"no early exit pays within {budget.limit:g} points{held}: main alone is cheapest", otherwise)
 
 
-def _exit_indices(loaded: LoadedRun, exits: Sequence[int]) -> tuple[int, ...]:
-    early = len(loaded.network.groups) - 1
-    if absent := [k for k in exits if k > early]:
+def _exit_indices(loaded: LoadedRun, exits: Sequence[str]) -> tuple[int, ...]:
+    early = [exit_label(cost.name) for cost in loaded.costs.exits[:-1]]
+    if absent := [label for label in exits if label not in early]:
         raise ExportError(
             f"--exits: there is no early exit {absent[0]} before {loaded.costs.exits[-1].name}",
-            f"name some of {', '.join(str(k) for k in range(1, early + 1))}",
+            f"name some of {', '.join(early)}",
         )
-    return tuple(k - 1 for k in exits)
+    return tuple(sorted(early.index(label) for label in exits))

@@ -12,6 +12,7 @@ from lcprune.analysis.cost import NetworkCost
 from lcprune.data import sources
 from lcprune.data.sources import Dataset
 from lcprune.errors import ExportError, RunError
+from lcprune.exits import MAIN, exit_label, find_exit
 from lcprune.models import Network
 from lcprune.pipeline import stored
 from lcprune.pipeline.costs import costs_of
@@ -23,7 +24,6 @@ from lcprune.specs import FORMATS
 from lcprune_runtime.segment_session import MANIFEST
 
 PARITY_IMAGES = 256
-MAIN = "main"
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ def load(folder: Path, recipe: Recipe, request: ExportRequest, data_root: Path |
             written where it should go.
     """
     network, facts = stored.load_network(folder, recipe)
-    exits = range(_last_exit(request, folder, len(network.groups)))
-    path = _output_path(request, folder, network.exit_names[: len(exits)])
+    exits = range(_last_exit(request, folder, network.exit_names))
+    path = _output_path(request, folder, network.exit_names, len(exits))
     costs = costs_of(folder, recipe)
     arrays = runs.read_predictions(folder)
     labels = {split: arrays[f"{split}_labels"] for split in ("val", "test")}
@@ -86,24 +86,23 @@ def load(folder: Path, recipe: Recipe, request: ExportRequest, data_root: Path |
     )
 
 
-def _last_exit(request: ExportRequest, folder: Path, count: int) -> int:
+def _last_exit(request: ExportRequest, folder: Path, names: Sequence[str]) -> int:
     """The number, from 1, of the last exit of the file: what the user names, else what was selected, or main."""
     name = request.exit_name
-    if request.progressive and count < 2:
+    if request.progressive and len(names) < 2:
         raise ExportError("this run has no critics, so there is nothing to stop at", "export it with --exit main")
     if name is None and not request.progressive:
         return _selected(folder)
-    if name is None or name == MAIN:
-        return count
-    if not name.isdecimal() or not 1 <= int(name) <= count:
-        names = ", ".join([*(str(k) for k in range(1, count)), MAIN])
-        raise ExportError(f"there is no sub-model {name} in this run", f"name one of {names}")
-    if request.progressive and int(name) == 1:
+    index = find_exit(name or MAIN, names)
+    if index is None:
+        labels = ", ".join([*(exit_label(each) for each in names[:-1]), MAIN])
+        raise ExportError(f"there is no sub-model {name} in this run", f"name one of {labels}")
+    if request.progressive and index == 0:
         raise ExportError(
-            "sub-model 1 is the first exit, so there is nothing to stop at before it",
+            f"{names[0]} is the first exit, so there is nothing to stop at before it",
             "leave --progressive out, or name a later exit",
         )
-    return int(name)
+    return index + 1
 
 
 def _is_export(folder: Path, request: ExportRequest) -> bool:
@@ -122,16 +121,16 @@ def _selected(folder: Path) -> int:
     return int(selection["selected"]["exit_index"]) + 1
 
 
-def _output_path(request: ExportRequest, folder: Path, exit_names: Sequence[str]) -> Path:
+def _output_path(request: ExportRequest, folder: Path, exit_names: Sequence[str], exits: int) -> Path:
     """Where the file goes, in a folder that is there.
 
     Raises:
         ExportError: If it is a folder itself, or the folder cannot be made.
     """
-    last = exit_names[-1].replace("sub-model ", "sub-model-")
-    stem = last if not request.progressive else "progressive"
-    if request.progressive and last != MAIN:
-        stem = f"progressive-{len(exit_names)}"
+    is_main = exits == len(exit_names)
+    stem = MAIN if is_main else exit_names[exits - 1].removesuffix(" px").replace(" ", "-")
+    if request.progressive:
+        stem = "progressive" if is_main else f"progressive-{exits}"
     marks = {"flat": request.layout == "flat", request.precision: request.precision != "fp32", "batch1": request.batch}
     ending = f"-{request.file_format}" if request.is_folder else FORMATS[request.file_format].suffix
     name = "-".join([stem, *(mark for mark, applies in marks.items() if applies)]) + ending

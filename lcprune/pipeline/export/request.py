@@ -14,14 +14,14 @@ class ExportRequest:
 
     progressive: bool
     exit_name: str | None
-    """``1`` .. ``main``; None takes the selection. Of a progressive graph it is the last exit; None is main."""
+    """``1`` .. ``main``, or ``2@96``; None takes the selection. Of a progressive graph the last exit; None is main."""
     threshold: str
     """``auto``, one number for all exits, or one for each with commas between."""
     max_drop_pct: float | None
     """Budget of ``auto``; None takes the selection's."""
     confidence: float | None
-    exits: tuple[int, ...] | None
-    """Early exits to keep, counted from 1."""
+    exits: tuple[str, ...] | None
+    """Early exits to keep, as `exit_name`."""
     threshold_input: ThresholdInput
     use_test_split: bool
     output: Path | None

@@ -10,8 +10,11 @@ from lcprune.recipe.schema.section import NonNegativeInt, PositiveFloat, Positiv
 
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveShare = Annotated[float, Field(gt=0, le=1)]
+NATIVE_SIZE = {"digits": 8, "cifar10": 32, "cifar100": 32}
+"""Height and width of the images of sources that are no files, in pixels."""
 MAX_SIDE = 4096
 """The largest side of an input image, in pixels: an exported model with a larger one could not be opened."""
+Side = Annotated[int, Field(gt=0, le=MAX_SIDE)]
 
 
 class DataConfig(Section):
@@ -28,8 +31,10 @@ class DataConfig(Section):
     """Training images held out for validation, drawn evenly over the classes. 0: the test set must be asked for."""
     test_size: Annotated[int, Field(ge=0)] = 0
     """Images held out for testing, before those for validation, where a source of files brings no test images."""
-    image_size: Annotated[int, Field(gt=0, le=MAX_SIDE)] | None = None
-    """Height and width of the network's input, in pixels, where images are files; the other sources have their own."""
+    image_size: Side | tuple[Side, ...] | None = None
+    """Height and width of the network's input, in pixels, where images are files; the other sources have their own.
+    Of several, such as ``[64, 96, 128]``, the largest is that of the input, and the network learns to classify images
+    that are reduced to the others as well: a sub-model is an exit at a size (``deep_supervision`` only)."""
     crop: Literal["none", "center"] = "none"
     """``none``: files are resized to a square of `image_size`; ``center``: scaled to `resize`, then cropped."""
     resize: Annotated[int, Field(gt=0, le=2 * MAX_SIDE)] | None = None
@@ -83,6 +88,16 @@ class DataConfig(Section):
         """Channels of the images that the network gets."""
         return self.channels or (1 if self.source == "digits" else 3)
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Several sizes at which the network classifies images, ascending; empty where there is one."""
+        return tuple(sorted(self.image_size)) if isinstance(self.image_size, tuple) else ()
+
+    @property
+    def input_size(self) -> int | None:
+        """Height and width of the network's input, in pixels; None where the source has its own."""
+        return max(self.image_size) if isinstance(self.image_size, tuple) else self.image_size
+
     def folder(self, data_root: Path | None) -> Path:
         """Folder of the images: `data_root` where it is given, else the recipe's."""
         return (data_root or self.root or Path(os.environ.get("LCPRUNE_DATA") or "data")).expanduser()
@@ -90,7 +105,7 @@ class DataConfig(Section):
     @property
     def shorter_side(self) -> int | None:
         """Shorter side to which files are scaled, in pixels; None where they are resized to a square."""
-        return (self.resize or self.image_size) if self.crop == "center" else None
+        return (self.resize or self.input_size) if self.crop == "center" else None
 
     @model_validator(mode="after")
     def _files_are_described(self) -> "DataConfig":
@@ -98,8 +113,12 @@ class DataConfig(Section):
             raise ValueError(
                 f"{self.source} needs image_size: write the height and width in pixels, such as image_size: 64"
             )
-        if not self.has_files and self.image_size is not None:
-            raise ValueError(f"{self.source} images have a size of their own: leave image_size out")
+        native = NATIVE_SIZE.get(self.source)
+        if native is not None and self.image_size is not None and (not self.sizes or self.input_size != native):
+            raise ValueError(
+                f"{self.source} images have {native} pixels a side: leave image_size out, or write several sizes of "
+                f"which {native} is the largest"
+            )
         if (self.manifest is not None) != (self.source == "manifest"):
             raise ValueError(
                 "manifest needs the name of a table: write manifest: images.csv"
@@ -138,8 +157,12 @@ class DataConfig(Section):
             raise ValueError(f"crop_scale changes nothing if augment is {self.augment}: write augment: resized_crop")
         if self.resize is not None and self.crop == "none":
             raise ValueError("resize is the shorter side before the center crop: write crop: center as well")
-        if self.resize is not None and self.resize < (self.image_size or 0):
-            raise ValueError(f"resize is {self.resize}, below image_size {self.image_size}: make it as large or larger")
+        if self.resize is not None and self.resize < (self.input_size or 0):
+            raise ValueError(f"resize is {self.resize}, below image_size {self.input_size}: make it as large or larger")
+        if isinstance(self.image_size, tuple) and not len(self.image_size) == len(set(self.image_size)) > 1:
+            raise ValueError(
+                f"image_size: {list(self.image_size)} are not several sizes: write one number, or different ones"
+            )
         if self.source == "imagenet" and self.stream == "never":
             raise ValueError("imagenet is never held in memory: leave stream out")
         if self.flip == "alternating" and self.augment != "crop_flip":

@@ -60,6 +60,26 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _several_sizes_are_learned_jointly(self) -> "Recipe":
+        if not self.data.sizes:
+            return self
+        if self.train.method != "deep_supervision":
+            raise ValueError(
+                f"several sizes in data.image_size are learned jointly, which train.method {self.train.method} does "
+                "not do: set train.method: deep_supervision, or write one size"
+            )
+        apart = {
+            "model.whiten": self.model.whiten,
+            "train.freeze": bool(self.train.frozen_groups),
+            "train.critic_warmup": self.train.critic_warmup > 0,
+            "train.layer_decay": self.train.layer_decay != 1,
+            "critics.weight_schedule": self.critics.weight_schedule == "decay",
+        }
+        if keys := [key for key, is_set in apart.items() if is_set]:
+            raise ValueError(f"{keys[0]} is not for several sizes in data.image_size: leave it out, or write one size")
+        return self
+
+    @model_validator(mode="after")
     def _frozen_groups_exist(self) -> "Recipe":
         count = self.model.submodel or len(self.critics.after or ()) + 1
         frozen = self.train.frozen_groups

@@ -114,7 +114,7 @@ def measure(subject: Subject) -> Measured:
     return Measured(
         rows=rows,
         accuracies_pct=tuple(accuracy_pct(of_exit) for of_exit in rows.correct),
-        ensembles=ensembles(shown.logits, shown.labels),
+        ensembles=ensembles(shown.logits, shown.labels, [known.name for known in subject.exits]),
         swept=tuple(common_result(rows, threshold) for threshold in SWEPT) if early else (),
         budgets=_budgets(subject, rows) if early else (),
         simulations=tuple(_simulation(subject, setting) for setting in subject.settings),

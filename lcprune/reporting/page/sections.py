@@ -95,7 +95,7 @@ def frontier_figures(subject: Subject, measured: Measured) -> Iterator[tuple[str
         yield "exit", cost.name, cost.macs, accuracy
     paid = subject.cost.exit_macs()
     for name, accuracy in measured.ensembles.items():
-        yield "ensemble", f"ensemble {name}", paid[-1 if name.endswith("main") else -2], accuracy
+        yield "ensemble", f"ensemble {name}", paid[name.count("+")], accuracy
     results = [("threshold", f"threshold {value:g}", common_result(measured.rows, value)) for value in LISTED]
     results += [("setting", one.setting.title, one.result) for one in measured.simulations]
     for kind, name, result in results:

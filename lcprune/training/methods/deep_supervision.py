@@ -21,9 +21,11 @@ def build(recipe: Recipe, network: Network, iterations: int | None) -> "DeepSupe
     decays = critics.weight_schedule == "decay"
     if decays and steps is None:
         raise ValueError("the weights of exits decay over the run: say how many iterations it has")
+    sizes = max(len(set(network.image_sizes)), 1)
+    of_size = critics.weights if len(network.critics) >= sizes else ()
     return DeepSupervision(
         network,
-        critics.weights if len(network.critics) else (),
+        ((*of_size, 1.0) * sizes)[:-1],  # main counts in full at every input size
         train.label_smoothing,
         distill=critics.distill,
         temperature=critics.distill_temperature,
@@ -36,7 +38,8 @@ class DeepSupervision:
 
     L = L_K + w_1 * E_1 + .. + w_K-1 * E_K-1, where E_i is the cross-entropy L_i of exit i, or with distillation
     E_i = (1 - distill) * L_i + distill * D_i, and D_i is `distillation_losses` of exit i and main. The weights are
-    constant, or fall linearly to zero: at step t of N they are (1 - t / N) * w_i.
+    constant, or fall linearly to zero: at step t of N they are (1 - t / N) * w_i. With several input sizes each step
+    is the mean of L over the sizes, and main of the largest size is the one that others are distilled from.
 
     Source: Wang et al. 2015, arXiv:1505.02496, where the weights of the auxiliary losses fall by epoch; here by
     step. Distillation from the last exit: Phuong and Lampert 2019, "Distillation-Based Training for
@@ -69,6 +72,7 @@ class DeepSupervision:
         if len(weights) != len(network.critics):
             raise ValueError(f"{len(network.critics)} critics need as many weights, not {len(weights)}")
         self._network = network
+        self._sizes = max(len(set(network.image_sizes)), 1)
         self._weights = tuple(weights)
         self._label_smoothing = label_smoothing
         self._distill = distill
@@ -86,7 +90,8 @@ class DeepSupervision:
         learned = self._with_distillation(losses, logits)
         weights = self._weights_at(step)
         weighted = [weight * loss for weight, loss in zip(weights, learned, strict=True)]
-        sum(weighted, start=losses[-1]).backward()  # one backward pass through the backbone for all exits
+        total = sum(weighted, start=losses[-1]) / self._sizes
+        total.backward()  # one backward pass through the backbone for all exits
         of_critics = torch.stack([*learned, losses[-1]]).detach()[
             :-1
         ]  # with main, because torch cannot stack an empty list

@@ -52,7 +52,7 @@ def finished_run(run: Path) -> Path:
         threshold="auto",
         max_drop_pct=100.0,
         confidence=None,
-        exits=(1,),
+        exits=("1",),
         threshold_input="optional",
         use_test_split=False,
         output=None,
