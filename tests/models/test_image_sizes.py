@@ -108,7 +108,7 @@ def test_a_backbone_whose_weights_depend_on_the_size_is_refused() -> None:
         (["train.method=local_critic"], "which train.method local_critic does not do"),
         (["train.freeze=[1]"], "train.freeze is not for several sizes"),
         (["critics.weight_schedule=decay"], "critics.weight_schedule is not for several sizes"),
-        (["data.source=cifar10"], "cifar10 images have 32 pixels a side"),
+        (["data.source=cifar10"], "cifar10 images have a size of their own, 32 pixels"),
     ],
 )
 def test_what_does_not_go_with_several_sizes_is_refused(overrides: list[str], problem: str) -> None:
