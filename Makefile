@@ -31,7 +31,7 @@ help:
 	@echo "make constraints  write tests/constraints.txt, the versions that .venv gets, anew"
 	@echo "make chaos      kill trainings, fill disks, flip bits: every promise of docs/reliability.md; under 30 minutes"
 	@echo "make coverage   all tests, and which lines and branches they reach: at least 95 %; an hour"
-	@echo "make fuzz       look for inputs that break the readers, the choices and the stitching; about 15 minutes"
+	@echo "make fuzz       look for inputs that break the readers, the choices and the stitching; about 20 minutes"
 	@echo "make mutation   change the code in small ways and see which changes no test notices; hours"
 	@echo "make bench      measure speed, memory and start on this CPU, into benchmarks/results/; about 10 minutes"
 	@echo "make bench-gpu  the same on a CUDA device; what was measured is kept, and the same command goes on"
@@ -133,7 +133,7 @@ fuzz: export FUZZ_EXAMPLES ?= 500
 fuzz: FUZZ_SECONDS ?= 200
 fuzz: $(INSTALLED)
 	@PYTHONWARNINGS=ignore "$(BIN)/python" -m pip install --disable-pip-version-check -q -e '.[fuzz]'
-	@for target in yaml metadata onnx; do \
+	@for target in yaml metadata onnx image folder; do \
 		echo "Fuzzing: $$target, $(FUZZ_SECONDS) s"; \
 		"$(BIN)/python" -m tests.trials.fuzz_readers $$target --seconds $(FUZZ_SECONDS) > .fuzz.log 2>&1 \
 			|| { cat .fuzz.log; exit 1; }; \

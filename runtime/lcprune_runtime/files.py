@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lcprune_runtime.errors import DataError
+from lcprune_runtime.errors import DataError, fix_of
 
 SUFFIXES = frozenset(
     {
@@ -136,9 +136,10 @@ def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
     except FileNotFoundError:
         return []
     except OSError as error:
+        refused = isinstance(error, PermissionError)
         raise DataError(
             f"the folder {folder} cannot be read: {error.strerror or error}",
-            f"make it readable (chmod u+rx '{folder}'), or move it out of there",
+            f"make it readable (chmod u+rx '{folder}'), or move it out of there" if refused else fix_of(error, folder),
         ) from None
 
 

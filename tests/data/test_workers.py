@@ -1,10 +1,14 @@
 """Processes that make batches ahead of time."""
 
+import errno
 import os
 import signal
 from collections.abc import Iterator
 
+import pytest
+
 from lcprune.data.workers import AHEAD, read_ahead
+from lcprune.errors import LcpruneError, SetupError
 
 
 def told(key: int) -> tuple[int, int, str]:
@@ -41,3 +45,28 @@ def test_no_more_is_made_ahead_than_the_queue_holds() -> None:
     for taken in range(1, 4):
         next(made)
         assert keys.asked == taken + 2 * AHEAD
+
+
+def killed(key: int) -> int:
+    """In the second batch the worker dies, as one does that the system has no memory for."""
+    if key:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return key
+
+
+def without_a_file(key: int) -> int:
+    """What the system refuses in a worker."""
+    raise OSError(errno.EMFILE, "Too many open files", "a.png")
+
+
+def test_a_worker_that_was_killed_is_told() -> None:
+    with pytest.raises(SetupError, match="a process that reads images has ended: DataLoader worker") as caught:
+        list(read_ahead(killed, range(4), workers=1))
+    assert "data.workers" in caught.value.fix
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_the_system_refuses_in_a_worker_is_one_message(workers: int) -> None:
+    with pytest.raises(LcpruneError, match="^a.png: Too many open files\n") as caught:
+        list(read_ahead(without_a_file, range(4), workers=workers))
+    assert caught.value.kind == "system"

@@ -51,8 +51,9 @@ def test_exif_that_is_damaged_still_turns_the_image(tmp_path: Path, entry: bytes
     assert pixels[0, 0].min() > 200 > 50 > pixels[0, -1].max()  # the left is above
 
 
-def test_exif_that_cannot_be_read_leaves_the_image_as_it_is(tmp_path: Path) -> None:
-    Image.new("RGB", (12, 8)).save(tmp_path / "x.jpg", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+@pytest.mark.parametrize("exif", [b"MM\0*\xff\xff\xff\xff", b"Exif\0\0II*\0\x08\0\0\0", b"", b"no TIFF"])
+def test_exif_that_cannot_be_read_leaves_the_image_as_it_is(tmp_path: Path, exif: bytes) -> None:
+    Image.new("RGB", (12, 8)).save(tmp_path / "x.jpg", exif=b"Exif\0\0" + exif)
     assert read_image(tmp_path / "x.jpg", None, 3).shape == (3, 8, 12)
 
 

@@ -35,6 +35,12 @@ def test_class_confidence_and_exit_of_every_image(run: Path, digit_folder: Path)
     assert sorted(macs) == sorted(macs, key=lambda k: macs[k])
 
 
+def test_a_model_and_images_whose_names_are_not_ascii(run: Path, digit_folder: Path, here: Path) -> None:
+    model = (run / "export/progressive.onnx").rename(here / "\u58eb\u5927\u592b.onnx")
+    images = digit_folder.rename(here / "gr\u00f6\u00dfe \u65e5\u672c")
+    assert len(predict(model, [images])["images"]) == 20
+
+
 def test_batches_leave_no_trace(run: Path, digit_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = run / "export/progressive.onnx"
     whole = predict(model, [digit_folder])["images"]
