@@ -116,8 +116,8 @@ class DataConfig(Section):
         native = NATIVE_SIZE.get(self.source)
         if native is not None and self.image_size is not None and (not self.sizes or self.input_size != native):
             raise ValueError(
-                f"{self.source} images have a size of their own, {native} pixels: leave image_size out, or write several "
-                f"sizes of which {native} is the largest"
+                f"{self.source} images have a size of their own, {native} pixels: leave image_size out, or write "
+                f"several sizes of which {native} is the largest"
             )
         if (self.manifest is not None) != (self.source == "manifest"):
             raise ValueError(
