@@ -8,6 +8,7 @@ from benchmarks import commands
 from benchmarks.commands import lcprune, once
 from benchmarks.provenance import Row
 from benchmarks.pruning_comparison import frontier
+from lcprune.exits import exit_label
 
 CANNOT_BE_MET = 3
 """Exit code of a command that finds nothing within the budget."""
@@ -48,10 +49,10 @@ def exported(name: str, run: Path) -> dict[str, Row]:
     best = set(frontier(candidates, "macs", "val_accuracy_pct"))
     main = max(candidates, key=lambda each: each["macs"])
     chosen = [each for each in candidates if (each["macs"], each["val_accuracy_pct"]) in best or each is main]
-    words = {f"{main['name']}, fp32": ("--exit", number_of(main))}
+    words = {f"{main['name']}, fp32": ("--exit", exit_label(main["name"]))}
     for budget in BUDGETS:
         words[f"progressive {budget}, int8"] = ("--progressive", "--max-drop", budget, "--precision", "int8")
-    words |= {f"{each['name']}, int8": ("--exit", number_of(each), "--precision", "int8") for each in chosen}
+    words |= {f"{each['name']}, int8": ("--exit", exit_label(each["name"]), "--precision", "int8") for each in chosen}
     rows = {f"{name}: {file}": _export(run, file, options) for file, options in words.items()}
     return {file: row for file, row in rows.items() if "path" in row}
 
@@ -59,13 +60,6 @@ def exported(name: str, run: Path) -> dict[str, Row]:
 def main_val_accuracy_pct(run: Path) -> float:
     """Of float32's main at the largest size: what a budget is counted from."""
     return float(_selected(run)["reference"]["val_accuracy_pct"])
-
-
-def number_of(candidate: Row) -> str:
-    """What ``--exit`` calls a candidate: ``2@96``, ``main@96``, or ``2`` where there is one size."""
-    exit_name, _, size = candidate["name"].removesuffix(" px").partition(" at ")
-    number = exit_name.removeprefix("sub-model ")
-    return f"{number}@{size}" if size else number
 
 
 def _children_cpu_s() -> float:

@@ -154,11 +154,6 @@ def test_progressive_models_are_held_against_main_of_their_run(both_folds: list[
     assert whole["training"] == {"plain_cpu_s": {"64": 10.0, "128": 40.0}, "ours_cpu_s": {"both": 45.0}}
 
 
-def test_candidates_are_called_as_the_command_calls_them() -> None:
-    names = ("sub-model 2 at 96 px", "main at 64 px", "sub-model 3", "main")
-    assert [ours.number_of({"name": name}) for name in names] == ["2@96", "main@64", "3", "main"]
-
-
 def test_the_recipe_is_as_the_plain_loop() -> None:
     loaded = recipe.load(ours.RECIPE, ["data.image_size=128"])
     train, data = loaded.train, loaded.data
