@@ -76,7 +76,24 @@ def find_cuts(trunk: str, classes: int, image_shape: Shape, groups: int) -> tupl
     cuts = cutting.find_cuts(tracing.record(module), _example(image_shape))
     if isinstance(module, nn.Sequential):
         return cuts, tuple(name for name, _ in module.named_children())[:-1]
-    return cuts, cutting.balanced(cuts, min(groups, len(cuts.places) + 1))
+    return cuts, cutting.balanced(cuts, min(groups, len(cuts.places) + 1), in_blocks=False)
+
+
+def with_cuts(config: ModelConfig, classes: int, image_shape: Shape, seed: int) -> ModelConfig:
+    """`config` with the names of the places where ``cuts: auto`` cuts; a module of the user's that is cut stays.
+
+    So a run keeps its cuts whatever a later version would choose.
+
+    Raises:
+        ModelError: If there is no such backbone, or it has too few places.
+    """
+    if not config.is_external or config.cuts != "auto":
+        return config
+    module = make(config.trunk, classes, image_shape, seed)
+    if isinstance(module, nn.Sequential):
+        return config
+    cuts = cutting.find_cuts(tracing.record(module), _example(image_shape))
+    return config.model_copy(update={"cuts": cutting.balanced(cuts, config.groups, in_blocks=False)})
 
 
 def make(trunk: str, classes: int, image_shape: Shape, seed: int) -> nn.Module:
@@ -116,7 +133,7 @@ def _graph_and_places(module: nn.Module, config: ModelConfig, image: Tensor) -> 
     mode = module.training
     cuts = cutting.find_cuts(graph, image)
     module.train(mode)
-    return graph, cutting.balanced(cuts, config.groups)
+    return graph, cutting.balanced(cuts, config.groups, in_blocks=True)  # a run of 0.1; see `with_cuts`
 
 
 def _example(image_shape: Shape) -> Tensor:

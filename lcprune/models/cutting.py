@@ -39,6 +39,8 @@ class Place:
     """Multiply-adds before it, for one image."""
     shape: Shape
     """``(C, H, W)`` of the tensor there."""
+    in_block: bool = False
+    """Whether it is inside of a block, such as an inverted residual, whose end is a place as well."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,26 @@ def find_cuts(graph: Graph, image: Tensor) -> Cuts:
             last[meter.macs[node]] = node
     if not last:
         raise _uncut(graph)
-    return Cuts(tuple(Place(graph.name(node), macs, meter.shapes[node]) for macs, node in last.items()), meter.total)
+    spans = _block_spans(graph, singles)
+    positions = {node: index for index, node in enumerate(graph.nodes)}
+    places = tuple(
+        Place(graph.name(node), macs, meter.shapes[node], any(start <= positions[node] < end for start, end in spans))
+        for macs, node in last.items()
+    )
+    return Cuts(places, meter.total)
+
+
+def _block_spans(graph: Graph, places: Sequence[fx.Node]) -> list[tuple[int, int]]:
+    """Positions of the first and the last layer of every module, no nn.Sequential, between two of the places."""
+    positions = [index for index, node in enumerate(graph.nodes) if node in places]
+    spans = []
+    for name, module in graph.root.named_modules():
+        inside = [at for at, node in enumerate(graph.nodes) if str(node.target).startswith(f"{name}.")]
+        if isinstance(module, nn.Sequential) or not inside or not positions:
+            continue
+        if positions[0] < inside[0] and positions[-1] >= inside[-1]:
+            spans.append((inside[0], inside[-1]))
+    return spans
 
 
 def _uncut(graph: Graph) -> ModelError:
@@ -137,8 +158,11 @@ def too_small(image: Tensor, error: Exception) -> ModelError:
     )
 
 
-def balanced(cuts: Cuts, groups: int) -> tuple[str, ...]:
+def balanced(cuts: Cuts, groups: int, *, in_blocks: bool) -> tuple[str, ...]:
     """The places that make `groups` groups of multiply-adds as equal as can be: the least sum of their squares.
+
+    Without `in_blocks`, places inside of blocks are left out where there are enough others: the middle of an inverted
+    residual is wide, and what narrows it again belongs to it.
 
     Raises:
         ModelError: If there are too few places.
@@ -148,7 +172,9 @@ def balanced(cuts: Cuts, groups: int) -> tuple[str, ...]:
             f"{groups} groups need {groups - 1} cuts, but there are {len(cuts.places)} possible places",
             f"set model.groups: {len(cuts.places) + 1} or fewer, or take larger images",
         )
-    ends = [0, *(place.macs for place in cuts.places), cuts.macs]
+    at_ends = tuple(place for place in cuts.places if in_blocks or not place.in_block)
+    places = at_ends if len(at_ends) >= groups - 1 else cuts.places
+    ends = [0, *(place.macs for place in places), cuts.macs]
     # best[i]: the least sum of squares of the groups up to place i, and the places before it
     best: list[tuple[int, tuple[int, ...]]] = [(end**2, ()) for end in ends]
     for _ in range(groups - 1):
@@ -159,7 +185,7 @@ def balanced(cuts: Cuts, groups: int) -> tuple[str, ...]:
             )
             for i, end in enumerate(ends)
         ]
-    return tuple(cuts.places[index - 1].name for index in best[-1][1])
+    return tuple(places[index - 1].name for index in best[-1][1])
 
 
 def split(graph: Graph, cuts: Sequence[str]) -> list[fx.GraphModule]:

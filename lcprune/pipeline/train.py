@@ -13,6 +13,7 @@ from lcprune.analysis.counting import count_cost
 from lcprune.data import sources
 from lcprune.data.survey import training_remarks
 from lcprune.errors import RunError, SetupError
+from lcprune.models.backbones import with_cuts
 from lcprune.models.check import check_forward_pass
 from lcprune.models.pretrained import load_pretrained
 from lcprune.pipeline import stored
@@ -24,6 +25,7 @@ from lcprune.pipeline.parallel_run import begun_before_a_restart, launches_of, o
 from lcprune.pipeline.tensorboard import require_tensorboard
 from lcprune.recipe import Recipe
 from lcprune.reporting.tables import balance_line
+from lcprune.specs import METHODS
 from lcprune.training import checkpoint
 from lcprune.training.parallel import Coordinator, ParallelOptions, connect
 
@@ -76,6 +78,7 @@ def train(
     dataset = sources.load(recipe.data, data_root, recipe.train.seed)
     for line in training_remarks(recipe.data, images_folder, dataset.train.images):
         notice(line)
+    recipe = _with_cuts(recipe, len(dataset.classes), dataset.image_shape)
     network = stored.build_network(recipe, dataset)
     for line in load_pretrained(network, recipe.model):
         notice(line)
@@ -151,6 +154,7 @@ def dry_run(recipe: Recipe, data_root: Path | None) -> dict[str, Any]:
     """The resolved recipe, and the cost of every sub-model of the untrained network."""
     classes, image_shape = sources.describe(recipe.data, data_root)
     ones = (1.0,) * image_shape[0]
+    recipe = _with_cuts(recipe, classes, image_shape)
     network = models.build(recipe, classes, image_shape, ones, ones)
     if recipe.model.weights not in ("none", "default"):  # these are downloaded
         load_pretrained(network, recipe.model)
@@ -166,6 +170,14 @@ def dry_run(recipe: Recipe, data_root: Path | None) -> dict[str, Any]:
         "cascade_macs": cost.cascade.exit_macs()[-1],
         **({"groups": groups} if groups else {}),
     }
+
+
+def _with_cuts(recipe: Recipe, classes: int, image_shape: tuple[int, int, int]) -> Recipe:
+    """The recipe with the places where its network is cut, where it has critics."""
+    only_main = METHODS[recipe.train.method].side is None and recipe.model.submodel is None
+    if only_main or not recipe.critics.after:
+        return recipe
+    return recipe.model_copy(update={"model": with_cuts(recipe.model, classes, image_shape, recipe.train.seed)})
 
 
 def choose_device(name: str) -> torch.device:

@@ -313,7 +313,7 @@ def cuts_at(*macs: int, total: int) -> Cuts:
     ],
 )
 def test_groups_are_as_equal_as_can_be(macs: list[int], total: int, groups: int, chosen: list[str]) -> None:
-    found = cutting.balanced(cuts_at(*macs, total=total), groups)
+    found = cutting.balanced(cuts_at(*macs, total=total), groups, in_blocks=False)
     ends = [0, *map(int, found), total]
     squares = sum((end - start) ** 2 for start, end in zip(ends, ends[1:], strict=False))
     best = [0, *map(int, chosen), total]
@@ -323,4 +323,29 @@ def test_groups_are_as_equal_as_can_be(macs: list[int], total: int, groups: int,
 
 def test_too_many_groups_are_refused() -> None:
     with pytest.raises(ModelError, match="4 groups need 3 cuts, but there are 2 possible places"):
-        cutting.balanced(cuts_at(1, 2, total=3), 4)
+        cutting.balanced(cuts_at(1, 2, total=3), 4, in_blocks=False)
+
+
+class Wide(nn.Module):
+    """An inverted residual without a skip connection: a place lies between its two convolutions."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.widen = nn.Conv2d(channels, 4 * channels, 1)
+        self.narrow = nn.Conv2d(4 * channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        narrowed: Tensor = self.narrow(self.widen(x).relu())
+        return narrowed
+
+
+def test_blocks_are_kept_whole_where_there_are_enough_places_between_them() -> None:
+    blocks = nn.Sequential(Wide(3), Wide(3), nn.Sequential(Wide(3)))
+    net = nn.Sequential(blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 5))
+    cuts = cutting.find_cuts(tracing.record(net), torch.rand(1, 3, 4, 4))
+    inside = [place.in_block for place in cuts.places]
+    assert inside == [False, False, True, False, True, False]  # before the first one there is no place
+    ends = [place.name for place in cuts.places if not place.in_block]
+    assert cutting.balanced(cuts, 5, in_blocks=False) == tuple(ends)
+    assert len(cutting.balanced(cuts, 6, in_blocks=False)) == 5
+    assert not set(cutting.balanced(cuts, 4, in_blocks=True)) <= set(ends)

@@ -27,6 +27,7 @@ def test_places_are_listed_with_their_macs_and_what_auto_takes(cli: Callable[...
         "name": "maxpool",
         "macs": 24 * 27 * 16 * 16,
         "shape": [24, 8, 8],
+        "in_block": False,
         "share": 24 * 27 * 16 * 16 / result["macs"],
         "auto": False,
     }
