@@ -30,7 +30,7 @@ from lcprune.exporters import stages, verify
 from lcprune.pipeline import train as training
 from lcprune.pipeline.export import ExportRequest, export
 from lcprune.pipeline.profile import profile_run
-from tests.cli.test_fixes import unknown_options
+from tests.advice import unknown_options
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background, where tests may run, ignores it
 

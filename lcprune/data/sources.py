@@ -234,7 +234,7 @@ def _statistics(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[flo
 def _list(config: DataConfig, root: Path) -> Listing:
     """The files of the source; test images are taken out of the training images where that is asked for."""
     if config.manifest is not None:
-        listing = read_manifest(root / config.manifest)
+        listing = read_manifest(root / config.manifest.expanduser())
     else:
         listing = list_folder(root, val_is_test=config.source == "imagenet")
     if not config.test_size:

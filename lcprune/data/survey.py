@@ -160,7 +160,7 @@ def survey(root: Path) -> Survey:
 def training_remarks(config: DataConfig, root: Path, images: NDArray[np.uint8]) -> Iterator[str]:
     """What `lcprune train` says of image files before it trains on these `images`, ``(N, C, H, W)``."""
     if config.manifest is not None:
-        listing = read_manifest(root / config.manifest)
+        listing = read_manifest(root / config.manifest.expanduser())
         leaks = find_copies([*_found(listing.splits, listing.classes)]).leaks
         if leaks:
             example = " = ".join(image.path for image in leaks[0][:3])

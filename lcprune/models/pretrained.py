@@ -37,7 +37,7 @@ def load_pretrained(network: Network, config: ModelConfig) -> list[str]:
     """
     if config.weights == "none":
         return []
-    found, origin = _default(config) if config.weights == "default" else _read(Path(config.weights))
+    found, origin = _default(config) if config.weights == "default" else _read(Path(config.weights).expanduser())
     sizes = dict.fromkeys(network.image_sizes)
     of_sizes = [_fit(network.at(size), found, origin) for size in sizes] if sizes else [_fit(network, found, origin)]
     return [f"weights: {origin}", *of_sizes[-1], *_other_normalization(network, config.trunk)]

@@ -232,7 +232,10 @@ def list_classes(folder: Path, classes: Sequence[str] | None = None) -> tuple[Fi
     found = class_names(folder)
     known = found if classes is None else tuple(classes)
     if unknown := [name for name in found if name not in known]:
-        raise unknown_class(unknown[0], folder / unknown[0], known)
+        inside = folder / unknown[0]
+        if any(name in known for name in subfolders(inside)):
+            raise DataError(f"{folder} has no folders of the classes, but {inside} has", f"name that folder: {inside}")
+        raise unknown_class(unknown[0], inside, known)
     parts: list[Files] = []
     for name in found:
         of_class = scan(folder / name)

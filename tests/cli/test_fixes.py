@@ -8,20 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import typer
 from PIL import Image
 
 from lcprune import errors
-from lcprune.cli import app
+from tests.advice import COMMANDS, unknown_options
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [*sorted((ROOT / "lcprune").rglob("*.py")), *sorted((ROOT / "runtime/lcprune_runtime").rglob("*.py"))]
-COMMANDS = {
-    name: {option for parameter in command.params for option in parameter.opts}
-    for name, command in typer.main.get_command(app).commands.items()  # type: ignore[attr-defined]
-}
-OF_OTHERS = re.compile(r"(torchrun|pip|make|python -m venv)\b[^;,:]*")
-"""Commands of others, up to what follows them."""
 
 
 def _fixes() -> Iterator[tuple[str, str]]:
@@ -46,28 +39,14 @@ def _text(node: ast.expr) -> str:
     return " ".join(filter(None, (_text(part) for part in ast.iter_child_nodes(node) if isinstance(part, ast.expr))))
 
 
-def unknown_options(fix: str, command: str | None) -> list[str]:
-    """Options in a fix that the command has not that is named before them, else `command`, else any."""
-    found, text = [], OF_OTHERS.sub("", fix)
-    for match in re.finditer(r"--[a-z][a-z0-9-]*", text):
-        named = re.findall(r"lcprune ([a-z]+)[^`;,]*$", text[: match.start()])
-        known = COMMANDS.get(named[-1] if named else command or "", set().union(*COMMANDS.values()))
-        if match.group() not in known:
-            found.append(match.group())
-    return found
-
-
 def test_every_option_in_the_fix_of_an_error_exists() -> None:
     fixes = [*_fixes()]
     assert len(fixes) > 200
     wrong = {place: bad for place, fix in fixes if (bad := unknown_options(fix, None))}
     assert wrong == {}
     commands = {place: word for place, fix in fixes for word in re.findall(r"lcprune ([a-z]+) ", fix + " ")}
-    assert {word for word in commands.values() if word not in COMMANDS} <= {
-        "and",
-        "in",
-        "that",
-    }  # of "the lcprune that ..."
+    of_a_sentence = {"and", "in", "that"}
+    assert {word for word in commands.values() if word not in COMMANDS} <= of_a_sentence
 
 
 def test_an_option_of_another_command_is_found() -> None:

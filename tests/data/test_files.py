@@ -143,6 +143,14 @@ def test_a_layout_that_nearly_is_one_says_what_would_be(
     assert re.search(fix, caught.value.fix)
 
 
+def test_the_split_is_named_where_classes_are_known(tmp_path: Path) -> None:
+    touch(tmp_path, "test/a/1.png", "test/b/1.png")
+    with pytest.raises(DataError, match="has no folders of the classes, but .*test has") as caught:
+        list_classes(tmp_path, ["a", "b"])
+    assert caught.value.fix == f"name that folder: {tmp_path / 'test'}"
+    assert len(list_classes(tmp_path / "test", ["a", "b"])[0]) == 2
+
+
 def test_an_archive_is_no_folder(tmp_path: Path) -> None:
     touch(tmp_path, "photos.zip")
     for name, problem in (("photos.zip", "photos.zip is no folder"), ("none", "there is no folder .*none")):

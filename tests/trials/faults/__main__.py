@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks import tables
 from benchmarks.provenance import RESULTS, command_line, provenance, read, save
-from tests.trials.faults import bit_flip, disk_full, kill, nonfinite, ranks, soak, training
+from tests.trials.faults import bit_flip, disk_full, kill, nonfinite, ranks, soak, system, training
 
 ROOT = Path(__file__).parents[3]
 RESULT = RESULTS / "reliability.json"
@@ -27,6 +27,7 @@ TRIALS = {
     "kill": (kill.kill, 100, 4),
     "ranks": (ranks.ranks, 20, 2),
     "disk_full": (disk_full.disk_full, 18, 2),
+    "system": (system.system, 510, 15),
     "lock": (kill.lock, 10, 1),
     "bit_flip": (bit_flip.bit_flip, 240, 26),
     "stale": (bit_flip.stale, 8, 4),
