@@ -260,8 +260,8 @@ def _own_images(result: Row) -> str:
     trained = {"the backbone": (result["backbone"], learned["val_accuracy_pct"][-1])}
     trained |= {name: (run, final_pct[name]) for name, run in runs.items()}
     lag = _table(
-        "What is shown while it trains may be far below what the network is worth, since BatchNorm's statistics lag. "
-        "Accuracy of main on the validation images, %:",
+        "BatchNorm's statistics lag in a short run. Accuracy of main on the validation images with the weights and "
+        "statistics of the last step, and as the run ends, %:",
         "network | at the last step | with averaged weights and statistics measured anew",
         [
             [name, f"{run['evaluations'][-1]['accuracy_pct'][-1]:.2f}", f"{final:.2f}"]

@@ -467,6 +467,11 @@ def test_what_does_not_fit_a_trunk_is_refused(added: str, problem: str, fix: str
     assert error.fix.startswith(fix)
 
 
+def test_there_is_one_average() -> None:
+    error = refused(BASE + "  average: 0.1\n  ema: 0.999\n")
+    assert error.problem == "my.yaml, line 4: train: average and ema are both given"
+
+
 def test_nesterov_needs_momentum() -> None:
     error = refused(BASE + "  nesterov: true\n  momentum: 0\n")
     assert error.problem == "my.yaml, line 4: train: nesterov needs a momentum above 0"

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from lcprune.errors import LcpruneError, SetupError, of_system
@@ -42,6 +43,7 @@ def read_ahead(make: Callable[[int], T], keys: Iterable[int], workers: int, pin_
             num_workers=workers,
             prefetch_factor=AHEAD,
             pin_memory=pin_memory,
+            generator=torch.Generator(),  # else each loader would draw from torch's own, which dropout uses
             worker_init_fn=_leave_signals_to_the_trainer,
             multiprocessing_context="fork",
         )

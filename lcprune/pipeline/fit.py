@@ -156,7 +156,7 @@ def _trainer(folder: Path, recipe: Recipe, dataset: Dataset, loader: TrainLoader
 def _fresh_state(recipe: Recipe, network: Network, device: torch.device) -> TrainingState:
     memory_format = torch.channels_last if recipe.train.channels_last else torch.contiguous_format
     network.to(device).to(memory_format=memory_format)
-    average = AveragedModel(network) if recipe.train.average else None
+    average = AveragedModel(network) if recipe.train.average or recipe.train.ema else None
     return TrainingState(network, build_optimizers(recipe, network), average=average)
 
 
@@ -230,7 +230,7 @@ def _go_back(trainer: Trainer, state: TrainingState, error: NotFiniteError, noti
 def _settle(average: AveragedModel, trainer: Trainer, state: TrainingState) -> None:
     """Replaces the weights by their average; counted as training time."""
     started = time.perf_counter()
-    averaging.settle(average, state.network, trainer.loader, trainer.iterations)
+    averaging.settle(average, state.network, trainer.loader, state.step)
     if trainer.coordinator.device.type == "cuda":
         torch.cuda.synchronize(trainer.coordinator.device)
     state.seconds += time.perf_counter() - started

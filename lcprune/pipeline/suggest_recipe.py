@@ -324,7 +324,7 @@ def _other_reasons(plan: _Plan, wanted: Wanted) -> dict[str, str]:
         "train.lr": "The highest rate, for this batch_size; halve it with half the batch, or if the loss does not "
         "fall.",
         "train.average": "Weights are averaged over this last part, and BatchNorm's statistics measured anew for them: "
-        "mobilenet collects them so slowly that those of a short run are wrong. Accuracies during training still are.",
+        "mobilenet collects them so slowly that those of a short run are wrong.",
         "train.evaluate_every": "Steps: ten times in the run.",
         "train.checkpoint_every": "After Ctrl-C, `lcprune resume` continues; this is for a power failure.",
     }

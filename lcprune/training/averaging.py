@@ -1,14 +1,16 @@
-"""Averaging the weights over the last part of a run.
+"""Averaging the weights: a plain mean over the last part of a run, or an exponential moving average over all of it.
 
-Source: Izmailov et al. 2018, arXiv:1803.05407 (stochastic weight averaging), with a learning rate that keeps falling.
+Source of the mean: Izmailov et al. 2018, arXiv:1803.05407 (stochastic weight averaging), with a learning rate that
+keeps falling.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lcprune.data.loaders import TrainLoader
 from lcprune.models import Network
@@ -16,6 +18,8 @@ from lcprune.recipe import Recipe
 
 BATCHES = 100
 """Largest number of training batches for BatchNorm's new statistics; never more than one epoch."""
+PREVIEW_BATCHES = 20
+"""The same for an evaluation during training."""
 
 
 def first_step(recipe: Recipe, iterations: int) -> int:
@@ -26,7 +30,16 @@ def first_step(recipe: Recipe, iterations: int) -> int:
 
 
 def collect(average: AveragedModel, network: Network, recipe: Recipe, step: int, iterations: int) -> None:
-    """Adds the weights after `step` steps of `iterations`, if that is due."""
+    """Adds the weights after `step` steps of `iterations`, if that is due.
+
+    With `train.ema` that is every step, and the decay begins at 0.1 and rises to what the recipe says, so that the
+    initial weights do not dominate a short run.
+    """
+    if recipe.train.ema:
+        added = int(average.n_averaged)  # on the CPU
+        average.multi_avg_fn = get_ema_multi_avg_fn(min(recipe.train.ema, (1 + added) / (10 + added)))
+        average.update_parameters(network)
+        return
     first = first_step(recipe, iterations)
     if step < first or (step - first) % recipe.train.average_every:
         return
@@ -35,16 +48,30 @@ def collect(average: AveragedModel, network: Network, recipe: Recipe, step: int,
     average.update_parameters(network)
 
 
-def settle(average: AveragedModel, network: Network, loader: TrainLoader, iterations: int) -> None:
-    """Sets the averaged weights in `network`, and computes BatchNorm's statistics for them.
+def settle(average: AveragedModel, network: Network, loader: TrainLoader, step: int, batches: int = BATCHES) -> None:
+    """Sets the averaged weights in `network`, if there are any yet, and computes BatchNorm's statistics for them.
 
-    The statistics are plain means over the batches that would follow the last step.
+    The statistics are plain means over the batches that would follow after `step` steps, `batches` at most.
     """
-    with torch.no_grad():
-        for mean, weight in zip(average.module.parameters(), network.parameters(), strict=True):
-            weight.copy_(mean)
-    steps = range(iterations, iterations + min(BATCHES, loader.steps_per_epoch))
+    if average.n_averaged:
+        with torch.no_grad():
+            for mean, weight in zip(average.module.parameters(), network.parameters(), strict=True):
+                weight.copy_(mean)
+    steps = range(step, step + min(batches, loader.steps_per_epoch))
     _update_statistics(network, (loader.batch(step)[0] for step in steps))
+
+
+@contextmanager
+def previewed(average: AveragedModel, network: Network, loader: TrainLoader, step: int) -> Iterator[None]:
+    """Within, `network` is what a run would write that ended after `step` steps; then it is as before, to the bit."""
+    kept = {name: value.clone() for name, value in network.state_dict().items()}
+    device = next(network.parameters()).device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):  # dropout draws from it
+        settle(average, network, loader, step, PREVIEW_BATCHES)
+    try:
+        yield
+    finally:
+        network.load_state_dict(kept)
 
 
 @torch.no_grad()

@@ -40,7 +40,7 @@ class TrainingState:
     best_accuracy_pct: float = -1.0
     """Best accuracy of main on the validation split so far; -1 before the first evaluation."""
     average: AveragedModel | None = None
-    """Mean of the weights over the last part of the run, where the recipe asks for it."""
+    """Mean or moving average of the weights, where the recipe asks for it."""
     retries: int = 0
     """How many times the run went back to a checkpoint because of a number that was not finite."""
 

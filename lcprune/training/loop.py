@@ -4,7 +4,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -150,7 +150,8 @@ class Trainer:
                     self._refuse_not_finite(state, logged)
                 listener.stepped(state.step, logged)
                 if evaluates:
-                    self._evaluate(state, listener)
+                    with meter.paused():
+                        self._evaluate(state, listener)
                 self._record_losses(state, meter)  # before the checkpoint: a resumed run starts after this step
                 if saves:
                     self.save(state)
@@ -175,16 +176,23 @@ class Trainer:
     def _evaluate(self, state: TrainingState, listener: Listener) -> None:
         if not len(self.held_out.labels):
             return
-        accuracies = self._accuracies_pct(state, self.held_out)
         on_test = None
-        if self.test_curve is not None and len(self.test_curve):
-            on_test = accuracies if self.held_out_name == "test" else self._accuracies_pct(state, self.test_curve)
+        with self._previewed(state):
+            accuracies = self._accuracies_pct(state, self.held_out)
+            if self.test_curve is not None and len(self.test_curve):
+                on_test = accuracies if self.held_out_name == "test" else self._accuracies_pct(state, self.test_curve)
         listener.evaluated(Evaluation(state.step, self.held_out_name, accuracies, on_test))
         if self.held_out_name == "val" and accuracies[-1] > state.best_accuracy_pct:
             state.best_accuracy_pct = accuracies[-1]
             whole = self.coordinator.gather_state(state)
             if whole is not None:
                 checkpoint.save(whole, self.checkpoints / checkpoint.BEST, self.reproducibility)
+
+    def _previewed(self, state: TrainingState) -> AbstractContextManager[None]:
+        """Within, the network is what the run would write if it ended now."""
+        if state.average is None:
+            return nullcontext()
+        return averaging.previewed(state.average, state.network, self.loader, state.step)
 
     def _accuracies_pct(self, state: TrainingState, split: Split) -> list[float]:
         correct = self.predict(state, split).argmax(dim=2) == torch.from_numpy(split.labels)
@@ -194,9 +202,8 @@ class Trainer:
     def _record_losses(self, state: TrainingState, meter: "_Meter") -> None:
         if self.loss_record is None or state.step not in self.loss_record.steps:
             return
-        started = time.perf_counter()
-        self.loss_record.add(state.step, self.predict(state, self.loss_record.images))
-        meter.leave_out(time.perf_counter() - started)
+        with meter.paused():
+            self.loss_record.add(state.step, self.predict(state, self.loss_record.images))
 
     def _refuse_not_finite(self, state: TrainingState, logged: LoggedStep) -> None:
         place = loss_not_finite(logged.loss, logged.critic_loss)
@@ -252,9 +259,13 @@ class _Meter:
             wait_share=min(1.0, max(0.0, waited / elapsed)) if waited else None,
         )
 
-    def leave_out(self, seconds: float) -> None:
-        """Excludes time that was no training."""
-        self._started += seconds
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Excludes time that is no training."""
+        started, waited_s = time.perf_counter(), self._trainer.loader.waited_s
+        yield
+        self._started += time.perf_counter() - started
+        self._waited_s += self._trainer.loader.waited_s - waited_s
 
     def resume(self, state: TrainingState) -> None:
         """Restarts the clock after a logged line, so that evaluation and saving are not counted."""

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 from lcprune.data.workers import AHEAD, read_ahead
 from lcprune.errors import LcpruneError, SetupError
@@ -37,6 +38,12 @@ def test_a_worker_leaves_the_end_to_the_trainer() -> None:
     assert [key for key, _, _ in all_told] == [0, 1, 2, 3, 4]
     assert {on_interrupt for _, _, on_interrupt in all_told} == {str(signal.SIG_IGN)}
     assert len({pid for _, pid, _ in all_told} - {os.getpid()}) == 2
+
+
+def test_starting_workers_draws_nothing_from_the_generator_of_torch() -> None:
+    before = torch.get_rng_state()
+    list(read_ahead(told, range(2), workers=1))
+    assert torch.equal(torch.get_rng_state(), before)  # else dropout in a resumed run would be another
 
 
 def test_no_more_is_made_ahead_than_the_queue_holds() -> None:

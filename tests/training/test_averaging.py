@@ -1,5 +1,6 @@
 """Averaged weights: which steps go in, what comes out, and the BatchNorm statistics that fit them."""
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,7 +15,7 @@ from lcprune.data.sources import Split
 from lcprune.models import Network, build
 from lcprune.recipe import Recipe
 from lcprune.training import averaging
-from lcprune.training.averaging import collect, first_step, settle
+from lcprune.training.averaging import collect, first_step, previewed, settle
 from lcprune.training.freezing import Freezer
 
 
@@ -95,6 +96,42 @@ def test_a_longer_run_begins_its_average_anew() -> None:
     assert {float(p.detach().mean()) for p in mean.module.parameters()} == {1.0}
 
 
+def test_a_moving_average_forgets_the_initial_weights_of_a_short_run() -> None:
+    network, recipe = small_network(), recipes.load("digits", ["train.ema=0.2"])
+    mean = AveragedModel(network)
+    expected = 0.0
+    for step, (value, decay) in enumerate([(8.0, 0.0), (2.0, 2 / 11), (5.0, 0.2), (1.0, 0.2)], start=1):
+        set_weights(network, value)
+        collect(mean, network, recipe, step, 4)
+        expected = decay * expected + (1 - decay) * value  # (1 + n) / (10 + n): 0.1, 2 / 11, 0.25 ...
+    assert int(mean.n_averaged) == 4
+    for parameter in mean.module.parameters():
+        torch.testing.assert_close(parameter.detach(), torch.full_like(parameter, expected))
+
+
+@pytest.mark.parametrize("collected", [False, True])
+def test_a_preview_is_what_a_run_would_write_and_leaves_everything_as_it_was(collected: bool) -> None:
+    network, loader = small_network(), loader_of()
+    network.critics[0].append(nn.Dropout(0.5))
+    mean = AveragedModel(network)
+    if collected:
+        mean.update_parameters(network)
+        set_weights(network, 3.0)
+    network.groups[0][2].running_mean.fill_(50)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    drawn = torch.get_rng_state()
+    written = copy.deepcopy(network)
+    settle(mean, written, loader, 6)
+    torch.set_rng_state(drawn)
+    with previewed(mean, network, loader, 6):
+        expected = written.state_dict()
+        assert all(torch.equal(value, expected[name]) for name, value in network.state_dict().items())
+        assert not torch.equal(network.groups[0][2].running_mean, before["groups.0.2.running_mean"])
+        assert torch.equal(network.groups[1].weight, before["groups.1.weight"]) != collected
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
 def test_statistics_are_means_over_the_batches_that_would_have_followed() -> None:
     network, recipe, loader = small_network(), recipe_of(0.5, 1), loader_of()
     mean = AveragedModel(network)
@@ -112,12 +149,11 @@ def test_statistics_are_means_over_the_batches_that_would_have_followed() -> Non
     assert trunk.momentum == critic.momentum == 0.1
 
 
-def test_no_more_batches_than_stated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_batches_than_stated() -> None:
     network = small_network()
     mean = AveragedModel(network)
     assert averaging.BATCHES == 100
-    monkeypatch.setattr(averaging, "BATCHES", 3)
-    settle(mean, network, loader_of(), 6)
+    settle(mean, network, loader_of(), 6, batches=3)
     assert int(network.groups[0][2].num_batches_tracked) == 3
 
 

@@ -38,6 +38,9 @@ class TrainConfig(Section):
     """The last part of the run over which weights are averaged, as a fraction; the average is the result. 0: off."""
     average_every: PositiveInt = 50
     """Steps between two weights that go into the average; the last step's always do."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of an exponential moving average of the weights over all steps, such as 0.999, in the place of `average`;
+    the average is the result. 0: off."""
     init: Literal["xavier", "kaiming"] = "xavier"
     """Initial weights of convolutions and linear layers."""
     freeze: NonNegativeInt | tuple[PositiveInt, ...] = 0
@@ -92,6 +95,8 @@ class TrainConfig(Section):
             raise ValueError("the length of the run is missing: write iterations: 4000, or epochs: 12")
         if self.iterations is not None and self.epochs is not None:
             raise ValueError("iterations and epochs are both given: keep the one that you mean")
+        if self.average and self.ema:
+            raise ValueError("average and ema are both given: keep the one that you mean")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0")
         return self

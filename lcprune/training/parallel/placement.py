@@ -34,6 +34,7 @@ def refuse_unsupported(recipe: Recipe, *, stages: int, replicas: int) -> None:
         "train.method": (not METHODS[train.method].layer_parallel, able),
         "critics.distill": (recipe.critics.distill > 0, "0"),
         "train.average": (train.average > 0, "0"),
+        "train.ema": (train.ema > 0, "0"),
         "train.compile": (train.compile, "false"),
         "train.cuda_graph": (train.cuda_graph, "false"),
         "train.overlap": (train.overlap, "false"),

@@ -63,6 +63,7 @@ def test_what_replicas_cannot_share_is_refused() -> None:
         ("train.method=backprop", "local_critic"),
         ("critics.distill=0.5", "0"),
         ("train.average=0.5", "0"),
+        ("train.ema=0.5", "0"),
         ("train.compile=true", "false"),
         ("train.overlap=true", "false"),
     ],
