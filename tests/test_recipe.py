@@ -472,6 +472,12 @@ def test_there_is_one_average() -> None:
     assert error.problem == "my.yaml, line 4: train: average and ema are both given"
 
 
+def test_an_average_of_the_last_part_needs_a_last_part() -> None:
+    error = refused(BASE + "  average: 0.1\n  early_stopping: 3\n")
+    assert error.problem.endswith("average is over the last part of the run, which early_stopping may never reach")
+    assert error.fix.startswith("write ema: 0.999")
+
+
 def test_nesterov_needs_momentum() -> None:
     error = refused(BASE + "  nesterov: true\n  momentum: 0\n")
     assert error.problem == "my.yaml, line 4: train: nesterov needs a momentum above 0"

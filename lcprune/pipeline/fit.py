@@ -51,6 +51,7 @@ class Trained:
     run: Path
     exit_names: tuple[str, ...]
     iterations: int
+    """Steps of training."""
     seconds: float
     """Time spent in training, over all sessions."""
     val_accuracy_pct: tuple[float, ...] = ()
@@ -60,6 +61,8 @@ class Trained:
     val_balanced_accuracy_pct: tuple[float, ...] = ()
     """Likewise, the mean over the classes: what accuracy would be if all had as many images."""
     test_balanced_accuracy_pct: tuple[float, ...] = ()
+    kept_step: int | None = None
+    """With `train.early_stopping`: the step whose weights were kept, those of the best evaluation."""
     bad_images: tuple[str, ...] = ()
     """Damaged files that were left out."""
 
@@ -67,6 +70,7 @@ class Trained:
         """As ``lcprune train --json`` prints it."""
         accuracies = {name: list(value) for name, value in vars(self).items() if name.endswith("_pct")}
         counts = {"iterations": self.iterations, "seconds": round(self.seconds, 3)}
+        counts |= {} if self.kept_step is None else {"kept_step": self.kept_step}
         return {"run": str(self.run), **counts, **accuracies, "bad_images": len(self.bad_images)}
 
 
@@ -125,11 +129,14 @@ def fit(
     try:
         with deterministic(recipe.train.deterministic):
             _fit(trainer, method, state, display, notice)
+            iterations = state.step
+            if recipe.train.early_stopping:
+                _go_back_to_best(trainer, state)
             if state.average is not None:
                 _settle(state.average, trainer, state)
     finally:
         loader.close()
-    return _write(trainer, state, dataset, notice)
+    return _write(trainer, state, dataset, notice, iterations)
 
 
 def _trainer(folder: Path, recipe: Recipe, dataset: Dataset, loader: TrainLoader, coordinator: Coordinator) -> Trainer:
@@ -227,6 +234,14 @@ def _go_back(trainer: Trainer, state: TrainingState, error: NotFiniteError, noti
     )
 
 
+def _go_back_to_best(trainer: Trainer, state: TrainingState) -> None:
+    """Restores the weights of the best evaluation; the time of the whole run is kept."""
+    seconds, path = state.seconds, trainer.checkpoints / checkpoint.BEST
+    content = trainer.coordinator.broadcast(lambda: checkpoint.load(path))
+    trainer.coordinator.restore(state, content)
+    state.seconds = seconds
+
+
 def _settle(average: AveragedModel, trainer: Trainer, state: TrainingState) -> None:
     """Replaces the weights by their average; counted as training time."""
     started = time.perf_counter()
@@ -236,7 +251,7 @@ def _settle(average: AveragedModel, trainer: Trainer, state: TrainingState) -> N
     state.seconds += time.perf_counter() - started
 
 
-def _write(trainer: Trainer, state: TrainingState, dataset: Dataset, notice: Notice) -> Trained:
+def _write(trainer: Trainer, state: TrainingState, dataset: Dataset, notice: Notice, iterations: int) -> Trained:
     """Writes weights, logits, costs and the names of bad images; of several ranks, the writer does."""
     folder, coordinator = trainer.checkpoints.parent, trainer.coordinator
     bad_images = tuple(dict.fromkeys(chain(*coordinator.all_gather((*dataset.skipped, *trainer.loader.skipped)))))
@@ -257,7 +272,15 @@ def _write(trainer: Trainer, state: TrainingState, dataset: Dataset, notice: Not
         _write_predictions(folder, arrays, notice)
         _write_costs(trainer, dataset, notice)
     coordinator.close()
-    return Trained(folder, state.network.exit_names, state.step, state.seconds, bad_images=bad_images, **accuracies)
+    return Trained(
+        folder,
+        state.network.exit_names,
+        iterations,
+        state.seconds,
+        kept_step=state.step if trainer.recipe.train.early_stopping else None,
+        bad_images=bad_images,
+        **accuracies,
+    )
 
 
 def _write_bad_images(folder: Path, paths: Sequence[str], notice: Notice) -> None:

@@ -12,7 +12,7 @@ from lcprune import recipe as recipes
 from lcprune.analysis.counting import count_cost
 from lcprune.data import sources
 from lcprune.data.survey import training_remarks
-from lcprune.errors import RunError, SetupError
+from lcprune.errors import RecipeError, RunError, SetupError
 from lcprune.models.backbones import with_cuts
 from lcprune.models.check import check_forward_pass
 from lcprune.models.pretrained import load_pretrained
@@ -35,6 +35,7 @@ RESUMABLE_KEYS = (
     "train.iterations",
     "train.epochs",
     "train.evaluate_every",
+    "train.early_stopping",
     "train.checkpoint_every",
     "train.on_nonfinite",
     "logging.every",
@@ -76,6 +77,7 @@ def train(
         require_tensorboard()
     images_folder = recipe.data.folder(data_root).resolve()
     dataset = sources.load(recipe.data, data_root, recipe.train.seed)
+    _require_validation(recipe, dataset)
     for line in training_remarks(recipe.data, images_folder, dataset.train.images):
         notice(line)
     recipe = _with_cuts(recipe, len(dataset.classes), dataset.image_shape)
@@ -141,6 +143,7 @@ def resume(
     if recipe.logging.tensorboard:
         require_tensorboard()
     dataset, _ = stored.load_dataset(folder, recipe, data_root)
+    _require_validation(recipe, dataset)
     network = stored.build_network(recipe, dataset)
     options = parallel and options_before(folder, parallel)
     with connect(options, len(network.groups), on) as coordinator, _locked(folder, coordinator):
@@ -192,6 +195,14 @@ def choose_device(name: str) -> torch.device:
     if not here[name]:
         raise SetupError(f"there is no {name} device here", "use --device auto")
     return torch.device(name)
+
+
+def _require_validation(recipe: Recipe, dataset: sources.Dataset) -> None:
+    if recipe.train.early_stopping and not len(dataset.val.labels):
+        raise RecipeError(
+            "train.early_stopping decides by the accuracy on validation images, and there are none",
+            "hold some out with data.val_size, or leave train.early_stopping out",
+        )
 
 
 def _locked(folder: Path, coordinator: Coordinator) -> AbstractContextManager[None]:

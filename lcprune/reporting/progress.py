@@ -73,6 +73,12 @@ class TrainingProgress:
         """See `Listener`."""
         accuracies = " ".join(f"{n} {a:.2f}" for n, a in zip(self._names, evaluation.accuracy_pct, strict=True))
         self._console.print(f"step {evaluation.step}: {evaluation.split} accuracy % {accuracies}")
+        if evaluation.old_statistics is not None:
+            old = f"{100 * evaluation.old_statistics:.0f} % of BatchNorm's statistics"
+            self._console.print(f"  too low: {old} are from before training")
+        if evaluation.kept_step is not None:
+            early = "ended early, " if evaluation.step < self._iterations else ""
+            self._console.print(f"{early}the weights of step {evaluation.kept_step} are kept")
 
     def _batch_seconds(self, logged: LoggedStep) -> float:
         steps = logged.step - self._first

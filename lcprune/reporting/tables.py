@@ -25,7 +25,12 @@ def trained_table(result: Any) -> Shown:
         steps = "next: lcprune select --max-drop 2.0\nthen: lcprune export --format onnx --progressive"
     else:
         steps = "next: lcprune export --format onnx --exit main"
-    return [table(["exit", *shown], rows), f"run: {result.run}", steps]
+    kept = []
+    if result.kept_step is not None:
+        kept = [
+            f"steps: {result.iterations:,}; the weights are those of step {result.kept_step:,}, the best evaluation"
+        ]
+    return [table(["exit", *shown], rows), *kept, f"run: {result.run}", steps]
 
 
 def dry_run_table(result: Mapping[str, Any]) -> Shown:

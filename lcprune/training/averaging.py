@@ -41,11 +41,10 @@ def collect(average: AveragedModel, network: Network, recipe: Recipe, step: int,
         average.update_parameters(network)
         return
     first = first_step(recipe, iterations)
-    if step < first or (step - first) % recipe.train.average_every:
-        return
-    if step == first:
+    if step <= first:
         average.n_averaged.zero_()  # a finished run that is extended starts a new average
-    average.update_parameters(network)
+    if step >= first and (step - first) % recipe.train.average_every == 0:
+        average.update_parameters(network)
 
 
 def settle(average: AveragedModel, network: Network, loader: TrainLoader, step: int, batches: int = BATCHES) -> None:
@@ -72,6 +71,12 @@ def previewed(average: AveragedModel, network: Network, loader: TrainLoader, ste
         yield
     finally:
         network.load_state_dict(kept)
+
+
+def share_from_before(network: Network, step: int) -> float:
+    """Largest share, after `step` steps, of BatchNorm's statistics that is from before training, 0 to 1."""
+    layers = (part for part in network.modules() if isinstance(part, _BatchNorm) and part.training)
+    return max((float((1 - layer.momentum) ** step) for layer in layers if layer.momentum is not None), default=0.0)
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from lcprune.training.checksum import is_intact, with_checksum
 
 FORMAT = 1
 LAST, LAST_GOOD, BEST = "last.pt", "last_good.pt", "best.pt"
-_PROGRESS = ("step", "seconds", "best_accuracy_pct", "retries")
+_PROGRESS = ("step", "seconds", "best_accuracy_pct", "best_step", "evaluations_since_best", "retries")
 """Fields of a state that are numbers."""
 
 
@@ -39,6 +39,10 @@ class TrainingState:
     """Time spent in training so far, over all sessions."""
     best_accuracy_pct: float = -1.0
     """Best accuracy of main on the validation split so far; -1 before the first evaluation."""
+    best_step: int = 0
+    """Steps that were done when it had that accuracy."""
+    evaluations_since_best: int = 0
+    """Evaluations on the validation split since then."""
     average: AveragedModel | None = None
     """Mean or moving average of the weights, where the recipe asks for it."""
     retries: int = 0
@@ -158,4 +162,4 @@ def restore(state: TrainingState, content: dict[str, Any]) -> None:
 def restore_progress(state: TrainingState, content: dict[str, Any]) -> None:
     """Puts a checkpoint's numbers, such as the step, into `state`."""
     for name in _PROGRESS:
-        setattr(state, name, content.get(name, 0))  # older versions have no retries
+        setattr(state, name, content.get(name, 0))  # older versions have fewer

@@ -27,6 +27,8 @@ from lcprune.training.optim import set_learning_rates
 from lcprune.training.parallel import Coordinator
 from lcprune.training.step import build_step
 
+OLD_STATISTICS = 0.05
+"""Share of BatchNorm's statistics from before training from which on an evaluation says so."""
 RETRY_FACTOR = 0.25
 """Factor on the learning rates, each time that a run goes back because a number is not finite."""
 
@@ -54,6 +56,11 @@ class Evaluation:
     accuracy_pct: list[float]
     test_accuracy_pct: list[float] | None = None
     """With `logging.test_curve`; for information only."""
+    old_statistics: float | None = None
+    """Share of BatchNorm's statistics that is from before training, from `OLD_STATISTICS` to 1: accuracy is too low.
+    None if there is less, or if they were measured anew."""
+    kept_step: int | None = None
+    """With `train.early_stopping`, at the last evaluation: the step whose weights are kept."""
 
 
 class Listener(Protocol):
@@ -111,7 +118,7 @@ class Trainer:
     coordinator: Coordinator = field(default_factory=Coordinator)
 
     def fit(self, method: Method, state: TrainingState, listener: Listener) -> None:
-        """Trains from ``state.step`` to the end, in place.
+        """Trains from ``state.step`` to the end, in place; with `train.early_stopping` perhaps to an earlier one.
 
         Raises:
             NotFiniteError: If a loss, gradient or weight is not finite; checked before each logged line and checkpoint,
@@ -127,7 +134,7 @@ class Trainer:
         with _interruptible() as interrupted:
             if state.step == 0:
                 self._record_losses(state, meter)
-            while state.step < self.iterations:
+            while not self._is_over(state):
                 self.coordinator.begin(state.step)
                 freezer.set(state.step)
                 factor = RETRY_FACTOR**state.retries
@@ -143,6 +150,7 @@ class Trainer:
                     at_end or stop or state.step % every == 0
                     for every in (self.recipe.logging.every, train.checkpoint_every)
                 )
+                saves = saves or (evaluates and train.early_stopping > 0)  # resumed, an early end is one again
                 if logs or saves or evaluates:
                     self.coordinator.drain(state)
                 logged = meter.read(state, lr) if logs or saves else None
@@ -155,7 +163,7 @@ class Trainer:
                 self._record_losses(state, meter)  # before the checkpoint: a resumed run starts after this step
                 if saves:
                     self.save(state)
-                if stop and not at_end:
+                if stop and not self._is_over(state):
                     raise Interrupted(
                         f"interrupted at step {state.step}: saved",
                         f"continue with: lcprune resume {self.checkpoints.parent}",
@@ -173,6 +181,10 @@ class Trainer:
         """Logits of every exit for all images of `split`, ``(K, N, classes)``, on the CPU."""
         return self.coordinator.predict_logits(state.network, split, self.recipe.train.channels_last)
 
+    def _is_over(self, state: TrainingState) -> bool:
+        patience = self.recipe.train.early_stopping
+        return state.step >= self.iterations or 0 < patience <= state.evaluations_since_best
+
     def _evaluate(self, state: TrainingState, listener: Listener) -> None:
         if not len(self.held_out.labels):
             return
@@ -181,18 +193,33 @@ class Trainer:
             accuracies = self._accuracies_pct(state, self.held_out)
             if self.test_curve is not None and len(self.test_curve):
                 on_test = accuracies if self.held_out_name == "test" else self._accuracies_pct(state, self.test_curve)
-        listener.evaluated(Evaluation(state.step, self.held_out_name, accuracies, on_test))
-        if self.held_out_name == "val" and accuracies[-1] > state.best_accuracy_pct:
-            state.best_accuracy_pct = accuracies[-1]
-            whole = self.coordinator.gather_state(state)
-            if whole is not None:
-                checkpoint.save(whole, self.checkpoints / checkpoint.BEST, self.reproducibility)
+        is_best = self.held_out_name == "val" and accuracies[-1] > state.best_accuracy_pct
+        state.evaluations_since_best += 1
+        if is_best:
+            state.best_accuracy_pct, state.best_step, state.evaluations_since_best = accuracies[-1], state.step, 0
+        listener.evaluated(
+            Evaluation(
+                step=state.step,
+                split=self.held_out_name,
+                accuracy_pct=accuracies,
+                test_accuracy_pct=on_test,
+                old_statistics=self._old_statistics(state),
+                kept_step=state.best_step if self.recipe.train.early_stopping and self._is_over(state) else None,
+            )
+        )
+        whole = self.coordinator.gather_state(state) if is_best else None
+        if whole is not None:
+            checkpoint.save(whole, self.checkpoints / checkpoint.BEST, self.reproducibility)
 
     def _previewed(self, state: TrainingState) -> AbstractContextManager[None]:
         """Within, the network is what the run would write if it ended now."""
         if state.average is None:
             return nullcontext()
         return averaging.previewed(state.average, state.network, self.loader, state.step)
+
+    def _old_statistics(self, state: TrainingState) -> float | None:
+        share = 0.0 if state.average is not None else averaging.share_from_before(state.network, state.step)
+        return share if share >= OLD_STATISTICS else None
 
     def _accuracies_pct(self, state: TrainingState, split: Split) -> list[float]:
         correct = self.predict(state, split).argmax(dim=2) == torch.from_numpy(split.labels)

@@ -17,7 +17,7 @@ from lcprune import recipe as recipes
 from lcprune import runs
 from lcprune.data import sources
 from lcprune.data.sources import read_digits
-from lcprune.errors import NotFiniteError, TrainingError
+from lcprune.errors import NotFiniteError, RecipeError, TrainingError
 from lcprune.pipeline import train as pipeline
 from lcprune.pipeline.stored import build_network, load_network
 from lcprune.training import checkpoint
@@ -153,7 +153,9 @@ def test_looking_on_changes_nothing_of_the_training(whole: Callable[..., Path]) 
     assert equal_weights(plain_run, looked_at)
     lines = [json.loads(line) for line in (looked_at / "metrics.jsonl").read_text().splitlines()]
     evaluated = [line for line in lines if "accuracy_pct" in line]
-    assert [set(line) for line in evaluated] == [{"step", "split", "accuracy_pct", "test_accuracy_pct"}] * 2
+    keys = {"step", "split", "accuracy_pct", "test_accuracy_pct"}
+    assert [set(line) for line in evaluated] == [keys | {"old_statistics"}, keys]
+    assert evaluated[0]["old_statistics"] == pytest.approx(0.9**15)
     with np.load(looked_at / "predictions.npz") as arrays:
         at_the_end = (arrays["test_logits"].argmax(2) == arrays["test_labels"]).mean(1) * 100
     assert evaluated[-1]["test_accuracy_pct"] == pytest.approx(at_the_end)
@@ -284,6 +286,40 @@ def test_weights_predictions_and_evaluations_are_the_averaged_ones(tmp_path: Pat
     with np.load(tmp_path / "averaged/predictions.npz") as arrays:
         np.testing.assert_allclose(logits, arrays["test_logits"], atol=1e-5)
     assert result.test_accuracy_pct[-1] == pytest.approx(100 * (logits[-1].argmax(1).numpy() == test.labels).mean())
+
+
+@pytest.mark.parametrize("settings", [(), EMA])
+def test_a_run_that_ends_early_keeps_the_weights_of_the_best_evaluation(
+    tmp_path: Path, whole: Callable[..., Path], settings: tuple[str, ...]
+) -> None:
+    often = (*settings, "train.evaluate_every=1")
+    lines = [json.loads(line) for line in (whole(*often) / "metrics.jsonl").read_text().splitlines()]
+    accuracies = [line["accuracy_pct"][-1] for line in lines if "accuracy_pct" in line]
+    last = next(step for step, pct in enumerate(accuracies) if step and pct <= max(accuracies[:step]))  # from 0
+    result = train(tmp_path / "run", *often, "train.early_stopping=1")
+    assert last + 1 < 30
+    assert (result.iterations, result.kept_step) == (last + 1, last)
+    assert result.as_json()["kept_step"] == last
+    assert json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[-1])["kept_step"] == last
+    best = checkpoint.load(tmp_path / "run/checkpoints/best.pt")
+    kept = {f"module.{name}": value for name, value in best["network"].items()} | (best["average"] or {})
+    weights = load_file(tmp_path / "run" / runs.WEIGHTS)
+    names = [name for name in weights if name.endswith(("weight", "bias"))]  # statistics are measured anew
+    assert all(torch.equal(weights[name], kept[f"module.{name}"]) for name in names)
+    if not settings:
+        assert result.val_accuracy_pct[-1] == pytest.approx(accuracies[last - 1])
+    before = (tmp_path / "run" / runs.WEIGHTS).read_bytes()
+    again = resume(tmp_path / "run")
+    assert (again.iterations, again.kept_step) == (last + 1, last)
+    assert (tmp_path / "run" / runs.WEIGHTS).read_bytes() == before
+    assert resume(tmp_path / "run", "train.early_stopping=0").kept_step is None  # on to the end
+    assert equal_weights(tmp_path / "run", whole(*often))
+
+
+def test_an_early_end_needs_validation_images(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="train.early_stopping decides by the accuracy on validation images"):
+        train(tmp_path / "run", "train.early_stopping=1", "data.val_size=0")
+    assert not (tmp_path / "run").exists()
 
 
 def test_whitening_is_found_in_the_training_images_and_stays(tmp_path: Path, whole: Callable[..., Path]) -> None:

@@ -59,6 +59,23 @@ def test_plain_lines_off_a_terminal(clock: Clock, capsys: pytest.CaptureFixture[
     ]
 
 
+def test_an_evaluation_says_what_makes_it_too_low_and_which_weights_are_kept(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with TrainingProgress(99, 0, ("main",), quiet=False, hint=None) as shown:
+        shown.evaluated(Evaluation(20, "val", [10.0], old_statistics=0.818))
+        shown.evaluated(Evaluation(40, "val", [62.0], kept_step=30))
+        shown.evaluated(Evaluation(99, "val", [62.0], kept_step=99))
+    assert capsys.readouterr().err.splitlines() == [
+        "step 20: val accuracy % main 10.00",
+        "  too low: 82 % of BatchNorm's statistics are from before training",
+        "step 40: val accuracy % main 62.00",
+        "ended early, the weights of step 30 are kept",
+        "step 99: val accuracy % main 62.00",
+        "the weights of step 99 are kept",
+    ]
+
+
 @pytest.mark.parametrize(("start", "step"), [(0, 1), (0, 2), (0, 3), (0, 4), (0, 12), (40, 41), (40, 43), (40, 52)])
 def test_the_time_left_is_right_from_the_first_step_on(
     clock: Clock, capsys: pytest.CaptureFixture[str], start: int, step: int

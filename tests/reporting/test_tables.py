@@ -52,6 +52,8 @@ class Chosen:
 class Trained:
     run: str = RED
     exit_names: tuple[str, ...] = ("sub-model 1", "main")
+    iterations: int = 100
+    kept_step: int | None = None
     val_accuracy_pct: tuple[float, ...] = ()
     test_accuracy_pct: tuple[float, ...] = ()
     val_balanced_accuracy_pct: tuple[float, ...] = ()
@@ -89,6 +91,8 @@ def test_a_trained_run_without_images_to_be_held_against() -> None:
         ["main", "62.34"],
     ]
     assert lines[3] == f"run: {RED}"
+    lines = printed(tables.trained_table(Trained(iterations=1200, kept_step=900)))
+    assert "steps: 1,200; the weights are those of step 900, the best evaluation" in lines
 
 
 @pytest.mark.parametrize("known", [True, False])

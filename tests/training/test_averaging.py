@@ -15,7 +15,7 @@ from lcprune.data.sources import Split
 from lcprune.models import Network, build
 from lcprune.recipe import Recipe
 from lcprune.training import averaging
-from lcprune.training.averaging import collect, first_step, previewed, settle
+from lcprune.training.averaging import collect, first_step, previewed, settle, share_from_before
 from lcprune.training.freezing import Freezer
 
 
@@ -130,6 +130,16 @@ def test_a_preview_is_what_a_run_would_write_and_leaves_everything_as_it_was(col
         assert torch.equal(network.groups[1].weight, before["groups.1.weight"]) != collected
     assert torch.equal(torch.get_rng_state(), drawn)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_the_share_of_statistics_from_before_training_is_that_of_the_slowest_layer() -> None:
+    network = small_network()
+    assert share_from_before(network, 3) == pytest.approx(0.9**3)
+    network.critics[0][1].momentum = 0.01
+    assert share_from_before(network, 100) == pytest.approx(0.99**100)
+    network.critics[0][1].eval()  # frozen
+    network.groups[0][2].momentum = None
+    assert share_from_before(network, 3) == 0
 
 
 def test_statistics_are_means_over_the_batches_that_would_have_followed() -> None:

@@ -257,8 +257,10 @@ def test_a_run_that_went_back_goes_on_with_a_lower_learning_rate(tmp_path: Path)
     assert checkpoint.load(tmp_path / "last.pt")["retries"] == 2
 
 
-def test_the_best_checkpoint_is_of_the_best_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    accuracies = iter([1, 3, 2, 3, 0, 2])  # of 3 images, by main
+@pytest.fixture
+def six_evaluations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 3 images, main is right on these numbers."""
+    accuracies = iter([1, 3, 2, 3, 0, 2])
 
     def logits(*_: object) -> Tensor:
         right = next(accuracies)
@@ -267,6 +269,27 @@ def test_the_best_checkpoint_is_of_the_best_evaluation(tmp_path: Path, monkeypat
         return nn.functional.one_hot(said, 2).float().repeat(2, 1, 1)
 
     monkeypatch.setattr(coordinator, "predict_logits", logits)
+
+
+@pytest.mark.usefixtures("six_evaluations")
+def test_a_run_ends_once_the_accuracy_has_not_risen_for_as_many_evaluations(tmp_path: Path) -> None:
+    settings = ("train.evaluate_every=1", "train.early_stopping=2", "train.checkpoint_every=99", "logging.every=99")
+    bench = Bench(tmp_path, *settings)
+    assert bench.fit().steps == [0, 1, 2, 3]  # as good is no better
+    assert [each.kept_step for each in bench.heard.evaluations] == [None, None, None, 2]
+    assert bench.saved() == {"best.pt": 2, "last.pt": 4, "last_good.pt": 3}
+    resumed = Bench(tmp_path, *settings)
+    checkpoint.restore(resumed.state, checkpoint.load(tmp_path / "last.pt"))
+    assert resumed.fit().steps == []
+    assert (resumed.state.best_step, resumed.state.evaluations_since_best) == (2, 2)
+    longer = Bench(tmp_path, *settings, "train.early_stopping=4")
+    checkpoint.restore(longer.state, checkpoint.load(tmp_path / "last.pt"))
+    assert longer.fit().steps == [4, 5]
+    assert [each.kept_step for each in longer.heard.evaluations] == [None, 2]
+
+
+@pytest.mark.usefixtures("six_evaluations")
+def test_the_best_checkpoint_is_of_the_best_evaluation(tmp_path: Path) -> None:
     bench = Bench(tmp_path, "train.evaluate_every=1")
     bench.fit()
     assert [evaluation.accuracy_pct[1] for evaluation in bench.heard.evaluations] == pytest.approx(
@@ -274,6 +297,7 @@ def test_the_best_checkpoint_is_of_the_best_evaluation(tmp_path: Path, monkeypat
     )
     assert bench.saved()["best.pt"] == 2
     assert bench.state.best_accuracy_pct == 100
+    assert {evaluation.kept_step for evaluation in bench.heard.evaluations} == {None}
 
 
 def test_without_held_out_images_nothing_is_evaluated(tmp_path: Path) -> None:

@@ -66,6 +66,9 @@ class TrainConfig(Section):
     """Seed of the initial weights, the order of the images, their augmentation and the validation split."""
     evaluate_every: PositiveInt = 1000
     """Steps between two evaluations on the validation split."""
+    early_stopping: NonNegativeInt = 0
+    """Evaluations in a row in which the validation accuracy of main does not rise, after which the run ends; the
+    weights of the best evaluation are the result, also of a run that does not end early. 0: off."""
     checkpoint_every: PositiveInt = 1000
     """Steps between two checkpoints."""
     on_nonfinite: Literal["stop", "retry"] = "stop"
@@ -97,6 +100,11 @@ class TrainConfig(Section):
             raise ValueError("iterations and epochs are both given: keep the one that you mean")
         if self.average and self.ema:
             raise ValueError("average and ema are both given: keep the one that you mean")
+        if self.average and self.early_stopping:
+            raise ValueError(
+                "average is over the last part of the run, which early_stopping may never reach: write ema: 0.999 "
+                "instead of average"
+            )
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0")
         return self
