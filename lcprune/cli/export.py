@@ -7,9 +7,9 @@ import typer
 
 from lcprune.cli.failing import torch_needed
 from lcprune.cli.options import LATEST, Run, RunDataRoot, UseTestSplit, exit_labels, finite
-from lcprune.cli.output import command, notice
+from lcprune.cli.output import command, loops_shown, notice
 from lcprune.specs import Criterion, Format, Int8Range, Layout, MeanCost, Precision, ThresholdInput
-from lcprune_runtime.command_line import Quiet, Result
+from lcprune_runtime.command_line import Json, Quiet, Result
 
 
 @command
@@ -91,6 +91,7 @@ def export(
     use_test_split: UseTestSplit = False,
     output: Annotated[Path | None, typer.Option(help="File to write. Default: below RUN/export/.")] = None,
     data_root: RunDataRoot = None,
+    as_json: Json = False,
     quiet: Quiet = False,
 ) -> Result:
     """Write an ONNX file, verified against torch, with a model card."""
@@ -120,5 +121,6 @@ def export(
         segments=segments,
         file_format=file_format,
     )
-    result = pipeline.export(run, request, notice=notice(quiet), data_root=data_root)
+    with loops_shown(silent=quiet or as_json):
+        result = pipeline.export(run, request, notice=notice(quiet), data_root=data_root)
     return result, tables.export_table(result)

@@ -7,21 +7,22 @@ import typer
 
 from lcprune.cli.failing import torch_needed
 from lcprune.cli.options import LATEST, DataRoot, Exits, Run, RunDataRoot, UseTestSplit, exit_labels, finite
-from lcprune.cli.output import command, notice
+from lcprune.cli.output import command, loops_shown, notice
 from lcprune.errors import OnnxModelError, RunError
 from lcprune.specs import Minimize
-from lcprune_runtime.command_line import Quiet, Result
+from lcprune_runtime.command_line import Json, Quiet, Result
 from lcprune_runtime.commands import OnBadImage, finished
 
 
 @command
-def profile(run: Run = LATEST) -> Result:
+def profile(run: Run = LATEST, as_json: Json = False, quiet: Quiet = False) -> Result:
     """Measure MACs, parameters, size and latency of every sub-model."""
     with torch_needed():
         from lcprune.pipeline import profile as pipeline
     from lcprune.reporting import tables
 
-    result = pipeline.profile_run(run)
+    with loops_shown(silent=quiet or as_json):
+        result = pipeline.profile_run(run)
     return result, tables.profile_table(result)
 
 
@@ -75,6 +76,7 @@ def evaluate(
     ] = False,
     data_root: DataRoot = None,
     on_bad_image: OnBadImage = "fail",
+    as_json: Json = False,
     quiet: Quiet = False,
 ) -> Result:
     """Accuracy of every exit, ensemble and progressive inference."""
@@ -90,13 +92,15 @@ def evaluate(
                 f"--flip needs the weights of a run: {target} decides on plain images",
                 "leave --flip out, or name the run",
             )
-        result = evaluate_onnx.evaluate(target, data, data_root)
+        with loops_shown(silent=quiet or as_json):
+            result = evaluate_onnx.evaluate(target, data, data_root)
     else:
         from lcprune.pipeline import evaluate_run
 
         if data is not None:
             raise RunError("a run is evaluated on its own images", "leave --data out, or name an .onnx file")
-        result = evaluate_run.evaluate(target, flip=flip, data_root=data_root)
+        with loops_shown(silent=quiet or as_json):
+            result = evaluate_run.evaluate(target, flip=flip, data_root=data_root)
         if flip:
             notice(quiet)("every logit is the mean over an image and its mirror image")
     return finished(result, tables.evaluation_table(result), result.get("bad_images", ()), on_bad_image)
@@ -110,10 +114,13 @@ def report(
         bool, typer.Option("--rdm/--no-rdm", help="Show dissimilarity matrices of the layers; runs the network.")
     ] = True,
     data_root: RunDataRoot = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> Result:
     """Write one self-contained HTML page about a run."""
     with torch_needed():
         from lcprune.pipeline import report as pipeline
 
-    written = pipeline.report(run, output=output, with_rdm=rdm, data_root=data_root)
+    with loops_shown(silent=quiet or as_json):
+        written = pipeline.report(run, output=output, with_rdm=rdm, data_root=data_root)
     return written, f"wrote {written['path']} ({written['size_bytes'] / 1000:,.0f} kB)"

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import typer
@@ -25,6 +26,15 @@ def notice(quiet: bool) -> Callable[[str], None]:
     """Prints messages on stderr."""
     silent = quiet or is_other_rank()
     return (lambda message: None) if silent else (lambda message: typer.echo(message, err=True))
+
+
+def loops_shown(silent: bool) -> AbstractContextManager[None]:
+    """Within, long loops have a progress bar on stderr, if that is a terminal."""
+    if silent or is_other_rank():
+        return nullcontext()
+    from lcprune.reporting import progress_bars
+
+    return progress_bars.loops_shown()
 
 
 def display(quiet: bool) -> Any:

@@ -16,6 +16,7 @@ from lcprune.data.sampling import BatchSampler, Targets
 from lcprune.data.sources import Split
 from lcprune.data.streaming import StreamedBatches
 from lcprune.data.workers import read_ahead
+from lcprune_runtime.progress import tracked
 
 
 class TrainLoader:
@@ -138,6 +139,6 @@ def eval_batches(
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     workers = split.images.workers if isinstance(split.images, FileImages) else 0
     starts = range(0, len(split), batch_size)
-    for start, pixels in zip(starts, read_ahead(read, starts, workers), strict=True):
+    for start, pixels in zip(tracked(starts, "running the network"), read_ahead(read, starts, workers), strict=True):
         labels = torch.from_numpy(split.labels[start : start + batch_size]).to(device)
         yield pixels.to(device).float().div_(scale).contiguous(memory_format=memory_format), labels

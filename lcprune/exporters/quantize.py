@@ -32,6 +32,7 @@ from lcprune.exporters.float_precisions import Stages, like, refuse_overflow, to
 from lcprune.exporters.graphs import subgraphs
 from lcprune.exporters.parts import inline, reads_image
 from lcprune.specs import Int8Range
+from lcprune_runtime.progress import tracked
 from lcprune_runtime.session import Floats, open_session, to_float
 
 Reduction = Literal["int8", "fp16", "w8"]
@@ -230,7 +231,8 @@ class _Batches(tool.CalibrationDataReader):  # type: ignore[misc]
 
     def __init__(self, images: Mapping[str, Floats]) -> None:
         starts = range(0, len(next(iter(images.values()))), _CHUNK)
-        self._batches = ({name: of[start : start + _CHUNK] for name, of in images.items()} for start in starts)
+        batches = [{name: of[start : start + _CHUNK] for name, of in images.items()} for start in starts]
+        self._batches = iter(tracked(batches, "calibrating int8"))
 
     def get_next(self) -> dict[str, Floats] | None:
         return next(self._batches, None)

@@ -20,6 +20,7 @@ from lcprune.errors import ExportError, ParityError
 from lcprune.exits import group_spans
 from lcprune.exporters.verify import MAX_RELATIVE_DIFF, Reference, check_stages
 from lcprune.models.network import Network
+from lcprune_runtime.progress import tracked
 from lcprune_runtime.session import Floats, to_float
 
 OPSET = 18  # the lowest that the exporter takes: older ones it ignores
@@ -99,7 +100,7 @@ def export_stages(network: Network, kept: Sequence[int], image_shape: Shape) -> 
     modules = stage_modules(network, kept, image_shape)
     return [
         export_module(module, shape, STAGE_OUTPUTS if isinstance(module, _Stage) else STAGE_OUTPUTS[1:])
-        for module, shape in modules
+        for module, shape in tracked(modules, "exporting stages")
     ]
 
 

@@ -14,6 +14,7 @@ from lcprune.errors import ExportError, OnnxModelError, ParityError, fix_of
 from lcprune.specs import PRECISIONS, Criterion, Precision
 from lcprune_runtime.criterion import exit_scores
 from lcprune_runtime.metadata import ModelInfo
+from lcprune_runtime.progress import tracked
 from lcprune_runtime.segment_session import open_model
 from lcprune_runtime.session import CHUNK, Floats, Ints, open_session, to_float
 
@@ -127,7 +128,8 @@ def stage_logits(stages: Sequence[ModelProto], images: NDArray[np.generic]) -> F
         OnnxModelError: If onnxruntime cannot load a stage.
     """
     sessions = [open_session(stage.SerializeToString(), f"stage {k}") for k, stage in enumerate(stages)]
-    chunks = [_chunk_logits(sessions, images[start : start + CHUNK]) for start in range(0, max(len(images), 1), CHUNK)]
+    starts = tracked(range(0, max(len(images), 1), CHUNK), "running the exported stages")
+    chunks = [_chunk_logits(sessions, images[start : start + CHUNK]) for start in starts]
     return np.concatenate(chunks, axis=1)
 
 

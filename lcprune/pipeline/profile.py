@@ -19,6 +19,7 @@ from lcprune.pipeline.costs import cost_rows, costs_of, write_costs
 from lcprune.pipeline.info import RunInfo, file_info
 from lcprune.recipe import Recipe
 from lcprune_runtime.latency import compare_latency
+from lcprune_runtime.progress import tracked
 from lcprune_runtime.session import ProgressiveSession
 
 LATENCY_RUNS = 100
@@ -63,7 +64,7 @@ def _export_all(network: Network, run: RunInfo, cost: NetworkCost, folder: Path)
     """Every sub-model, and the cascade with no early exit taken, as ONNX files."""
     images = np.random.default_rng(0).integers(0, 256, (8, *run.facts.image_shape), dtype=np.uint8)
     paths = []
-    for k in range(1, len(network.groups) + 1):
+    for k in tracked(range(1, len(network.groups) + 1), "exporting sub-models"):
         paths.append(folder / f"{k}.onnx")
         write_network(network.truncated(k), (), paths[-1], file_info(run, cost.kept([k - 1])), images)
     kept = range(len(network.critics))

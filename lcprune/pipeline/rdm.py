@@ -15,6 +15,7 @@ from lcprune.data.loaders import eval_batches
 from lcprune.data.sources import Split
 from lcprune.models import Network
 from lcprune.pipeline import stored
+from lcprune_runtime.progress import tracked
 
 BATCH = 50
 ACTIVATION_BYTES = 1 << 29
@@ -65,7 +66,7 @@ def of_network(network: Network, images: Split, split: str) -> Dissimilarities:
     sizes: list[int] = []
     ends = _run_backbone(network, images.subset(np.arange(1)), lambda _, output: sizes.append(output.numel()))
     matrices = np.empty((len(sizes), len(images), len(images)), dtype=np.float32)
-    for places in _passes([4 * size * len(images) for size in sizes]):
+    for places in tracked(_passes([4 * size * len(images) for size in sizes]), "comparing layers"):
         kept: dict[int, list[NDArray[np.float32]]] = {place: [] for place in places}
 
         def keep(place: int, output: Tensor, kept: dict[int, list[NDArray[np.float32]]] = kept) -> None:

@@ -1,7 +1,7 @@
 """Image files to arrays. NumPy and Pillow only: programs that run an exported model read images here without torch."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -13,6 +13,7 @@ from PIL import Image
 from lcprune_runtime.decoding import decode
 from lcprune_runtime.errors import DataError
 from lcprune_runtime.files import list_classes, scan
+from lcprune_runtime.progress import Items, tracked
 
 Interpolation = Literal["bilinear", "bicubic"]
 
@@ -108,7 +109,7 @@ BadImages = list[dict[str, str]]
 
 
 def readable(
-    paths: Iterable[str | Path], preparation: Preparation, bad: BadImages
+    paths: Items[str | Path], preparation: Preparation, bad: BadImages
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """Index and pixels ``(C, size, size)`` of every image that can be read; the others are added to `bad`.
 
@@ -116,7 +117,7 @@ def readable(
         DataError: In the end, if not one of several could be read.
     """
     first, is_any = None, False
-    for index, path in enumerate(paths):
+    for index, path in enumerate(tracked(paths, "reading images")):
         try:
             pixels = read_prepared(path, preparation)
         except DataError as error:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lcprune_runtime.progress import tracked
 from lcprune_runtime.segment_session import SegmentedSession
 from lcprune_runtime.session import ALWAYS, NEVER, Floats, Images, ProgressiveSession, to_float
 
@@ -37,7 +38,8 @@ def compare_latency(sessions: Sequence[Session], runs: int) -> list[Latency]:
 
 def in_turn(calls: Sequence[Call], runs: int) -> list[Latency]:
     """Latency of every call, one run of each in turn."""
-    return latencies_of([[_timed(call)[1] for call in calls] for _ in range(WARM_UP + runs)][WARM_UP:])
+    rounds = tracked(range(WARM_UP + runs), "measuring latency")
+    return latencies_of([[_timed(call)[1] for call in calls] for _ in rounds][WARM_UP:])
 
 
 def on_images(sessions: Sequence[Session], images: Iterable[Sequence[Images]]) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -13,6 +13,7 @@ from lcprune_runtime.criterion import row_scores
 from lcprune_runtime.errors import OnnxModelError
 from lcprune_runtime.metadata import ModelInfo, load_model, parse
 from lcprune_runtime.model_file import read_content
+from lcprune_runtime.progress import tracked
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -109,7 +110,7 @@ class ProgressiveSession:
         batch = as_batch(images, self.info)
         size = self.info.batch or CHUNK
         chunks = [batch[start : start + size] for start in range(0, max(len(batch), 1), size)]
-        results = [self._run_chunk(to_float(chunk), feed) for chunk in chunks]
+        results = [self._run_chunk(to_float(chunk), feed) for chunk in tracked(chunks, "running the model")]
         logits = np.concatenate([logits for logits, _ in results])
         exit_indices = np.concatenate([exit_indices for _, exit_indices in results])
         confidences = row_scores(logits, self.info.criterion, self._temperatures[exit_indices])[0]
