@@ -25,6 +25,9 @@ def loops_shown() -> Iterator[None]:
     bars = Progress(*columns, console=console, transient=True, auto_refresh=False)  # no thread beside what is timed
 
     def show(items: Items[Any], what: str) -> Iterator[Any]:
+        if len(items) < 2:
+            yield from items
+            return
         task, drawn_s = bars.add_task(what, total=len(items)), time.monotonic()
         for item in items:
             yield item
