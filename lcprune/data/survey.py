@@ -19,7 +19,6 @@ from lcprune.data.files import list_folder, train_folder
 from lcprune.data.manifest import read_manifest
 from lcprune.data.remarks import DARK, darkness, layout_remarks, scale_hint
 from lcprune.errors import DataError
-from lcprune.recipe import DataConfig
 from lcprune_runtime.decoding import has_sixteen_bits, orientation, with_image
 from lcprune_runtime.files import Files, class_names, is_image, suffix_of, walk
 from lcprune_runtime.images import read_image
@@ -157,17 +156,23 @@ def survey(root: Path) -> Survey:
     )
 
 
-def training_remarks(config: DataConfig, root: Path, images: NDArray[np.uint8]) -> Iterator[str]:
-    """What `lcprune train` says of image files before it trains on these `images`, ``(N, C, H, W)``."""
-    if config.manifest is not None:
-        listing = read_manifest(root / config.manifest.expanduser())
+def training_remarks(root: Path, manifest: Path | None, images: NDArray[np.uint8]) -> Iterator[str]:
+    """What `lcprune train` says of image files before it trains on these `images`, ``(N, C, H, W)``.
+
+    Args:
+        root: Folder of the images.
+        manifest: Table of the images, relative to `root`; None where they are in folders.
+        images: The training images.
+    """
+    if manifest is not None:
+        listing = read_manifest(root / manifest.expanduser())
         leaks = find_copies([*_found(listing.splits, listing.classes)]).leaks
         if leaks:
             example = " = ".join(image.path for image in leaks[0][:3])
             yield f"images in more than one split, which makes the accuracy there too high: {len(leaks)} ({example})"
-    elif config.has_files:
+    else:
         yield from layout_remarks(root)
-    if config.has_files and (remark := darkness(images)):
+    if remark := darkness(images):
         yield remark
 
 

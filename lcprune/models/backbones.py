@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -79,21 +79,21 @@ def find_cuts(trunk: str, classes: int, image_shape: Shape, groups: int) -> tupl
     return cuts, cutting.balanced(cuts, min(groups, len(cuts.places) + 1), in_blocks=False)
 
 
-def with_cuts(config: ModelConfig, classes: int, image_shape: Shape, seed: int) -> ModelConfig:
-    """`config` with the names of the places where ``cuts: auto`` cuts; a module of the user's that is cut stays.
+def auto_cuts(
+    trunk: str, groups: int, classes: int, image_shape: Shape, seed: int
+) -> tuple[str, ...] | Literal["auto"]:
+    """Names of the places where ``cuts: auto`` makes `groups` of a backbone, which a run keeps whatever changes later.
 
-    So a run keeps its cuts whatever a later version would choose.
+    ``auto`` for an `nn.Sequential`, which is cut already.
 
     Raises:
         ModelError: If there is no such backbone, or it has too few places.
     """
-    if not config.is_external or config.cuts != "auto":
-        return config
-    module = make(config.trunk, classes, image_shape, seed)
+    module = make(trunk, classes, image_shape, seed)
     if isinstance(module, nn.Sequential):
-        return config
+        return "auto"
     cuts = cutting.find_cuts(tracing.record(module), _example(image_shape))
-    return config.model_copy(update={"cuts": cutting.balanced(cuts, config.groups, in_blocks=False)})
+    return cutting.balanced(cuts, groups, in_blocks=False)
 
 
 def make(trunk: str, classes: int, image_shape: Shape, seed: int) -> nn.Module:
@@ -133,7 +133,7 @@ def _graph_and_places(module: nn.Module, config: ModelConfig, image: Tensor) -> 
     mode = module.training
     cuts = cutting.find_cuts(graph, image)
     module.train(mode)
-    return graph, cutting.balanced(cuts, config.groups, in_blocks=True)  # a run of 0.1; see `with_cuts`
+    return graph, cutting.balanced(cuts, config.groups, in_blocks=True)  # a run of 0.1; see `auto_cuts`
 
 
 def _example(image_shape: Shape) -> Tensor:

@@ -127,6 +127,13 @@ class Network(nn.Module):
         """The layer groups, shallow first; a group of several `Parts` is replaced by these."""
         return tuple(part for group in self.groups for part in (group if isinstance(group, Parts) else (group,)))
 
+    @property
+    def shared_names(self) -> dict[str, str]:
+        """Names of weights that have been named before, as those of the second input size have, with the first name."""
+        first = {id(tensor): name for name, tensor in reversed(list(self.named_parameters(remove_duplicate=False)))}
+        every = self.named_parameters(remove_duplicate=False)
+        return {name: first[id(tensor)] for name, tensor in every if first[id(tensor)] != name}
+
     def entrance(self, k: int) -> nn.Sequential:
         """What is done to an image before group `k` reads it, where k is one of `starts`."""
         return nn.Sequential(*(Reduce(size) for size in self.image_sizes[k : k + 1]), self.normalize)

@@ -102,19 +102,12 @@ def build_network(recipe: Recipe, facts: DataFacts | Dataset) -> Network:
 
 def write_weights(folder: Path, network: Network) -> None:
     """Writes ``weights.safetensors``."""
-    shared = _shared(network)
+    shared = network.shared_names
     tensors = {name: tensor for name, tensor in network.state_dict().items() if name not in shared}
     content = save({name: tensor.contiguous().cpu() for name, tensor in tensors.items()})
     with runs.atomic_write(folder / runs.WEIGHTS) as part:
         part.write_bytes(content)
     runs.record(folder, runs.WEIGHTS)
-
-
-def _shared(network: Network) -> dict[str, str]:
-    """Names of weights that have been named before, as those of the second input size have, with their first name."""
-    first = {id(tensor): name for name, tensor in reversed(list(network.named_parameters(remove_duplicate=False)))}
-    every = network.named_parameters(remove_duplicate=False)
-    return {name: first[id(tensor)] for name, tensor in every if first[id(tensor)] != name}
 
 
 def load_network(folder: Path, recipe: Recipe) -> tuple[Network, DataFacts]:
@@ -128,7 +121,7 @@ def load_network(folder: Path, recipe: Recipe) -> tuple[Network, DataFacts]:
     network = models.build(recipe, len(facts.classes), facts.image_shape, facts.mean, facts.std)
     try:
         tensors = load_file(path)
-        network.load_state_dict(tensors | {name: tensors[first] for name, first in _shared(network).items()})
+        network.load_state_dict(tensors | {name: tensors[first] for name, first in network.shared_names.items()})
     except (SafetensorError, RuntimeError, OSError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise RunError(f"{path} does not hold this network ({reason})", "train again") from None

@@ -13,7 +13,7 @@ from lcprune.analysis.counting import count_cost
 from lcprune.data import sources
 from lcprune.data.survey import training_remarks
 from lcprune.errors import RecipeError, RunError, SetupError
-from lcprune.models.backbones import with_cuts
+from lcprune.models.backbones import auto_cuts
 from lcprune.models.check import check_forward_pass
 from lcprune.models.pretrained import load_pretrained
 from lcprune.pipeline import stored
@@ -78,8 +78,9 @@ def train(
     images_folder = recipe.data.folder(data_root).resolve()
     dataset = sources.load(recipe.data, data_root, recipe.train.seed)
     _require_validation(recipe, dataset)
-    for line in training_remarks(recipe.data, images_folder, dataset.train.images):
-        notice(line)
+    if recipe.data.has_files:
+        for line in training_remarks(images_folder, recipe.data.manifest, dataset.train.images):
+            notice(line)
     recipe = _with_cuts(recipe, len(dataset.classes), dataset.image_shape)
     network = stored.build_network(recipe, dataset)
     for line in load_pretrained(network, recipe.model):
@@ -178,9 +179,11 @@ def dry_run(recipe: Recipe, data_root: Path | None) -> dict[str, Any]:
 def _with_cuts(recipe: Recipe, classes: int, image_shape: tuple[int, int, int]) -> Recipe:
     """The recipe with the places where its network is cut, where it has critics."""
     only_main = METHODS[recipe.train.method].side is None and recipe.model.submodel is None
-    if only_main or not recipe.critics.after:
+    model = recipe.model
+    if only_main or not recipe.critics.after or not model.is_external or model.cuts != "auto":
         return recipe
-    return recipe.model_copy(update={"model": with_cuts(recipe.model, classes, image_shape, recipe.train.seed)})
+    cuts = auto_cuts(model.trunk, model.groups, classes, image_shape, recipe.train.seed)
+    return recipe.model_copy(update={"model": model.model_copy(update={"cuts": cuts})})
 
 
 def choose_device(name: str) -> torch.device:
