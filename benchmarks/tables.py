@@ -70,9 +70,9 @@ def development() -> str:
 
 
 def photographs() -> str:
-    """What docs/phone.md shows, once it was measured."""
+    """What docs/phone.md shows."""
     result = _read("phone_trash.json")
-    return phone.page(result) if result else ""
+    return phone.page(result) if result else "Not measured yet: `benchmarks/results/phone_trash.json` is missing."
 
 
 PAGES = {

@@ -83,4 +83,5 @@ def opened(path: Path) -> Any:
     """A session on one thread, otherwise as onnxruntime opens it by itself."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # a graph whose thresholds can be given warns of it
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
