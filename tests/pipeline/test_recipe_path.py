@@ -36,6 +36,8 @@ def modules_given(types: tuple[type, ...], run: Path | None, work: Callable[[], 
             return
         given = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
         values = [frame.f_locals.get(name) for name in given]
+        if given[:1] == ("self",) and isinstance(values[0], types):
+            return
         if any(isinstance(value, types) or (isinstance(value, Path) and value == run) for value in values):
             seen.add(code)
             modules.append(module)
