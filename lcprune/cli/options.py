@@ -55,15 +55,16 @@ def exit_labels(text: str | None) -> tuple[str, ...] | None:
     return tuple(dict.fromkeys(parts))
 
 
-def whole_numbers(option: str, text: str) -> tuple[int, ...]:
-    """``1,3`` as numbers from 1 up.
+def whole_numbers(option: str, text: str, least: int = 1, most: int = 2**31) -> tuple[int, ...]:
+    """``1,3`` as numbers from `least` to `most`.
 
     Raises:
         LcpruneError: If it is something else.
     """
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+    if not all(part.isdecimal() and least <= int(part) <= most for part in parts):
+        limits = f"from {least} up" if most == 2**31 else f"from {least} to {most}"
         raise LcpruneError(
-            f"{option} {text} is not a list of numbers from 1 up", f"write numbers, such as {option} 1,3"
+            f"{option} {text} is not a list of numbers {limits}", f"write numbers, such as {option} {least},{3 * least}"
         )
     return tuple(int(part) for part in parts)

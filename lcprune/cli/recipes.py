@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from lcprune.cli.failing import torch_needed
-from lcprune.cli.options import Overrides, RecipeName
+from lcprune.cli.options import Overrides, RecipeName, whole_numbers
 from lcprune.cli.output import command
 from lcprune_runtime.command_line import Json, Result
 
@@ -22,7 +22,8 @@ def init(
         ),
     ] = None,
     image_size: Annotated[
-        int | None, typer.Option(min=8, max=2048, help="Height and width to resize to. Default: by the images.")
+        str | None,
+        typer.Option(metavar="N|N,N,..", help="Height and width to resize to, or several. Default: by the images."),
     ] = None,
     weights: Annotated[
         str, typer.Option(metavar="none|default|PATH", help="Weights to fine-tune; default: ImageNet's.")
@@ -34,7 +35,10 @@ def init(
     from lcprune.pipeline import init as pipeline
     from lcprune.reporting import tables
 
-    result = pipeline.init(folder, output, pipeline.Wanted(model, image_size, weights), force, dry_run)
+    sizes = whole_numbers("--image-size", image_size, 8, 2048) if image_size else ()
+    *smaller, largest = sorted(set(sizes)) or (None,)
+    wanted = pipeline.Wanted(model, largest, weights, tuple(smaller))
+    result = pipeline.init(folder, output, wanted, force, dry_run)
     return result, tables.survey_table(result)
 
 

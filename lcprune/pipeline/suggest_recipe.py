@@ -37,6 +37,8 @@ class Wanted:
     model: str | None = None
     image_size: int | None = None
     weights: str = "none"
+    smaller_sizes: tuple[int, ...] = ()
+    """Input sizes besides `image_size`, ascending."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class _Plan:
 
     trunk: str
     size: int
+    smaller_sizes: tuple[int, ...]
     typical: int
     """Median of the shorter sides of the images, in pixels."""
     val: int
@@ -129,7 +132,7 @@ def _plan(found: Survey, wanted: Wanted) -> _Plan:
             "see what lcprune predict or another program says about one of them",
         )
     typical, pretrained = round(found.sample.shorter[2]), wanted.weights != "none"
-    small = (wanted.image_size or typical) <= SMALL_PX and not pretrained
+    small = (wanted.image_size or typical) <= SMALL_PX and not pretrained and not wanted.smaller_sizes
     trunk = trunk_of(wanted.model or ("vgg" if small else LARGE_MODEL))
     if pretrained and trunk in PLACES:
         raise RecipeError(
@@ -144,7 +147,8 @@ def _plan(found: Survey, wanted: Wanted) -> _Plan:
     steps, least, most = (1_500, 3, 20) if pretrained else (4_000, 10, 60)
     epochs = max(least, min(most, round(steps / per_epoch)))
     size = wanted.image_size or _image_size(trunk, typical, pretrained)
-    return _Plan(trunk, size, typical, val, test, batch, epochs, epochs * per_epoch, wanted.weights)
+    steps = epochs * per_epoch
+    return _Plan(trunk, size, wanted.smaller_sizes, typical, val, test, batch, epochs, steps, wanted.weights)
 
 
 def _image_size(trunk: str, typical: int, pretrained: bool) -> int:
@@ -206,7 +210,7 @@ def _data(found: Survey, root: str, plan: _Plan) -> dict[str, Value | None]:
     return {
         "source": "imagefolder",
         "root": root,
-        "image_size": plan.size,
+        "image_size": (*plan.smaller_sizes, plan.size) if plan.smaller_sizes else plan.size,
         "crop": "center" if is_long else None,
         "normalize": "imagenet" if plan.pretrained else None,
         "channels": 1 if not plan.imported and set(found.sample.kinds) <= GREY_KINDS else None,
@@ -280,7 +284,12 @@ def _data_reasons(found: Survey, plan: _Plan, wanted: Wanted) -> dict[str, str]:
 
 
 def _why_size(plan: _Plan, wanted: Wanted) -> str:
-    if wanted.image_size:
+    if wanted.smaller_sizes:
+        reason = (
+            "These sizes were asked for: one network learns all of them, and a sub-model is an exit at a size. Every "
+            "step trains all."
+        )
+    elif wanted.image_size:
         reason = "This size was asked for."
     elif plan.size < plan.typical:
         reason = f"Cost grows with the area: at {2 * plan.size} a step takes four times as long, and finds more detail."

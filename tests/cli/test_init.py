@@ -59,6 +59,7 @@ def test_the_recipe_is_right_and_its_network_can_be_built(here: Path, cli: Cli, 
         ("--model", "msdnet"),
         ("--model", "mobilenet_v3_small"),
         ("--image-size", "72"),
+        ("--image-size", "64,32"),
     ],
 )
 def test_models_and_sizes_that_are_asked_for(here: Path, cli: Cli, options: Sequence[str]) -> None:

@@ -105,6 +105,9 @@ def test_what_was_asked_for_is_kept() -> None:
     assert (recipe.model.trunk, recipe.data.image_size) == ("vgg", 48)
     recipe = chosen(found(px=32), image_size=160)
     assert (recipe.model.trunk, recipe.data.image_size) == ("torchvision/mobilenet_v3_small", 160)
+    recipe = chosen(found(px=32), image_size=64, smaller_sizes=(32, 48))
+    assert (recipe.model.trunk, recipe.data.image_size) == ("torchvision/mobilenet_v3_small", (32, 48, 64))
+    assert recipe.train.method == "deep_supervision"
     recipe = chosen(found(px=300), model="resnet18", weights="default")
     assert (recipe.model.trunk, recipe.model.weights, recipe.data.image_size) == (
         "torchvision/resnet18",
