@@ -1,10 +1,12 @@
 """Finds numbers in a network that are NaN or infinite."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from lcprune.exits import exit_names
 from lcprune.models import Network
 
 
@@ -26,17 +28,18 @@ def first_not_finite(network: Network) -> str | None:
     return next((place for (place, _), is_finite in zip(named, finite, strict=True) if not is_finite), None)
 
 
-def loss_not_finite(exits: list[float], critics: list[float]) -> str | None:
+def loss_not_finite(exits: list[float], critics: list[float], sizes: Sequence[int] = ()) -> str | None:
     """The first loss that is NaN or infinite; None: all are finite.
 
     Args:
         exits: Of every exit, shallow first, in nats.
         critics: Losses that the critics learn from.
+        sizes: Several input sizes, ascending.
     """
+    names = exit_names(len(exits), sizes)
     for index, loss in enumerate(exits):
         if not math.isfinite(loss):
-            name = "main" if index == len(exits) - 1 else f"sub-model {index + 1}"
-            return f"the loss of layer group {index + 1} ({name})"
+            return f"the loss of layer group {index + 1} ({names[index]})"
     return next((f"the loss of critic {n}" for n, loss in enumerate(critics, start=1) if not math.isfinite(loss)), None)
 
 

@@ -233,7 +233,7 @@ class Trainer:
             self.loss_record.add(state.step, self.predict(state, self.loss_record.images))
 
     def _refuse_not_finite(self, state: TrainingState, logged: LoggedStep) -> None:
-        place = loss_not_finite(logged.loss, logged.critic_loss)
+        place = loss_not_finite(logged.loss, logged.critic_loss, self.recipe.data.sizes)
         if place is None:
             places = self.coordinator.all_gather(first_not_finite(state.network))
             place = next((each for each in places if each is not None), None)

@@ -37,6 +37,8 @@ def test_the_first_loss_is_named() -> None:
     assert loss_not_finite([1.0, math.nan, math.inf], [math.nan]) == "the loss of layer group 2 (sub-model 2)"
     assert loss_not_finite([1.0, math.inf], [math.nan]) == "the loss of layer group 2 (main)"
     assert loss_not_finite([1.0, 2.0, 3.0], [0.0, math.nan]) == "the loss of critic 2"
+    at_sizes = loss_not_finite([1.0, math.nan, 1.0, 1.0], [0.0], sizes=(32, 64))
+    assert at_sizes == "the loss of layer group 2 (main at 32 px)"
 
 
 def test_parts_have_names() -> None:
