@@ -23,9 +23,12 @@ def exit_label(name: str) -> str:
 
 
 def find_exit(label: str, names: Sequence[str]) -> int | None:
-    """Index of the exit that an option names, among all exits, main last; None if there is none."""
+    """Index of the exit that an option names, among all exits, main last; None if there is none.
+
+    Main of the largest size is ``main``, and with one size its number, too.
+    """
     labels = [exit_label(name) for name in names]
-    if label == MAIN:
+    if label == MAIN or (labels[-1] == MAIN and label == str(len(labels))):
         return len(labels) - 1
     return labels.index(label) if label in labels else None
 

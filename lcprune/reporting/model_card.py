@@ -8,6 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from lcprune.exits import MAIN
 from lcprune.recipe import Recipe
 from lcprune.reporting.tables import forecast
 from lcprune.specs import CRITERIA, FORMATS, METHODS, PRECISIONS
@@ -62,7 +63,7 @@ def model_card(path: Path, info: ModelInfo, result: Mapping[str, Any], recipe: R
         title=_title(info, recipe),
         format=FORMATS[result["format"]],
         progressive=info.kind == "progressive",
-        has_main=info.exits[-1].macs == info.main_macs,
+        has_main=info.exits[-1].name.startswith(MAIN) and info.exits[-1].image_size in (None, info.input.size),
         has_early_exits=has_early_exits,
         table=_table(info, result),
         forecast=forecast(result),

@@ -86,7 +86,8 @@ def started(name: str, tiny: tuple[str, ...], *more: str, **options: Any) -> sub
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="the system has no SIGHUP")
 def test_hanging_up_saves_even_if_nobody_reads_the_messages(here: Path, tiny: tuple[str, ...]) -> None:
     """The end of a terminal, or of a connection."""
-    process = started("mine", tiny, "train.iterations=20000")
+    default = lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)  # noqa: E731  # the tests may run under nohup
+    process = started("mine", tiny, "train.iterations=20000", preexec_fn=default)
     assert process.stderr is not None
     process.stderr.close()
     process.send_signal(signal.SIGHUP)

@@ -89,11 +89,11 @@ def test_images_that_cannot_be_read(run: Path, refused: Refused, digit_folder: P
     assert error == {
         "kind": "data",
         "problem": "there is no image nothing.png",
-        "fix": "name image files, or folders of them",
+        "fix": "check the path",
     }
     damaged = here / "damaged.png"
     damaged.write_bytes(next(digit_folder.rglob("*.png")).read_bytes()[:50])
-    error = refused("predict", model, digit_folder, damaged)
+    error = refused("predict", model, damaged)
     assert error["problem"].startswith(f"{damaged} cannot be read as an image: ")
     assert error["fix"] == "replace the file, or remove it"
     damaged.write_text("text")
@@ -106,7 +106,7 @@ def test_predictions_as_json_and_as_a_table(run: Path, cli: Cli, digit_folder: P
     model = run / "export/progressive.onnx"
     result = cli("predict", model, digit_folder, "--json")
     content = json.loads(result.stdout)
-    assert set(content) == {"model", "kind", "images"}
+    assert set(content) == {"model", "kind", "images", "bad_images"}
     assert len(content["images"]) == 20
     assert all(
         set(row) == {"image", "class", "confidence", "exit", "exit_index", "macs_ratio"} for row in content["images"]

@@ -48,9 +48,9 @@ def lost_pct(run: Path, asked: Asked, precision: str, exit_index: int) -> float:
 @pytest.mark.parametrize(
     "options",
     [
-        {"max_drop_pct": 2.0, "exits": (1, 2, 3)},
-        {"max_drop_pct": 2.0, "exits": (1, 2, 3), "criterion": "auto"},
-        {"max_drop_pct": 2.0, "exits": (1, 3), "criterion": "agreement", "temperature": False},
+        {"max_drop_pct": 2.0, "exits": ("1", "2", "3")},
+        {"max_drop_pct": 2.0, "exits": ("1", "2", "3"), "criterion": "auto"},
+        {"max_drop_pct": 2.0, "exits": ("1", "3"), "criterion": "agreement", "temperature": False},
         {"max_macs": 800_000, "criterion": "margin", "confidence": None},
         {"threshold": "0.45,0.35,0.3"},
         {"threshold": "0.3,0.2,0.1", "criterion": "entropy"},
