@@ -55,15 +55,15 @@ def exit_labels(text: str | None) -> tuple[str, ...] | None:
     return tuple(dict.fromkeys(parts))
 
 
-def whole_numbers(option: str, text: str, least: int = 1, most: int = 2**31) -> tuple[int, ...]:
-    """``1,3`` as numbers from `least` to `most`.
+def whole_numbers(option: str, text: str, least: int = 1, most: int | None = None) -> tuple[int, ...]:
+    """``1,3`` as numbers from `least` to `most`, or with no upper limit.
 
     Raises:
         LcpruneError: If it is something else.
     """
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and least <= int(part) <= most for part in parts):
-        limits = f"from {least} up" if most == 2**31 else f"from {least} to {most}"
+    if not all(part.isdecimal() and least <= int(part) <= (most or int(part)) for part in parts):
+        limits = f"from {least} up" if most is None else f"from {least} to {most}"
         raise LcpruneError(
             f"{option} {text} is not a list of numbers {limits}", f"write numbers, such as {option} {least},{3 * least}"
         )

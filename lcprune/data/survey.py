@@ -157,7 +157,7 @@ def survey(root: Path) -> Survey:
 
 
 def training_remarks(root: Path, manifest: Path | None, images: NDArray[np.uint8]) -> Iterator[str]:
-    """What `lcprune train` says of image files before it trains on these `images`, ``(N, C, H, W)``.
+    """Warnings about image files before a training on these `images`, ``(N, C, H, W)``.
 
     Args:
         root: Folder of the images.

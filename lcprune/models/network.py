@@ -100,11 +100,13 @@ class Network(nn.Module):
             image_sizes: Height and width of the image that each group works on, in pixels; empty for one size.
 
         Raises:
-            ValueError: If there is not one critic for every group but the last.
+            ValueError: If there is not one critic for every group but the last, or not one size for every group.
         """
         super().__init__()
-        if len(critics) != len(groups) - 1 or len(image_sizes) not in (0, len(groups)):
+        if len(critics) != len(groups) - 1:
             raise ValueError(f"{len(groups)} groups need {len(groups) - 1} critics, not {len(critics)}")
+        if len(image_sizes) not in (0, len(groups)):
+            raise ValueError(f"{len(groups)} groups do not go with {len(image_sizes)} image sizes")
         self.normalize = normalize
         self.groups = nn.ModuleList(groups)
         self.critics = nn.ModuleList(critics)

@@ -55,13 +55,16 @@ def of_network(network: Network, images: Split, split: str) -> Dissimilarities:
 
     Each activation ends a convolution of the backbone, or the sum that a residual block begins with. Of a backbone
     without any of the modules `ACTIVATIONS`, such as one that calls functions, the layers are the outputs of its
-    convolutions. The network runs as often as it takes to stay within `ACTIVATION_BYTES`, and is left in eval mode.
+    convolutions. Of several input sizes it is the largest. The network runs as often as it takes to stay within
+    `ACTIVATION_BYTES`, and is left in eval mode.
 
     Args:
         network: Trained.
         images: The samples, ordered by label.
         split: Where they come from.
     """
+    if network.image_sizes:
+        network = network.at(network.image_sizes[-1])
     network.eval()
     sizes: list[int] = []
     ends = _run_backbone(network, images.subset(np.arange(1)), lambda _, output: sizes.append(output.numel()))

@@ -108,9 +108,9 @@ def _corrected(values: Mapping[str, Any], errors: Sequence[ErrorDetails]) -> tup
     return right, written
 
 
-def _as_written(path: Sequence[str | int], written: Mapping[Key, str]) -> tuple[Any, ...]:
+def _as_written(path: Sequence[Any], written: Mapping[Key, str]) -> tuple[Any, ...]:
     """A path of right keys as it stands in the document."""
-    return tuple(written.get(tuple(path[: depth + 1]), part) for depth, part in enumerate(path))  # type: ignore[arg-type]
+    return tuple(written.get(tuple(path[: depth + 1]), part) for depth, part in enumerate(path))
 
 
 def _is_misspelt(error: ErrorDetails, right: Mapping[str, Any]) -> bool:

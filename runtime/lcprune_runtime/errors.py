@@ -56,7 +56,7 @@ class Interrupted(LcpruneError, kind="interrupted", exit_code=130):  # noqa: N81
         return f"{self.problem}; {self.fix}"
 
 
-class SystemFault(LcpruneError, kind="system"):  # noqa: N818
+class OperatingSystemError(LcpruneError, kind="system"):
     """What the system refused: a path, the space on a disk, memory, or letters that an encoding lacks."""
 
 
@@ -89,12 +89,14 @@ def fix_of(error: OSError, path: str | Path | None = None) -> str:
     return _FIXES.get(error.errno or 0, "see that the disk or the network drive works, and run the command again")
 
 
-def of_system(error: OSError | UnicodeError | MemoryError) -> SystemFault:
+def of_system(error: OSError | UnicodeError | MemoryError) -> OperatingSystemError:
     """An error of the system as one message, with its path and what to do."""
     if isinstance(error, UnicodeError):
-        return SystemFault(f"a name or a text has letters that cannot be used here: {error}", "rename what has them")
+        return OperatingSystemError(
+            f"a name or a text has letters that cannot be used here: {error}", "rename what has them"
+        )
     if isinstance(error, MemoryError):
-        return SystemFault("there is not enough memory", _FIXES[errno.ENOMEM])
+        return OperatingSystemError("there is not enough memory", _FIXES[errno.ENOMEM])
     path = None if error.filename is None else os.fsdecode(error.filename)
     reason = error.strerror or str(error) or type(error).__name__
-    return SystemFault(reason if path is None else f"{path}: {reason}", fix_of(error, path))
+    return OperatingSystemError(reason if path is None else f"{path}: {reason}", fix_of(error, path))

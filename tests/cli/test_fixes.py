@@ -112,13 +112,13 @@ def test_data_root_wins_over_the_recipe_and_that_over_the_environment(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("LCPRUNE_DATA", str(tmp_path / "nowhere"))
+    monkeypatch.setenv("LCPRUNE_DATA", str(tmp_path / "absent"))
     assert cli("train", "r.yaml", "--dry-run").exit_code == 0
     error = refused("train", "r.yaml", "--dry-run", "--data-root", "/nonexistent")
     assert error["problem"] == "there is no folder /nonexistent"
     photos.rename(tmp_path / "moved")
     assert cli("train", "r.yaml", "--dry-run", "--data-root", "moved").exit_code == 0
     (tmp_path / "r.yaml").write_text((tmp_path / "r.yaml").read_text().replace("root: photos, ", ""))
-    assert refused("train", "r.yaml", "--dry-run")["problem"] == f"there is no folder {tmp_path / 'nowhere'}"
+    assert refused("train", "r.yaml", "--dry-run")["problem"] == f"there is no folder {tmp_path / 'absent'}"
     monkeypatch.setenv("LCPRUNE_DATA", "moved")
     assert cli("train", "r.yaml", "--dry-run").exit_code == 0

@@ -104,6 +104,9 @@ def test_an_exit_at_a_size_is_exported_by_its_name(here: Path, cli: Cli, refused
 def test_budget_and_report_know_the_sizes(here: Path, cli: Cli) -> None:
     result = json.loads(cli("export", "--progressive", "--max-drop", "20", "--json").stdout)
     assert result["macs_ratio"] < 1
-    cli("report", "--no-rdm")
+    all_leave = cli("export", "--progressive", "--threshold", "0")
+    assert "all images leave at sub-model 1 at 4 px: export it alone with --exit 1@4" in all_leave.stderr
+    done = cli("report")
+    assert done.exit_code == 0, done.stderr
     page = (runs.open_run(here / runs.LATEST)[0] / "report.html").read_text()
     assert all(name in page for name in NAMES)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,8 @@ def started(name: str, tiny: tuple[str, ...], *more: str, **options: Any) -> sub
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="the system has no SIGHUP")
 def test_hanging_up_saves_even_if_nobody_reads_the_messages(here: Path, tiny: tuple[str, ...]) -> None:
     """The end of a terminal, or of a connection."""
-    default = lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL)  # noqa: E731  # the tests may run under nohup
-    process = started("mine", tiny, "train.iterations=20000", preexec_fn=default)
+    heard = partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
+    process = started("mine", tiny, "train.iterations=20000", preexec_fn=heard)
     assert process.stderr is not None
     process.stderr.close()
     process.send_signal(signal.SIGHUP)
@@ -98,8 +99,7 @@ def test_hanging_up_saves_even_if_nobody_reads_the_messages(here: Path, tiny: tu
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="the system has no SIGHUP")
 def test_nohup_goes_on(here: Path, tiny: tuple[str, ...]) -> None:
-    ignore = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)  # noqa: E731
-    process = started("mine", tiny, preexec_fn=ignore)
+    process = started("mine", tiny, preexec_fn=partial(signal.signal, signal.SIGHUP, signal.SIG_IGN))
     process.send_signal(signal.SIGHUP)
     process.communicate(timeout=300)
     assert process.returncode == 0

@@ -11,7 +11,7 @@ from torch import nn
 
 from lcprune.exporters.parts import reads_image
 from lcprune.exporters.progressive import write_model, write_network
-from lcprune.exporters.quantize import reduce
+from lcprune.exporters.quantize import Reduction, reduce
 from lcprune.exporters.segments import write_segments
 from lcprune.exporters.stages import cascade_stages, cpu_copy, export_stages
 from lcprune.exporters.verify import Reference
@@ -100,12 +100,12 @@ def test_every_layout_agrees_with_torch(
 
 @pytest.mark.parametrize("precision", ["int8", "fp16", "w8"])
 def test_every_precision_agrees_with_its_stages(
-    network: Network, images: np.ndarray, tmp_path: Path, precision: str
+    network: Network, images: np.ndarray, tmp_path: Path, precision: Reduction
 ) -> None:
     kept = (0, 1, 3, 4)
     stages, _ = cascade_stages(network, kept, images)
-    fewer = reduce(stages, precision, images)  # type: ignore[arg-type]
-    reference = Reference.of_stages(fewer.stages, images, precision)  # type: ignore[arg-type]
+    fewer = reduce(stages, precision, images)
+    reference = Reference.of_stages(fewer.stages, images, precision)
     info = _info(network, (*kept, 5), _middle(network, images, kept))
     write_model(fewer.stages, reference, tmp_path / "p.onnx", info, quantization=fewer.quantization)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Bars of loops: on a terminal, and nowhere else."""
+"""Progress bars of loops, which only a terminal has."""
 
 import io
 from typing import Any

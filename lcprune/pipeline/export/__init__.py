@@ -13,6 +13,7 @@ from typing import Any
 from lcprune import runs
 from lcprune.analysis.evaluate import ProgressiveResult, accuracy_pct
 from lcprune.analysis.thresholds import simulate
+from lcprune.exits import exit_label
 from lcprune.exporters.converted import write_converted
 from lcprune.exporters.progressive import complete, file_size, write_model
 from lcprune.exporters.stages import cascade_stages
@@ -185,16 +186,16 @@ def _remarks(info: ModelInfo, result: ProgressiveResult | None, decided: Decisio
             f"warning: on validation this graph costs {100 * macs_ratio:.0f} % of main's MACs: early exits "
             "are no gain; try fewer exits with --exits, a larger --max-drop, or cheaper critics (critics.head: pooled)"
         )
-    early, calibrated = decided.exits, decided.content is not None
+    *early, last = (of_exit.name for of_exit in info.exits)
+    calibrated = decided.content is not None
     if calibrated and result.exit_fractions[-1] < FEW and max(result.exit_fractions) <= ALL_LEAVE:
-        last = info.exits[-1].name
         lines.append(
-            f"{100 * result.exit_fractions[-1]:.1f} % of the images go on to {last}: --exit {early[-1] + 1} ends the "
-            f"graph at sub-model {early[-1] + 1} and leaves {last} out of the file"
+            f"{100 * result.exit_fractions[-1]:.1f} % of the images go on to {last}: --exit {exit_label(early[-1])} "
+            f"ends the graph at {early[-1]} and leaves {last} out of the file"
         )
     lines += [
-        f"all images leave at sub-model {index + 1}: export it alone with --exit {index + 1}"
-        for index, fraction in zip(early, result.exit_fractions, strict=False)  # main has a fraction, too
+        f"all images leave at {name}: export it alone with --exit {exit_label(name)}"
+        for name, fraction in zip(early, result.exit_fractions, strict=False)  # main has a fraction, too
         if fraction > ALL_LEAVE
     ]
     return lines

@@ -13,6 +13,7 @@ import random
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def _prepare(folder: Path) -> None:
     (folder / "r.yaml").write_text(RECIPE)
     for command in ("train r.yaml --out run", "export run --format onnx --progressive --threshold 0.5"):
         output = folder.with_name("prepared.txt")
-        if code := exit_code(fork(lambda command=command: _command(folder, command), output)):  # type: ignore[misc]
+        if code := exit_code(fork(partial(_command, folder, command), output)):
             raise RuntimeError(f"{command}: exit code {code}: {output.read_text()}")
 
 
