@@ -1,6 +1,7 @@
 """The `lcprune` commands of a benchmark. What is finished is kept, so that an interrupted benchmark continues."""
 
 import json
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -42,3 +43,9 @@ def once(path: Path, make: Callable[[], Row]) -> Row:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(row), encoding="utf-8")
     return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def children_cpu_s() -> float:
+    """CPU seconds of all commands so far."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

@@ -1,11 +1,10 @@
 """Our way: one training that gives exits in depth, at several image sizes, or both, by the `lcprune` command."""
 
-import resource
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import commands
-from benchmarks.commands import lcprune, once
+from benchmarks.commands import children_cpu_s, lcprune, once
 from benchmarks.provenance import Row
 from benchmarks.pruning_comparison import frontier
 from lcprune.exits import exit_label
@@ -33,9 +32,9 @@ def trained(name: str, table: Path, seed: int, run: Path) -> Row:
     def make() -> Row:
         whole = not run.exists()
         keys = (f"data.manifest={table.name}", f"train.seed={seed}", *VARIANTS[name])
-        before = _children_cpu_s()
+        before = children_cpu_s()
         row = commands.train(str(RECIPE), run, table.parent, keys)
-        return {**row, "variant": name, "cpu_s": _children_cpu_s() - before if whole else None}
+        return {**row, "variant": name, "cpu_s": children_cpu_s() - before if whole else None}
 
     return once(run.with_suffix(".training.json"), make)
 
@@ -60,11 +59,6 @@ def exported(name: str, run: Path) -> dict[str, Row]:
 def main_val_accuracy_pct(run: Path) -> float:
     """Of float32's main at the largest size: what a budget is counted from."""
     return float(_selected(run)["reference"]["val_accuracy_pct"])
-
-
-def _children_cpu_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def _selected(run: Path) -> Row:

@@ -25,6 +25,8 @@ from lcprune_runtime.session import Floats, to_float
 
 OPSET = 18  # the lowest that the exporter takes: older ones it ignores
 BATCH = "batch"
+EXAMPLE_BATCH = 7
+"""Images that the exporter sees: it is many times faster for a size that it knows, which is then made any size."""
 STAGE_OUTPUTS = ("hidden", "logits")  # of every stage but the last, which has logits alone
 Shape = tuple[int, ...]
 M = TypeVar("M", bound=nn.Module)
@@ -147,15 +149,16 @@ def export_module(module: nn.Module, input_shape: Shape, outputs: Sequence[str])
     Raises:
         ExportError: If torch cannot export it.
     """
-    example = torch.zeros(2, *input_shape)  # a batch of 1 would be taken for a constant
-    program = _export_quietly(module, example, outputs)
-    model: onnx.ModelProto = program.model_proto
+    example = torch.zeros(EXAMPLE_BATCH, *input_shape)
+    model = _export_quietly(module, example, outputs, None)
+    if not _take_any_batch(model):
+        model = _export_quietly(module, example, outputs, ({0: torch.export.Dim(BATCH)},))
     _write_flattens(model.graph)
     _strip(model)
     return model
 
 
-def _export_quietly(module: nn.Module, example: Tensor, outputs: Sequence[str]) -> Any:
+def _export_quietly(module: nn.Module, example: Tensor, outputs: Sequence[str], dynamic_shapes: Any) -> onnx.ModelProto:
     silence = io.StringIO()
     try:
         with (
@@ -163,7 +166,7 @@ def _export_quietly(module: nn.Module, example: Tensor, outputs: Sequence[str]) 
             contextlib.redirect_stdout(silence),
             contextlib.redirect_stderr(silence),
         ):
-            return torch.onnx.export(
+            program: Any = torch.onnx.export(
                 module,
                 (example,),
                 dynamo=True,
@@ -172,8 +175,9 @@ def _export_quietly(module: nn.Module, example: Tensor, outputs: Sequence[str]) 
                 verbose=False,
                 input_names=["image"],
                 output_names=list(outputs),
-                dynamic_shapes=({0: torch.export.Dim(BATCH)},),
+                dynamic_shapes=dynamic_shapes,
             )
+            model: onnx.ModelProto = program.model_proto
     except Exception as error:  # the exporter raises whatever its passes raise
         cause = error.__cause__ or error  # its own message is about how to report it
         reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
@@ -181,6 +185,45 @@ def _export_quietly(module: nn.Module, example: Tensor, outputs: Sequence[str]) 
             f"torch cannot export the network to ONNX: {reason}",
             "use layers that torch.onnx knows, with no control flow that depends on the image or the batch size",
         ) from error
+    return model
+
+
+def _take_any_batch(model: onnx.ModelProto) -> bool:
+    """Lets a model of `EXAMPLE_BATCH` images take any number; False where that number is in its computation.
+
+    Args:
+        model: Changed in place: the batch is named where it is the first dimension, and a Reshape keeps it.
+    """
+    graph = model.graph
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        dims = value.type.tensor_type.shape.dim
+        if dims and dims[0].dim_value == EXAMPLE_BATCH:
+            dims[0].dim_param = BATCH
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in (*graph.input, *graph.value_info)}
+    for node in [node for node in graph.node if node.op_type == "Reshape" and node.input[1] in constants]:
+        batch, *row = shapes.get(node.input[0], ("",))
+        _, *wanted = numpy_helper.to_array(constants[node.input[1]]).tolist()
+        if batch and batch.dim_param == BATCH and math.prod(wanted) == math.prod(dim.dim_value for dim in row):
+            name = f"{node.output[0]}.shape"
+            graph.initializer.append(numpy_helper.from_array(np.array([0, *wanted]), name))  # 0: as it is in the input
+            node.CopyFrom(helper.make_node("Reshape", [node.input[0], name], node.output, name=node.name))
+    return _keeps_rows(model)
+
+
+def _has_rows(value: onnx.ValueInfoProto) -> bool:
+    dims = value.type.tensor_type.shape.dim
+    return bool(dims) and dims[0].dim_param == BATCH
+
+
+def _keeps_rows(model: onnx.ModelProto) -> bool:
+    """Whether shape inference finds the batch of the input in every output."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    del bare.graph.value_info[:]
+    for value in bare.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    return all(_has_rows(value) for value in onnx.shape_inference.infer_shapes(bare, data_prop=True).graph.output)
 
 
 def _hidden_shape(stage: nn.Module, input_shape: Shape) -> Shape:

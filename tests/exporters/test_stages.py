@@ -1,5 +1,6 @@
 from collections.abc import Callable
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 
 from lcprune.errors import ExportError
 from lcprune.exporters.stages import OPSET, export_module
+from lcprune_runtime.session import open_session
 
 StagesOf = Callable[..., list[onnx.ModelProto]]
 
@@ -61,6 +63,25 @@ def test_the_reason_is_named_and_not_how_to_report_it() -> None:
     with pytest.raises(ExportError, match=r"to ONNX: submodule `half`: ") as caught:
         export_module(Shadowing().eval(), (4,), ("logits",))
     assert "step 1/3" not in caught.value.problem
+
+
+class Reshaped(nn.Module):
+    """Reads its image in another shape."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.view(x.shape[0], *self.shape).flatten(1) if self.shape else x.view(-1, 2).view(x.shape[0], -1)
+
+
+@pytest.mark.parametrize("shape", [(8,), (4, 2), ()])
+def test_a_batch_may_have_any_size_where_shapes_are_written_by_it(shape: tuple[int, ...]) -> None:
+    model = export_module(nn.Sequential(Reshaped(*shape), nn.Linear(8, 2)).eval(), (2, 2, 2), ("logits",))
+    session = open_session(model.SerializeToString(), "a model")
+    for batch in (1, 3, 9):
+        assert session.run(None, {"image": np.zeros((batch, 2, 2, 2), np.float32)})[0].shape == (batch, 2)
 
 
 def test_export_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
