@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
 
 from lcprune.errors import ExportError, ParityError
 from lcprune.exits import group_spans
@@ -149,13 +150,25 @@ def export_module(module: nn.Module, input_shape: Shape, outputs: Sequence[str])
     Raises:
         ExportError: If torch cannot export it.
     """
-    example = torch.zeros(EXAMPLE_BATCH, *input_shape)
+    module, example = _folded(module), torch.zeros(EXAMPLE_BATCH, *input_shape)
     model = _export_quietly(module, example, outputs, None)
     if not _take_any_batch(model):
         model = _export_quietly(module, example, outputs, ({0: torch.export.Dim(BATCH)},))
     _write_flattens(model.graph)
     _strip(model)
     return model
+
+
+def _folded(module: nn.Module) -> nn.Module:
+    """A module whose convolutions do what the BatchNorm behind them did: the exporter has less to read.
+
+    One that torch.fx cannot trace stays as it is; the exporter folds its BatchNorm, too.
+    """
+    try:
+        folded: nn.Module = fuse(module)
+    except Exception:  # tracing calls the module, which raises whatever it raises
+        return module
+    return folded
 
 
 def _export_quietly(module: nn.Module, example: Tensor, outputs: Sequence[str], dynamic_shapes: Any) -> onnx.ModelProto:

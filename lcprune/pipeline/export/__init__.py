@@ -76,7 +76,8 @@ def export(folder: Path, request: ExportRequest, notice: Notice, *, data_root: P
     cascade = fp32 = ExportedCascade(stages, reference, run.scores.kept(exits))
     if request.precision != "fp32":
         settled = replace(request, criterion=of_fp32.criterion)
-        cascade = reduced(fp32, run.dataset, costs.cascade, settled, recipe.train.seed)
+        classes = {split: of_split[exits] for split, of_split in run.classes.items()}
+        cascade = reduced(fp32, classes, run.dataset, costs.cascade, settled, recipe.train.seed)
         warn_of_loss(cascade, request.precision, notice)
         if request.calibrates and of_fp32.exits:
             decided = recalibrate(run, request, cascade.scores, of_fp32, lambda: stages_latency(cascade.stages))

@@ -1,14 +1,14 @@
 """The stages of a file in the precision that was asked for, and their results on validation and test images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from lcprune.analysis.cost import CascadeCost
-from lcprune.analysis.evaluate import accuracies_pct, accuracy_pct, within
-from lcprune.data.sources import Dataset, Split
+from lcprune.analysis.evaluate import accuracy_pct, within
+from lcprune.data.sources import Dataset
 from lcprune.exporters.float_precisions import Stages
 from lcprune.exporters.quantize import Quantization, reduce
 from lcprune.exporters.verify import Reference, stage_logits
@@ -36,12 +36,18 @@ class ExportedCascade:
 
 
 def reduced(
-    fp32: ExportedCascade, dataset: Dataset, cost: CascadeCost, request: ExportRequest, seed: int
+    fp32: ExportedCascade,
+    classes: Mapping[str, np.ndarray[Any, Any]],
+    dataset: Dataset,
+    cost: CascadeCost,
+    request: ExportRequest,
+    seed: int,
 ) -> ExportedCascade:
     """`fp32` in the precision of `request`, with the results of its own logits.
 
     Args:
         fp32: As it was trained.
+        classes: What float32 says at each of its exits, ``(exits, N)``, of ``val`` and ``test``.
         dataset: What it was trained on.
         cost: Of its exits alone.
         request: Names the precision and the criterion.
@@ -58,31 +64,28 @@ def reduced(
     in_fewer_bits = reduce(fp32.stages, request.precision, dataset.train.images[some], request.int8_range)
     stages, quantization = in_fewer_bits.stages, in_fewer_bits.quantization
     logits = {name: stage_logits(stages, split.images) for name, split in splits.items()}
-    agreement = None
-    if compared := next((name for name, split in splits.items() if len(split)), None):
-        agreement = {"split": compared, **_agreement(fp32.stages, logits[compared], splits[compared])}
-        if quantization.method:
-            same_pct = float(np.mean(agreement["same_class_pct"]))
-            quantization = replace(quantization, agreement_pct={quantization.method: same_pct})
+    same = {name: of_split.argmax(axis=2) == classes[name] for name, of_split in logits.items()}  # (exits, N)
     labels = {name: split.labels for name, split in splits.items()}
+    scores = score_logits(logits, labels, cost, request).against(fp32.scores)
+    agreement: dict[str, Any] | None = None
+    if compared := next((name for name, split in splits.items() if len(split)), None):
+        same_pct = [accuracy_pct(of_exit) for of_exit in same[compared]]
+        agreement = {
+            "split": compared,
+            "samples": len(splits[compared]),
+            "same_class_pct": same_pct,
+            "accuracy_pct": list(scores.accuracies(compared)),
+            "fp32_accuracy_pct": list(fp32.scores.accuracies(compared)),
+        }
+        if quantization.method:
+            quantization = replace(quantization, agreement_pct={quantization.method: float(np.mean(same_pct))})
     return ExportedCascade(
         stages=stages,
         reference=Reference.of_stages(stages, fp32.reference.images, request.precision),
-        scores=score_logits(logits, labels, cost, request).against(fp32.scores),
+        scores=scores,
         quantization=quantization,
         agreement=agreement,
     )
-
-
-def _agreement(stages: Stages, logits: np.ndarray[Any, Any], split: Split) -> dict[str, Any]:
-    expected = stage_logits(stages, split.images)
-    same = logits.argmax(axis=2) == expected.argmax(axis=2)
-    return {
-        "samples": len(split),
-        "same_class_pct": [accuracy_pct(of_exit) for of_exit in same],
-        "accuracy_pct": list(accuracies_pct(logits, split.labels)),
-        "fp32_accuracy_pct": list(accuracies_pct(expected, split.labels)),
-    }
 
 
 def warn_of_loss(own: ExportedCascade, precision: str, notice: Callable[[str], None]) -> None:

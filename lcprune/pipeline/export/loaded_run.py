@@ -40,6 +40,8 @@ class LoadedRun:
     costs: NetworkCost
     labels: dict[str, np.ndarray[Any, Any]]
     """Of ``val`` and ``test``."""
+    classes: dict[str, np.ndarray[Any, Any]]
+    """That every exit of the run gives, ``(K, N)``, of ``val`` and ``test``."""
     scores: ExitScores
     """Scores of the logits, which are too large to be kept."""
     dataset: Dataset
@@ -64,8 +66,9 @@ def load(folder: Path, recipe: Recipe, request: ExportRequest, data_root: Path |
     arrays = runs.read_predictions(folder)
     labels = {split: arrays[f"{split}_labels"] for split in ("val", "test")}
     logits = {split: arrays.pop(f"{split}_logits") for split in labels}
+    classes = {split: of_split.argmax(axis=2) for split, of_split in logits.items()}
     scores = score_logits(logits, labels, costs.cascade, request)
-    dataset = sources.load(recipe.data, facts.images_folder(recipe.data, data_root), recipe.train.seed, download=False)
+    dataset = _dataset(recipe, facts.images_folder(recipe.data, data_root))
     compared = next(split for split in (dataset.val, dataset.test, dataset.train) if len(split))
     return LoadedRun(
         folder=folder,
@@ -80,10 +83,22 @@ def load(folder: Path, recipe: Recipe, request: ExportRequest, data_root: Path |
         path=path,
         costs=costs.kept(exits),
         labels=labels,
+        classes=classes,
         scores=scores.kept(exits),
         dataset=dataset,
         parity_images=compared.images[:PARITY_IMAGES],
     )
+
+
+def _dataset(recipe: Recipe, images_folder: Path) -> Dataset:
+    """What the run was trained on, of which an export reads few images: files stay where they are.
+
+    Where damaged ones are left out, all have to be read to know which are there.
+    """
+    data = recipe.data
+    if data.has_files and data.on_bad_image == "stop":
+        data = data.model_copy(update={"stream": "always"})
+    return sources.load(data, images_folder, recipe.train.seed, download=False)
 
 
 def _last_exit(request: ExportRequest, folder: Path, names: Sequence[str]) -> int:
