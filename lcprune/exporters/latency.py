@@ -1,8 +1,8 @@
-"""Latency of every exit of a graph that has not been written yet."""
+"""Latency of every exit of graphs that have not been written yet."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from itertools import accumulate
 
 import numpy as np
 from onnx import ModelProto
@@ -11,23 +11,26 @@ from lcprune_runtime.latency import Latency, in_turn, noise
 from lcprune_runtime.session import ALWAYS, NEVER, open_session
 
 
-def exit_latencies(cascade: ModelProto, alone: Sequence[ModelProto], runs: int) -> list[Latency]:
-    """Median and 95th percentile at batch 1, one thread, one run of each in turn.
+def exit_latencies(models: Sequence[ModelProto], runs: int) -> list[list[Latency]]:
+    """Latencies of each model at batch 1, one thread, one run of all in turn: one for every exit, main last.
 
     Args:
-        cascade: With thresholds as an input: the times are those of a row that leaves at each exit, main last.
-        alone: Models besides, with the same image; their times come last.
-        runs: Of each.
+        models: All take the same image. One with thresholds as an input has exits: a time is that of a row that leaves
+            there. Any other has one time.
+        runs: Of each exit.
     """
-    of_image, of_threshold = ([d.dim_value for d in i.type.tensor_type.shape.dim] for i in cascade.graph.input)
-    image, early_exits = noise(of_image[1:]), of_threshold[0]
-    forced = [[NEVER] * k + [ALWAYS] * (early_exits - k) for k in range(early_exits + 1)]
-    session = _opened(cascade)
-    feeds = [{"image": image, "threshold": np.asarray(row, np.float32)} for row in forced]
-    calls: list[Callable[[], object]] = [partial(session.run, None, feed) for feed in feeds]
-    calls += [partial(_opened(model).run, None, {"image": image}) for model in alone]
-    return in_turn(calls, runs)
+    calls = [_exit_calls(model) for model in models]
+    found = in_turn([call for of_model in calls for call in of_model], runs)
+    ends = [0, *accumulate(map(len, calls))]
+    return [found[start:end] for start, end in zip(ends, ends[1:], strict=False)]
 
 
-def _opened(model: ModelProto) -> Any:
-    return open_session(model.SerializeToString(), "a cascade", threads=1)
+def _exit_calls(model: ModelProto) -> list[Callable[[], object]]:
+    of_image, *of_threshold = ([d.dim_value for d in i.type.tensor_type.shape.dim] for i in model.graph.input)
+    run = open_session(model.SerializeToString(), "a cascade", threads=1).run
+    feed = {"image": noise(of_image[1:])}
+    if not of_threshold:
+        return [partial(run, None, feed)]
+    early = of_threshold[0][0]
+    forced = [[NEVER] * k + [ALWAYS] * (early - k) for k in range(early + 1)]
+    return [partial(run, None, {**feed, "threshold": np.asarray(row, np.float32)}) for row in forced]

@@ -12,8 +12,9 @@ import io
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,6 +47,10 @@ QUANTIZED_OPS = (
 )
 _LEVELS = {"scale": np.array(1 / 255, np.float32), "zero_point": np.array(0, np.uint8)}
 """Of pixels in 0..1, as the bytes that they were read from."""
+_MOVES_NUMBERS = frozenset(
+    ("DequantizeLinear", "Transpose", "Pad", "Flatten", "Reshape", "Squeeze", "Identity", "MaxPool")
+)
+"""Operators that take next to no time, or the same in integers as in float."""
 _FLOAT_CONVOLUTIONS = ("Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose")  # in any domain of onnxruntime's
 _OPEN = "import sys, onnxruntime as o; o.InferenceSession(sys.argv[1], providers=['CPUExecutionProvider'])"
 _CHUNK = 64  # images that are computed together
@@ -63,6 +68,8 @@ class Quantization:
     int8_convolutions: int = 0
     """Convolutions that onnxruntime computes in integers: all of the file's, average pools among them, or none."""
     int8_range: Int8Range | None = None
+    float_operators: dict[str, int] = field(default_factory=dict)
+    """In an int8 file, what onnxruntime computes in float between integers: how many of each operator."""
     agreement_pct: dict[str, float] | None = None
     """For that method, images with the class that float32 gives, over all exits; None: there were none to compare."""
 
@@ -113,13 +120,18 @@ def int8_convolutions(content: bytes) -> int:
     Raises:
         ExportError: If there is a convolution that it does not; all of them are named.
     """
+    return _operators(content)["QLinearConv"]
+
+
+def _operators(content: bytes) -> Counter[str]:
+    """How many nodes of each operator onnxruntime runs; refused as `int8_convolutions` says."""
     nodes = [node for graph in subgraphs(_optimized(content).graph) for node in graph.node]
     if floating := [node.name or node.output[0] for node in nodes if node.op_type in _FLOAT_CONVOLUTIONS]:
         raise ExportError(
             f"{len(floating)} convolutions would not be int8: {', '.join(floating)}",
             "export with --precision fp32 or w8, and report this, with the recipe",
         )
-    return sum(node.op_type == "QLinearConv" for node in nodes)
+    return Counter(node.op_type for node in nodes)
 
 
 def check_int8(content: bytes, expected: int) -> None:
@@ -161,6 +173,7 @@ def _to_int8(stages: Stages, images: NDArray[np.generic], int8_range: Int8Range)
         for dim, size in zip(dims[2:], read[_image(k)].shape[2:], strict=True):
             dim.dim_value = size
     for stage in stages:
+        rewrite.means_as_pools(stage)
         rewrite.pools_as_convolutions(stage)
         rewrite.flatten_channels_last(stage)
     levels = [k for k in from_image if rewrite.fold_normalization(stages[k], LARGEST_WEIGHT[int8_range])]
@@ -174,12 +187,14 @@ def _to_int8(stages: Stages, images: NDArray[np.generic], int8_range: Int8Range)
         if reduction is not None:
             rewrite.prepend(reduction, quantized[k])
     convolutions = sum(node.op_type == "Conv" for stage in stages for node in stage.graph.node)
-    counted = sum(int8_convolutions(stage.SerializeToString()) for stage in quantized)
+    operators = sum((_operators(stage.SerializeToString()) for stage in quantized), Counter[str]())
+    counted = operators["QLinearConv"]
     if counted != convolutions:
         raise ExportError(
             f"{counted} of {convolutions} convolutions are int8", "export with --precision fp32 or w8, and report this"
         )
-    return Reduced(tuple(quantized), Quantization("int8", "min-max", len(images), counted, int8_range))
+    floating = {name: n for name, n in operators.most_common() if name[0] != "Q" and name not in _MOVES_NUMBERS}
+    return Reduced(tuple(quantized), Quantization("int8", "min-max", len(images), counted, int8_range, floating))
 
 
 def _image(k: int) -> str:

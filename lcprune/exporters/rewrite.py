@@ -91,6 +91,28 @@ def pools_as_convolutions(stage: ModelProto) -> None:
         node.CopyFrom(helper.make_node("Conv", inputs, node.output, name=node.name, **sizes))
 
 
+def means_as_pools(stage: ModelProto) -> None:
+    """Turns a mean over height and width into a global average pool, which has a kernel in integers.
+
+    In float between integers its sums would depend on the batch, and with them a level now and then.
+
+    Args:
+        stage: Changed in place.
+    """
+    graph, shapes, constants = stage.graph, _shapes(stage), _constants(stage.graph)
+    for mean in [node for node in graph.node if node.op_type == "ReduceMean"]:
+        axes = constants.get(mean.input[1]) if len(mean.input) > 1 else None
+        if axes is None or len(shapes.get(mean.input[0], ())) != 4 or sorted(axes % 4) != [2, 3]:
+            continue
+        keeps = all(attribute.i for attribute in mean.attribute if attribute.name == "keepdims")
+        pooled = mean.output[0] if keeps else f"{mean.output[0]}.pooled"
+        if not keeps:
+            flatten = helper.make_node("Flatten", [pooled], mean.output, name=f"{mean.name}.flat", axis=1)
+            graph.node.insert(list(graph.node).index(mean) + 1, flatten)
+        mean.CopyFrom(helper.make_node("GlobalAveragePool", mean.input[:1], [pooled], name=mean.name))
+    _drop_unused(graph)
+
+
 def flatten_channels_last(stage: ModelProto) -> None:
     """Lets a linear layer read ``(N, H, W, C)``, as a convolution in integers leaves it.
 

@@ -169,18 +169,26 @@ def _precision_parts(result: Mapping[str, Any]) -> Shown:
     names, last = ("fp32", result["precision"]), result["exits"][-1]
     rows = [
         [precision, kilobytes(row["size_bytes"]), share(row["size_bytes"] / fp32["size_bytes"])]
-        + [percent(row["test_accuracy_pct"]), share(row["macs_ratio"]), shares(row["exit_fractions"] or ())]
+        + [percent(row["test_accuracy_pct"]), _ms(row["latency_ms"]), share(row["macs_ratio"])]
+        + [shares(row["exit_fractions"] or ())]
         for precision, row in zip(names, (fp32, result), strict=True)
     ]
     if result["kind"] == "progressive":  # in the same table, what the last exit does alone
         rows = [
             *(
-                [f"{precision} {last}", NOT_KNOWN, NOT_KNOWN, percent(accuracy), NOT_KNOWN, ""]
-                for precision, accuracy in zip(names, result["last_exit_test_accuracy_pct"], strict=True)
+                [f"{precision} {last}", NOT_KNOWN, NOT_KNOWN, percent(accuracy), _ms(latency_ms), NOT_KNOWN, ""]
+                for precision, accuracy, latency_ms in zip(
+                    names, result["last_exit_test_accuracy_pct"], result["last_exit_latency_ms"], strict=True
+                )
             ),
             *rows,
         ]
-    return [*parts, table(["precision", "size", "of fp32", "test %", "MACs of main", "leave at each exit"], rows)]
+    heads = ["precision", "size", "of fp32", "test %", "mean ms", "MACs of main", "leave at each exit"]
+    return [*parts, table(heads, rows), "ms: measured on this machine, batch 1, one thread"]
+
+
+def _ms(value: float | None) -> str:
+    return NOT_KNOWN if value is None else f"{value:.2f}"
 
 
 def survey_table(result: Mapping[str, Any]) -> Shown:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lcprune import runs
+from lcprune.pipeline import export as pipeline
 
 Cli = Callable[..., Any]
 Refused = Callable[..., dict[str, str]]
@@ -303,11 +304,25 @@ def test_int8_and_fp32_stand_side_by_side(run: Path, cli: Cli) -> None:
     mains = [line.split() for line in lines[7:9]]
     assert [main[:2] for main in mains] == [["fp32", "main"], ["int8", "main"]]
     assert all(0 < float(main[4]) <= 100 for main in mains)
+    assert all(float(main[5]) > 0 for main in mains)  # ms
     rows = {line.split()[0]: line.split() for line in lines[9:11]}
     assert list(rows) == ["fp32", "int8"]
     assert (rows["fp32"][3:5], len(rows["fp32"])) == (
         ["100.0", "%"],
         len(rows["int8"]),
     )  # size, test, MACs, three exits
+    assert lines[11] == "ms: measured on this machine, batch 1, one thread"
     assert cli("verify", run / "export/progressive-int8.onnx").exit_code == 0
     assert runs.changed_files(run) == []
+
+
+@pytest.mark.parametrize(("int8_ms", "pays"), [(1.2, False), (0.5, True)])
+def test_an_int8_file_that_is_no_faster_says_so(
+    run: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, int8_ms: float, pays: bool
+) -> None:
+    monkeypatch.setattr(pipeline, "medians_ms", lambda *_: [[1.0], [int8_ms]])
+    result = cli("export", "--exit", "main", "--precision", "int8", "--json")
+    said = json.loads(result.stdout)
+    assert (said["fp32"]["latency_ms"], said["latency_ms"]) == (1.0, int8_ms)
+    notice = "warning: int8 does not pay here: main takes 1.20 ms, 1.00 in float32."
+    assert (notice in cli("export", "--exit", "main", "--precision", "int8").stderr) is not pays

@@ -55,6 +55,30 @@ def test_a_pool_that_is_not_that_simple_stays(pool: nn.Module) -> None:
     assert stage.SerializeToString(deterministic=True) == before
 
 
+class _Mean(nn.Module):
+    def __init__(self, axes: tuple[int, ...], *, keeps: bool) -> None:
+        super().__init__()
+        self.axes, self.keeps = axes, keeps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean(self.axes, keepdim=self.keeps)
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_mean_over_height_and_width_becomes_a_pool(pixels: np.ndarray, keeps: bool) -> None:
+    stage = exported(_Mean((2, 3), keeps=keeps))
+    before = outputs(stage, pixels)
+    rewrite.means_as_pools(stage)
+    assert operators(stage) == ["GlobalAveragePool", *(() if keeps else ["Flatten"])]
+    np.testing.assert_allclose(outputs(stage, pixels)[0], before[0], atol=1e-6)
+
+
+def test_a_mean_over_something_else_stays() -> None:
+    stage = exported(_Mean((1, 2), keeps=True))
+    rewrite.means_as_pools(stage)
+    assert operators(stage) == ["ReduceMean"]
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_normalisation_goes_into_the_weights(channels: int) -> None:
     """At the border, too, where a convolution pads with what is 0 after the normalisation."""

@@ -5,7 +5,8 @@ reduced to fewer bits, with thresholds for their own logits; the stages become o
 gets its name. A sub-model is a graph of one stage.
 """
 
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from lcprune.exporters.stages import cascade_stages
 from lcprune.exporters.verify import Parity
 from lcprune.pipeline.export.calibration import Decision, decide, recalibrate
 from lcprune.pipeline.export.exported_cascade import ExportedCascade, reduced, warn_of_loss
-from lcprune.pipeline.export.latency_cost import stages_latency
+from lcprune.pipeline.export.latency_cost import medians_ms, stages_latency
 from lcprune.pipeline.export.loaded_run import load
 from lcprune.pipeline.export.request import ExportRequest, refuse_contradictions
 from lcprune.pipeline.export.scores import ExitScores
@@ -35,6 +36,11 @@ ALL_LEAVE = 0.999
 """Where more than this fraction leaves at one early exit, that sub-model alone does the same."""
 FEW = 0.01
 """Where less than this fraction goes on to the last exit, the file may do better without it."""
+LATENCY_RUNS = 50
+PAYS = 0.97
+"""Of float32's latency: int8 that takes more is said not to pay."""
+NAMED = 3
+"""Operators in a message, the most frequent ones."""
 FORECAST = (
     "drop_pct",
     "expected_drop_pct",
@@ -119,7 +125,31 @@ def export(folder: Path, request: ExportRequest, notice: Notice, *, data_root: P
             ],
             "fp32": {"size_bytes": file_size(fp32.stages, of_float), **_of_fp32(info.main_macs, of_fp32, fp32.scores)},
         }
+        _add_latencies(result, medians_ms([fp32.stages, cascade.stages], LATENCY_RUNS), notice)
     return write_sidecars(run, request, result, info, cascade, decided.content)
+
+
+def _add_latencies(result: dict[str, Any], exit_ms: Sequence[Sequence[float]], notice: Notice) -> None:
+    """Adds mean latencies in float32 and in the file's precision, and says if the file is no faster.
+
+    Args:
+        result: Of the file.
+        exit_ms: Milliseconds to every exit, in float32 and in the file's precision.
+        notice: Told if int8 does not pay.
+    """
+    for of_one, of_exits in zip((result["fp32"], result), exit_ms, strict=True):
+        fractions = of_one["exit_fractions"] or ([1.0] if len(of_exits) == 1 else None)
+        of_one["latency_ms"] = fractions and sum(map(operator.mul, fractions, of_exits))
+    result["last_exit_latency_ms"] = [of_exits[-1] for of_exits in exit_ms]
+    before, after = result["last_exit_latency_ms"]
+    if result["precision"] == "int8" and after > PAYS * before:
+        floating = result["quantization"]["float_operators"].items()
+        between = ", ".join(f"{count} {name}" for name, count in [*floating][:NAMED]) or "none"
+        notice(
+            f"warning: int8 does not pay here: {result['exits'][-1]} takes {after:.2f} ms, {before:.2f} in float32. "
+            f"Computed in float between integers: {between}; depthwise convolutions gain little, too. "
+            "--precision w8 is as small, and as fast as float32"
+        )
 
 
 def _of_fp32(main_macs: int, decided: Decision, scores: ExitScores) -> dict[str, Any]:

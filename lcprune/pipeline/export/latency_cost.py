@@ -14,7 +14,6 @@ from lcprune.exporters.parts import reads_image
 from lcprune.exporters.progressive import stitch
 from lcprune.exporters.stages import cascade_stages
 from lcprune.models import Network
-from lcprune_runtime.latency import Latency
 from lcprune_runtime.session import NEVER
 
 RUNS = 200
@@ -51,9 +50,9 @@ def cascade_latency(network: Network, images: np.ndarray[Any, Any]) -> CascadeLa
         images: For the check of the exported stages, ``(N, C, H, W)``.
     """
     stages, _ = cascade_stages(network, range(len(network.critics)), images)
-    alone = [cascade_stages(network.truncated(k + 1), (), images)[0][0] for k in range(len(network.groups))]
-    times_ms = _medians_ms(exit_latencies(_stitched(stages), alone, RUNS))
-    return split_latency(times_ms[: len(stages)], times_ms[len(stages) :], network.starts)
+    alone = [cascade_stages(network.truncated(k + 1), (), images)[0] for k in range(len(network.groups))]
+    to_exit, *own = medians_ms([stages, *alone], RUNS)
+    return split_latency(to_exit, [of_model[0] for of_model in own], network.starts)
 
 
 def split_latency(to_exit: Sequence[float], alone: Sequence[float], starts: tuple[int, ...] = (0,)) -> CascadeLatency:
@@ -77,15 +76,16 @@ def split_latency(to_exit: Sequence[float], alone: Sequence[float], starts: tupl
 
 def stages_latency(stages: Stages) -> CascadeLatency:
     """Milliseconds of every stage of a cascade whose exits are settled: a critic's time is within its group's."""
-    to_exit = _medians_ms(exit_latencies(_stitched(stages), (), RUNS))
+    (to_exit,) = medians_ms([stages], RUNS)
     groups = tuple(max(after - before, SHORTEST_MS) for before, after in pairwise([0.0, *to_exit]))
     starts = tuple(k for k in range(len(stages)) if reads_image(stages, k))
     return CascadeLatency(groups, (0.0,) * (len(stages) - 1), starts)
 
 
-def _stitched(stages: Stages) -> Any:
-    return stitch(stages, (NEVER,) * (len(stages) - 1), "required")
-
-
-def _medians_ms(latencies: Sequence[Latency]) -> list[float]:
-    return [latency.median_ms for latency in latencies]
+def medians_ms(cascades: Sequence[Stages], runs: int) -> list[list[float]]:
+    """Milliseconds to every exit of each cascade, main last, measured in turn: batch 1, one thread."""
+    models = [
+        stitch(stages, (NEVER,) * (len(stages) - 1), "required") if len(stages) > 1 else stages[0]
+        for stages in cascades
+    ]
+    return [[latency.median_ms for latency in of_model] for of_model in exit_latencies(models, runs)]
