@@ -38,8 +38,14 @@ def init(
     sizes = whole_numbers("--image-size", image_size, 8, 2048) if image_size else ()
     *smaller, largest = sorted(set(sizes)) or (None,)
     wanted = pipeline.Wanted(model, largest, weights, tuple(smaller))
-    result = pipeline.init(folder, output, wanted, force, dry_run)
+    result = pipeline.init(folder, output, wanted, force, dry_run, _step_seconds)
     return result, tables.survey_table(result)
+
+
+def _step_seconds(recipe: Any) -> float:
+    with torch_needed():
+        from lcprune.pipeline import estimate
+    return estimate.step_seconds(recipe)
 
 
 def dry_run(recipe: Any, data_root: Path | None = None) -> dict[str, Any]:

@@ -14,7 +14,14 @@ from lcprune.recipe import Recipe
 __all__ = ["Wanted", "as_json", "init"]
 
 
-def init(folder: Path, output: Path, wanted: Wanted, force: bool, check: Callable[[Recipe], object]) -> dict[str, Any]:
+def init(
+    folder: Path,
+    output: Path,
+    wanted: Wanted,
+    force: bool,
+    check: Callable[[Recipe], object],
+    step_seconds: Callable[[Recipe], float],
+) -> dict[str, Any]:
     """Surveys the folder and writes the recipe to `output`; returns what was found.
 
     Args:
@@ -24,6 +31,7 @@ def init(folder: Path, output: Path, wanted: Wanted, force: bool, check: Callabl
         force: Whether a file that is there may be replaced.
         check: Called with a recipe that has the user's choices; raises an error if the network cannot be built, or
             the weights do not fit it.
+        step_seconds: Measures a training step of a recipe on this machine.
 
     Raises:
         RecipeError: If `output` is there and `force` is not given, or `wanted` makes no right recipe.
@@ -34,12 +42,20 @@ def init(folder: Path, output: Path, wanted: Wanted, force: bool, check: Callabl
         raise RecipeError(f"{output} is there already", "add --force to replace it, or name another with --output")
     found = survey(folder)
     text = suggest_recipe(found, _root(folder, output), wanted)
-    recipes.parse(text, str(output))
+    recipe = recipes.parse(text, str(output))
     if wanted.model or wanted.image_size or wanted.weights not in ("none", "default"):
         without_download = ["model.weights=none"] if wanted.weights == "default" else []
         check(recipes.parse(text, str(output), without_download))
+    steps = _steps(found, recipe)
+    training_s = steps * step_seconds(recipe)
     runs.write_text(output, text)
-    return {"recipe": str(output), **as_json(found)}
+    return {"recipe": str(output), **as_json(found), "steps": steps, "training_s": round(training_s, 1)}
+
+
+def _steps(found: Survey, recipe: Recipe) -> int:
+    """Of the whole training."""
+    images = sum(found.train_counts.values()) - recipe.data.val_size - recipe.data.test_size
+    return round((recipe.train.epochs or 0) * max(1, images // recipe.data.batch_size))
 
 
 def as_json(found: Survey) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def train(
     if recipe.data.has_files:
         for line in training_remarks(images_folder, recipe.data.manifest, dataset.train.images):
             notice(line)
-    recipe = _with_cuts(recipe, len(dataset.classes), dataset.image_shape)
+    recipe = with_cuts(recipe, len(dataset.classes), dataset.image_shape)
     network = stored.build_network(recipe, dataset)
     for line in load_pretrained(network, recipe.model):
         notice(line)
@@ -158,7 +158,7 @@ def dry_run(recipe: Recipe, data_root: Path | None) -> dict[str, Any]:
     """The resolved recipe, and the cost of every sub-model of the untrained network."""
     classes, image_shape = sources.describe(recipe.data, data_root)
     ones = (1.0,) * image_shape[0]
-    recipe = _with_cuts(recipe, classes, image_shape)
+    recipe = with_cuts(recipe, classes, image_shape)
     network = models.build(recipe, classes, image_shape, ones, ones)
     if recipe.model.weights not in ("none", "default"):  # these are downloaded
         load_pretrained(network, recipe.model)
@@ -176,7 +176,7 @@ def dry_run(recipe: Recipe, data_root: Path | None) -> dict[str, Any]:
     }
 
 
-def _with_cuts(recipe: Recipe, classes: int, image_shape: tuple[int, int, int]) -> Recipe:
+def with_cuts(recipe: Recipe, classes: int, image_shape: tuple[int, int, int]) -> Recipe:
     """The recipe with the places where its network is cut, where it has critics."""
     only_main = METHODS[recipe.train.method].side is None and recipe.model.submodel is None
     model = recipe.model

@@ -8,6 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lcprune.exits import exit_label
 from lcprune.training.loop import Evaluation, LoggedStep
+from lcprune_runtime.tables import duration
 
 LONG_RUN_S = 3 * 3600
 WARM_UP_STEPS, TIMED_STEPS = 3, 10
@@ -96,12 +97,3 @@ class TrainingProgress:
             self._console.print(f"this run will take about {duration(total_s)}")
         if total_s > LONG_RUN_S and self._hint:
             self._console.print(self._hint)
-
-
-def duration(seconds: float) -> str:
-    """A time for a person: ``42 s``, ``25 min``, ``3.5 h``, ``2.1 days``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"

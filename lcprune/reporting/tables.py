@@ -5,7 +5,18 @@ from itertools import pairwise
 from typing import Any
 
 from lcprune.specs import FORMATS
-from lcprune_runtime.tables import NOT_KNOWN, Shown, kilobytes, millions, milliseconds, percent, share, shares, table
+from lcprune_runtime.tables import (
+    NOT_KNOWN,
+    Shown,
+    duration,
+    kilobytes,
+    millions,
+    milliseconds,
+    percent,
+    share,
+    shares,
+    table,
+)
 
 MOST_CLASSES = 20
 MOST_NAMED = 5
@@ -201,7 +212,8 @@ def survey_table(result: Mapping[str, Any]) -> Shown:
         rows.append((f"{len(classes) - len(shown):,} more", *(f"{count:,}" for count in rest)))
     rows.append(("all", *(f"{sum(counts[split].values()):,}" for split in counts)))
     columns = ["class", *(["images"] if list(counts) == ["all"] else counts)]
-    steps = [f"wrote {result['recipe']}", "next: lcprune train --dry-run, to see what it costs"]
+    takes = f"training takes {result['steps']:,} steps, about {duration(result['training_s'])} on this machine"
+    steps = [f"wrote {result['recipe']}", takes, "next: lcprune train --dry-run, to see what the network costs"]
     return [table(columns, rows, bold=[len(rows) - 1]), *_survey_lines(result), *steps, "then: lcprune train"]
 
 

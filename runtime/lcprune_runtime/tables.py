@@ -138,3 +138,12 @@ def _thresholds(values: float | Sequence[float]) -> str:
 def shares(fractions: Iterable[float]) -> str:
     """``36.0 %  64.0 %``."""
     return "  ".join(map(share, fractions))
+
+
+def duration(seconds: float) -> str:
+    """A time for a person: ``42 s``, ``25 min``, ``3.5 h``, ``2.1 days``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"

@@ -9,7 +9,7 @@ import pytest
 
 from lcprune import recipe as recipes
 from lcprune.reporting import progress
-from lcprune.reporting.progress import TrainingProgress, duration
+from lcprune.reporting.progress import TrainingProgress
 from lcprune.training.loop import Evaluation, LoggedStep
 
 
@@ -121,19 +121,3 @@ def test_on_the_command_line_the_hint_names_recipes_that_ship(
     assert named <= set(recipes.shipped())
     assert "--device cuda" in told
     assert "`lcprune resume` goes on" in told
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0 s"),
-        (89.4, "89 s"),
-        (90, "2 min"),
-        (90 * 60 - 1, "90 min"),
-        (90 * 60, "1.5 h"),
-        (48 * 3600 - 1, "48.0 h"),
-        (48 * 3600, "2.0 days"),
-    ],
-)
-def test_duration(seconds: float, text: str) -> None:
-    assert duration(seconds) == text

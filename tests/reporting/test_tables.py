@@ -210,6 +210,22 @@ def test_figures(format_: Callable[[Any], str], value: float | None, text: str) 
     assert format_(value) == text
 
 
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (89.4, "89 s"),
+        (90, "2 min"),
+        (90 * 60 - 1, "90 min"),
+        (90 * 60, "1.5 h"),
+        (48 * 3600 - 1, "48.0 h"),
+        (48 * 3600, "2.0 days"),
+    ],
+)
+def test_duration(seconds: float, text: str) -> None:
+    assert plain.duration(seconds) == text
+
+
 def test_a_survey_names_the_first_few_and_counts_the_rest() -> None:
     result = {
         "recipe": "lcprune.yaml",
@@ -231,6 +247,8 @@ def test_a_survey_names_the_first_few_and_counts_the_rest() -> None:
         "other_files": {".txt": 2},
         "other_examples": ["notes.txt"],
         "remarks": ["valid is not read"],
+        "steps": 1200,
+        "training_s": 700.0,
     }
     assert printed(tables.survey_table(result)) == [
         "class   train  test",
@@ -250,7 +268,8 @@ def test_a_survey_names_the_first_few_and_counts_the_rest() -> None:
         "files that are not images, skipped: 2 .txt (such as notes.txt)",
         "valid is not read",
         "wrote lcprune.yaml",
-        "next: lcprune train --dry-run, to see what it costs",
+        "training takes 1,200 steps, about 12 min on this machine",
+        "next: lcprune train --dry-run, to see what the network costs",
         "then: lcprune train",
     ]
     nearly_equal = "\n".join(printed(tables.survey_table({**result, "imbalance": 1.04})))
