@@ -73,8 +73,6 @@ def _inspect(model: memoryview) -> tuple[str, list[tuple[memoryview, memoryview]
         if number == 7:  # graph
             nodes += sum(inner == 1 for inner, _ in _fields(_message(value)))
             problems += _graph_problems(_message(value), domains)
-        elif number == 8:  # opset_import
-            domains |= {bytes(_message(domain)) for inner, domain in _fields(_message(value)) if inner == 1}
         elif number == 14:  # metadata_props
             entry = dict(_fields(_message(value)))
             properties.append((_message(entry.get(1, _EMPTY)), _message(entry.get(2, _EMPTY))))

@@ -324,5 +324,5 @@ def test_an_int8_file_that_is_no_faster_says_so(
     result = cli("export", "--exit", "main", "--precision", "int8", "--json")
     said = json.loads(result.stdout)
     assert (said["fp32"]["latency_ms"], said["latency_ms"]) == (1.0, int8_ms)
-    notice = "warning: int8 does not pay here: main takes 1.20 ms, 1.00 in float32."
+    notice = "warning: int8 does not pay here: main takes 1.20 ms, 1.00 in float32"
     assert (notice in cli("export", "--exit", "main", "--precision", "int8").stderr) is not pays

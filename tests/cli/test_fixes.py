@@ -73,6 +73,89 @@ def photos(here: Path) -> Path:
     return here / "photos"
 
 
+VALIDATE = ("validate", "digits")
+OF_RUN = ("export", "run", "--exit", "1")
+DONE: dict[str, tuple[tuple[str, ...], str, tuple[tuple[str, ...], ...]]] = {
+    "a misspelt recipe": (("validate", "digit"), "did you mean digits?", (VALIDATE,)),
+    "a misspelt key": (
+        (*VALIDATE, "--set", "train.iteration=5"),
+        "did you mean train.iterations?",
+        ((*VALIDATE, "--set", "train.iterations=5"),),
+    ),
+    "a misspelt section": (
+        (*VALIDATE, "--set", "trian.lr=1"),
+        "did you mean train?",
+        ((*VALIDATE, "--set", "train.lr=1"),),
+    ),
+    "a misspelt value": (
+        (*VALIDATE, "--set", "train.method=backprob"),
+        "did you mean backprop?",
+        ((*VALIDATE, "--set", "train.method=backprop"),),
+    ),
+    "a mean alone": (
+        (*VALIDATE, "--set", "data.mean=[0.5]"),
+        "write std as well",
+        ((*VALIDATE, "--set", "data.mean=[0.5]", "--set", "data.std=[0.5]"),),
+    ),
+    "files without a size": (
+        (*VALIDATE, "--set", "data.source=imagefolder"),
+        "such as image_size: 64",
+        ((*VALIDATE, "--set", "data.source=imagefolder", "--set", "data.image_size=64"),),
+    ),
+    "a device that is absent": (
+        ("train", "digits", "--device", "mps", "--set", "train.iterations=1"),
+        "use --device auto",
+        (("train", "digits", "--device", "auto", "--set", "train.iterations=1"),),
+    ),
+    "no run": (
+        ("select",),
+        "train one first: lcprune train RECIPE",
+        (("train", "digits", "--set", "train.iterations=1"), ("select", "--max-drop", "100")),
+    ),
+    "nothing selected": (
+        ("export", "run"),
+        "choose first with `lcprune select --max-drop 2.0`",
+        (("select", "run", "--max-drop", "2.0"), ("export", "run")),
+    ),
+    "no such exit": (("export", "run", "--exit", "7"), "name one of 1, 2, 3, main", (OF_RUN,)),
+    "a range of float32": (
+        (*OF_RUN, "--int8-range", "full"),
+        "add --precision int8",
+        ((*OF_RUN, "--int8-range", "full", "--precision", "int8"),),
+    ),
+    "a format by its file": (
+        (*OF_RUN, "--output", "one.ort"),
+        "or another --format",
+        ((*OF_RUN, "--output", "one.ort", "--format", "ort"),),
+    ),
+    "a recipe that is there": (
+        ("init", "photos", "--output", "r.yaml"),
+        "add --force to replace it, or name another with --output",
+        (("init", "photos", "--output", "r.yaml", "--force"), ("init", "photos", "--output", "other.yaml")),
+    ),
+    "a file that is absent": (
+        ("bench", "absent.onnx"),
+        "give an .onnx file that `lcprune export` wrote",
+        ((*OF_RUN, "--output", "one.onnx"), ("bench", "one.onnx", "--runs", "2")),
+    ),
+}
+"""What is refused, a part of the advice, and the commands that follow it."""
+
+
+@pytest.mark.usefixtures("photos", "exported_once")
+@pytest.mark.parametrize("situation", DONE)
+def test_what_is_advised_helps(
+    situation: str, run: Path, cli: Callable[..., Any], refused: Callable[..., dict[str, str]]
+) -> None:
+    words, advice, commands = DONE[situation]
+    if words[0] == "select":
+        (run.parent / "latest").unlink()
+    assert advice in refused(*(str(run) if word == "run" else word for word in words))["fix"]
+    for command in commands:
+        done = cli(*(str(run) if word == "run" else word for word in command))
+        assert done.exit_code == 0, (command, done.stderr)
+
+
 @pytest.mark.slow
 def test_the_images_of_a_run_may_move(
     photos: Path,

@@ -58,6 +58,15 @@ def test_what_is_refused_however_deep(
         read_onnx(saved(tmp_path / "m.onnx", node, **parts))
 
 
+def test_operators_that_could_be_used_and_are_not_are_no_harm(tmp_path: Path) -> None:
+    """onnxruntime's quantiser names all that it knows."""
+    path = saved(tmp_path / "m.onnx", helper.make_node("Relu", ["x"], ["y"]))
+    model = onnx.load(path)
+    model.opset_import.append(helper.make_opsetid("com.microsoft.experimental", 1))
+    onnx.save(model, path)
+    assert read_onnx(path)[0] == path.read_bytes()
+
+
 def test_every_damaged_byte_and_length_is_an_error_or_nothing(run: Path, tmp_path: Path) -> None:
     """Never another exception, whatever the bytes are; a changed weight is still a model."""
     content, path = (run / "export/progressive.onnx").read_bytes(), tmp_path / "m.onnx"

@@ -143,12 +143,12 @@ def _add_latencies(result: dict[str, Any], exit_ms: Sequence[Sequence[float]], n
     result["last_exit_latency_ms"] = [of_exits[-1] for of_exits in exit_ms]
     before, after = result["last_exit_latency_ms"]
     if result["precision"] == "int8" and after > PAYS * before:
-        floating = result["quantization"]["float_operators"].items()
-        between = ", ".join(f"{count} {name}" for name, count in [*floating][:NAMED]) or "none"
+        floating = [*result["quantization"]["float_operators"].items()][:NAMED]
+        between = ", ".join(f"{count} {name}" for name, count in floating)
         notice(
-            f"warning: int8 does not pay here: {result['exits'][-1]} takes {after:.2f} ms, {before:.2f} in float32. "
-            f"Computed in float between integers: {between}; depthwise convolutions gain little, too. "
-            "--precision w8 is as small, and as fast as float32"
+            f"warning: int8 does not pay here: {result['exits'][-1]} takes {after:.2f} ms, {before:.2f} in float32"
+            + (f" (in float between integers: {between})" if between else "")
+            + "; --precision w8 is as small, and as fast as float32"
         )
 
 
