@@ -1,6 +1,6 @@
 """What graphs of ONNX are made of."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,3 +28,12 @@ def subgraphs(graph: GraphProto) -> Iterator[GraphProto]:
         for attribute in part.attribute:
             for branch in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
                 yield from subgraphs(branch)
+
+
+def rename(graph: GraphProto, names: Mapping[str, str]) -> None:
+    """Renames tensors of a graph, its inputs and outputs among them."""
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    for value in (*graph.input, *graph.output):
+        value.name = names.get(value.name, value.name)

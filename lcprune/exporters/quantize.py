@@ -30,7 +30,7 @@ from onnxruntime.quantization.quant_utils import save_and_reload_model_with_shap
 from lcprune.errors import ExportError
 from lcprune.exporters import rewrite
 from lcprune.exporters.float_precisions import Stages, like, refuse_overflow, to_fp16, to_w8
-from lcprune.exporters.graphs import subgraphs
+from lcprune.exporters.graphs import rename, subgraphs
 from lcprune.exporters.parts import inline, reads_image
 from lcprune.specs import Int8Range
 from lcprune_runtime.progress import tracked
@@ -288,7 +288,7 @@ def _cut(model: ModelProto, stages: Stages) -> list[ModelProto]:
         entrance = _image(k) if reads_image(stages, k) else hidden[k]
         exits = [] if reads_image(stages, k + 1) else [hidden[k + 1]]
         part = like(extractor.extract_model([entrance], [*exits, f"logits.{k}"]), stage)
-        _rename(part.graph, {entrance: "image", f"logits.{k}": "logits"} | dict.fromkeys(exits, "hidden"))
+        rename(part.graph, {entrance: "image", f"logits.{k}": "logits"} | dict.fromkeys(exits, "hidden"))
         if part.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8:
             _channels_last(part.graph, part.graph.input[0])
         if exits and part.graph.output[0].type.tensor_type.elem_type == TensorProto.UINT8:
@@ -327,15 +327,6 @@ def _take_pixels(graph: GraphProto, channels: int) -> None:
     graph.initializer.append(numpy_helper.from_array(pads, inputs[1]))
     graph.initializer.append(numpy_helper.from_array(np.array(255, np.uint8), inputs[2]))
     graph.input[0].type.tensor_type.shape.dim[1].dim_value = channels
-
-
-def _rename(graph: GraphProto, names: Mapping[str, str]) -> None:
-    """Renames tensors of a graph, its inputs and outputs among them."""
-    for node in graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
-        node.output[:] = [names.get(name, name) for name in node.output]
-    for value in (*graph.input, *graph.output):
-        value.name = names.get(value.name, value.name)
 
 
 def _optimized(content: bytes) -> ModelProto:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import onnx
+import onnx.utils
 import torch
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
@@ -19,6 +20,7 @@ from torch.fx.experimental.optimization import fuse
 
 from lcprune.errors import ExportError, ParityError
 from lcprune.exits import group_spans
+from lcprune.exporters.graphs import rename
 from lcprune.exporters.verify import MAX_RELATIVE_DIFF, Reference, check_stages
 from lcprune.models.network import Network
 from lcprune_runtime.progress import tracked
@@ -48,6 +50,28 @@ class _Stage(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         hidden = self.layers(x)
         return self.handover(hidden), self.critic(hidden)
+
+
+class _Chain(nn.Module):
+    """All stages: what each gives, one after the other.
+
+    The image is read by the first stage, and by each behind one that gives logits alone.
+    """
+
+    def __init__(self, stages: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        hidden, found = image, []
+        for stage in self.stages:
+            if isinstance(stage, _Stage):
+                hidden, logits = stage(hidden)
+                found += [hidden, logits]
+            else:
+                found.append(stage(hidden))
+                hidden = image
+        return found
 
 
 def cpu_copy(module: M) -> M:
@@ -101,10 +125,36 @@ def export_stages(network: Network, kept: Sequence[int], image_shape: Shape) -> 
         ValueError: If `kept` names no early exits in ascending order.
     """
     modules = stage_modules(network, kept, image_shape)
+    if len(modules) > 1 and (whole := _export_any_batch(_Chain([m for m, _ in modules]), image_shape, _ends(modules))):
+        return _cut(whole, modules)
     return [
         export_module(module, shape, STAGE_OUTPUTS if isinstance(module, _Stage) else STAGE_OUTPUTS[1:])
         for module, shape in tracked(modules, "exporting stages")
     ]
+
+
+def _ends(modules: Sequence[tuple[nn.Module, Shape]]) -> list[str]:
+    """Names of what `_Chain` gives."""
+    names: list[str] = []
+    for k, (module, _) in enumerate(modules):
+        names += [f"hidden.{k + 1}", f"logits.{k}"] if isinstance(module, _Stage) else [f"logits.{k}"]
+    return names
+
+
+def _cut(whole: onnx.ModelProto, modules: Sequence[tuple[nn.Module, Shape]]) -> list[onnx.ModelProto]:
+    """The stages of an exported `_Chain`."""
+    whole.graph.value_info.extend(whole.graph.output)
+    extractor = onnx.utils.Extractor(whole)
+    stages, entrance = [], "image"
+    for k, (module, _) in enumerate(modules):
+        names = {f"hidden.{k + 1}": "hidden"} if isinstance(module, _Stage) else {}
+        names |= {f"logits.{k}": "logits"}
+        stage = extractor.extract_model([entrance], list(names))
+        rename(stage.graph, {**names, entrance: "image"})
+        _strip(stage)
+        stages.append(stage)
+        entrance = f"hidden.{k + 1}" if isinstance(module, _Stage) else "image"
+    return stages
 
 
 def stage_modules(network: Network, kept: Sequence[int], image_shape: Shape) -> list[tuple[nn.Module, Shape]]:
@@ -150,10 +200,19 @@ def export_module(module: nn.Module, input_shape: Shape, outputs: Sequence[str])
     Raises:
         ExportError: If torch cannot export it.
     """
-    module, example = _folded(module), torch.zeros(EXAMPLE_BATCH, *input_shape)
-    model = _export_quietly(module, example, outputs, None)
-    if not _take_any_batch(model):
-        model = _export_quietly(module, example, outputs, ({0: torch.export.Dim(BATCH)},))
+    if (model := _export_any_batch(module, input_shape, outputs)) is None:
+        example = torch.zeros(EXAMPLE_BATCH, *input_shape)
+        model = _finished(_export_quietly(module, example, outputs, ({0: torch.export.Dim(BATCH)},)))
+    return model
+
+
+def _export_any_batch(module: nn.Module, input_shape: Shape, outputs: Sequence[str]) -> onnx.ModelProto | None:
+    """`module` exported for `EXAMPLE_BATCH` images, for any number; None if that cannot be had so."""
+    model = _export_quietly(_folded(module), torch.zeros(EXAMPLE_BATCH, *input_shape), outputs, None)
+    return _finished(model) if _take_any_batch(model) else None
+
+
+def _finished(model: onnx.ModelProto) -> onnx.ModelProto:
     _write_flattens(model.graph)
     _strip(model)
     return model
