@@ -75,6 +75,13 @@ def photographs() -> str:
     return phone.page(result) if result else "Not measured yet: `benchmarks/results/phone_trash.json` is missing."
 
 
+def from_outside() -> str:
+    """What docs/reliability.md shows of faults that were looked for from outside."""
+    result = _read("faults_from_outside.json")
+    rows = [[row["kind"], row["tried"], f"{row['trials']:,}", row["failures"]] for row in result["rows"]]
+    return f"{markdown.table(['kind', 'tried', 'trials', 'failures'], rows)}\n\nFrom `benchmarks/results/faults_from_outside.json`."
+
+
 PAGES = {
     "README.md": readme,
     "docs/development.md": development,
@@ -82,6 +89,7 @@ PAGES = {
     "docs/methods.md": losses,
     "docs/own-images.md": lambda: _own_images(_read("own_images.json")),
     "docs/phone.md": photographs,
+    "docs/reliability.md": from_outside,
     "docs/scaling.md": lambda: markdown.scaling(_read("parallel.json"), _read("scaling_model.json")),
     "benchmarks/README.md": budgets,
 }
