@@ -1,6 +1,7 @@
 """Fixtures that more than one test module uses."""
 
 import copy
+import functools
 import hashlib
 import json
 import shutil
@@ -147,23 +148,39 @@ def train_tiny() -> Callable[..., training.Trained]:
     return train
 
 
-@pytest.fixture(scope="session")
-def exported_once() -> Iterator[None]:
-    """torch exports a network once per session, which takes a second each time; what comes after is as ever."""
-    made: dict[str, list[onnx.ModelProto]] = {}
-    export = stages.export_stages
+SHARED_VALUES = 100_000
+"""Of weights: an export of more is not kept."""
 
-    def once(network: nn.Module, *arguments: Any) -> list[onnx.ModelProto]:
-        digest = hashlib.sha256(repr((network, arguments)).encode())
-        for tensor in network.state_dict().values():
-            digest.update(tensor.numpy().tobytes())
-        key = digest.hexdigest()
+
+def _digest(module: nn.Module, *more: Any) -> str:
+    """Of all that an export depends on: classes, settings and tensors."""
+    plain = vars(nn.Module()).keys() - {"training"}
+    digest = hashlib.sha256(repr(more).encode())
+    for name, part in module.named_modules():
+        settings = {key: value for key, value in vars(part).items() if key not in plain}
+        digest.update(repr((name, type(part), settings)).encode())
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        digest.update(repr((name, tensor.dtype, tensor.shape)).encode() + tensor.detach().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def exported_once() -> Iterator[None]:
+    """torch exports a small stage once per session, which takes a second each time; what comes after is as ever."""
+    made: dict[str, onnx.ModelProto] = {}
+    export = stages.export_module
+
+    @functools.wraps(export)
+    def once(module: nn.Module, *arguments: Any) -> onnx.ModelProto:
+        if sum(tensor.numel() for tensor in module.parameters()) > SHARED_VALUES:
+            return export(module, *arguments)
+        key = _digest(module, *arguments)
         if key not in made:
-            made[key] = export(network, *arguments)
+            made[key] = export(module, *arguments)
         return copy.deepcopy(made[key])  # metadata is attached to it
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages, "export_stages", once)
+        patch.setattr(stages, "export_module", once)
         yield
 
 
@@ -215,7 +232,6 @@ def _finished_run(
     tmp_path_factory: pytest.TempPathFactory,
     train_tiny: Callable[..., training.Trained],
     asked: Callable[..., ExportRequest],
-    exported_once: None,
 ) -> Path:
     """A run of digits, profiled, with a progressive export at thresholds by hand."""
     folder = tmp_path_factory.mktemp("finished")

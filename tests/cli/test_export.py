@@ -277,9 +277,7 @@ def test_it_says_nothing_where_images_leave_at_several_exits(run: Path, cli: Cli
     assert (result.exit_code, result.stderr) == (0, "")
 
 
-def test_a_run_without_critics(
-    here: Path, cli: Cli, refused: Refused, train_tiny: Callable[..., Any], exported_once: None
-) -> None:
+def test_a_run_without_critics(here: Path, cli: Cli, refused: Refused, train_tiny: Callable[..., Any]) -> None:
     train_tiny(here / "alone", "train.method=backprop", "train.iterations=1")
     error = refused("export", "alone", "--progressive")
     assert error["problem"] == "this run has no critics, so there is nothing to stop at"

@@ -132,7 +132,8 @@ def test_a_full_disk_behind_stdout_is_told(arguments: tuple[str, ...]) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
 def test_a_full_disk_behind_stderr_ends_no_training(here: Path, tiny: tuple[str, ...]) -> None:
-    settings = [part for key in tiny for part in ("--set", key)]
+    short = ("train.iterations=10", "train.checkpoint_every=5", "train.evaluate_every=5", "logging.every=2")
+    settings = [part for key in (*tiny, *short) for part in ("--set", key)]
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "lcprune", "train", "digits", *settings, "--out", "run"],

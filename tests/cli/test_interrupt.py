@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lcprune.reporting.progress import TrainingProgress
 from lcprune.training import checkpoint
@@ -20,6 +21,7 @@ from lcprune.training.loop import LoggedStep
 from lcprune_runtime import predict
 
 START = [sys.executable, "-c", "from lcprune.cli import main; main()"]
+SHORT = ("train.iterations=20", "train.checkpoint_every=5", "train.evaluate_every=10", "logging.every=2")
 
 
 def test_a_run_is_saved_and_goes_on(here: Path, cli: Callable[..., Any], tiny: tuple[str, ...]) -> None:
@@ -98,35 +100,39 @@ def test_hanging_up_saves_even_if_nobody_reads_the_messages(here: Path, tiny: tu
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="the system has no SIGHUP")
-def test_nohup_goes_on(here: Path, tiny: tuple[str, ...]) -> None:
-    process = started("mine", tiny, preexec_fn=partial(signal.signal, signal.SIGHUP, signal.SIG_IGN))
+def test_under_nohup_on_a_machine_that_sleeps_it_goes_on_and_loses_nothing(
+    here: Path, train_tiny: Callable[..., Any], tiny: tuple[str, ...]
+) -> None:
+    plain = train_tiny(here / "plain", "logging.every=2").run
+    threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    ignores = partial(signal.signal, signal.SIGHUP, signal.SIG_IGN)
+    process = started("stopped", tiny, preexec_fn=ignores, env=threads)
     process.send_signal(signal.SIGHUP)
-    process.communicate(timeout=300)
-    assert process.returncode == 0
-    assert (here / "mine/predictions.npz").is_file()
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="the system has no SIGSTOP")
-def test_a_machine_that_sleeps_loses_nothing(here: Path, tiny: tuple[str, ...]) -> None:
-    plain = started("plain", tiny)
-    plain.communicate(timeout=300)
-    process = started("stopped", tiny)
     process.send_signal(signal.SIGSTOP)
-    time.sleep(3)
+    time.sleep(1)
     process.send_signal(signal.SIGCONT)
     process.communicate(timeout=300)
-    assert (plain.returncode, process.returncode) == (0, 0)
-    assert (here / "stopped/weights.safetensors").read_bytes() == (here / "plain/weights.safetensors").read_bytes()
+    assert process.returncode == 0
+    assert (here / "stopped/predictions.npz").is_file()
+    assert (here / "stopped/weights.safetensors").read_bytes() == (plain / "weights.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory, train_tiny: Callable[..., Any]) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("plain")
+        patch.chdir(folder)
+        run: Path = train_tiny(folder / "plain", *SHORT).run
+    return run
 
 
 @pytest.mark.parametrize("jump_s", [0.0, -3600.0, 1e6])
 def test_a_clock_that_stands_still_or_jumps_changes_nothing(
-    here: Path, train_tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, jump_s: float
+    here: Path, train_tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, plain: Path, jump_s: float
 ) -> None:
-    plain = train_tiny(here / "plain").run
     readings = iter(range(10**9))
     for name in ("time", "perf_counter", "monotonic"):
         monkeypatch.setattr(time, name, lambda: 1e6 + jump_s * next(readings))
-    jumped = train_tiny(here / "jumped").run
+    jumped = train_tiny(here / "jumped", *SHORT).run
     monkeypatch.undo()
     assert (jumped / "weights.safetensors").read_bytes() == (plain / "weights.safetensors").read_bytes()

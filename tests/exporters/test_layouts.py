@@ -39,8 +39,11 @@ def operators(model: onnx.ModelProto) -> set[str]:
     return {node.op_type for graph in graphs(model.graph) for node in graph.node}
 
 
-def run(model: onnx.ModelProto, images: np.ndarray, thresholds: Any) -> tuple[np.ndarray, np.ndarray]:
-    session = open_session(model.SerializeToString(), "the model")
+def opened(model: onnx.ModelProto) -> Any:
+    return open_session(model.SerializeToString(), "the model")
+
+
+def run(session: Any, images: np.ndarray, thresholds: Any) -> tuple[np.ndarray, np.ndarray]:
     logits, exits = session.run(["logits", "exit_index"], {"image": images, "threshold": thresholds})
     return logits, exits
 
@@ -82,12 +85,13 @@ def test_flat_is_nested_at_any_batch_size(
     assert [value.type.tensor_type.shape.dim[0].dim_param for value in (*flat.graph.input[:1], *flat.graph.output)] == (
         ["batch"] * 3
     )
+    nested_session, flat_session = opened(nested), opened(flat)
     rng, seen = np.random.default_rng(7), set()
     for batch in (0, 1, 1, 1, 7, 33, 33):
         images = rng.random((batch, 3, 8, 8), dtype=np.float32)
         for thresholds in (rng.uniform(0.1, 0.7, 3), [2.0] * 3, [-1.0] * 3, [2.0, -1.0, 2.0]):
             feed = images, np.asarray(thresholds, np.float32)
-            (logits, exits), (expected_logits, expected_exits) = run(flat, *feed), run(nested, *feed)
+            (logits, exits), (expected_logits, expected_exits) = run(flat_session, *feed), run(nested_session, *feed)
             assert (logits.shape, exits.shape, exits.dtype) == ((batch, 5), (batch,), np.int64)
             assert exits.tolist() == expected_exits.tolist()
             np.testing.assert_allclose(logits, expected_logits, rtol=1e-4, atol=1e-5 if precision != "fp16" else 1e-2)
@@ -101,10 +105,9 @@ def test_one_image_at_a_time_is_the_same(
     in_precision: Callable[[str], list[Any]], precision: str, criterion: Criterion
 ) -> None:
     stages = in_precision(precision)
-    nested = stitch(stages, [0.5] * 3, "required", criterion, TEMPERATURES)
-    fixed = list(map(fixed_batch, stages))
-    single = open_session(
-        stitch(fixed, [0.5] * 3, "required", criterion, TEMPERATURES).SerializeToString(), "the model"
+    nested, single = (
+        opened(stitch(made, [0.5] * 3, "required", criterion, TEMPERATURES))
+        for made in (stages, list(map(fixed_batch, stages)))
     )
     rng = np.random.default_rng(8)
     images = rng.random((12, 3, 8, 8), dtype=np.float32)

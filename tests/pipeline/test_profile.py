@@ -40,7 +40,7 @@ def test_macs_and_params_are_those_of_the_sub_models(run: Path) -> None:
 
 
 def test_training_counts_and_only_profile_measures(train_tiny: Callable[..., Trained], tmp_path: Path) -> None:
-    run = train_tiny(tmp_path / "run", "train.iterations=2").run
+    run = train_tiny(tmp_path / "run", "train.iterations=2", "critics.after=[2]").run
     recipe = recipes.load(run / runs.RECIPE)
     counted = json.loads((run / runs.PROFILE).read_text())
     assert {row["latency_ms"] for row in [*counted["exits"], counted["cascade"]]} == {None}
