@@ -7,15 +7,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lcprune import runs
 from lcprune.errors import LcpruneError, RunError
 from lcprune.exits import exit_names
-from lcprune.reporting.page.subject import Curves
 from lcprune.training.loop import Evaluation, Listener, LoggedStep
+
+if TYPE_CHECKING:
+    from lcprune.reporting.page.subject import Curves
 
 MUCH_WAITING = 0.3
 """Share of the time spent waiting for images above which a notice is given."""
@@ -83,12 +85,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def curves(run: Path) -> Curves:
+def curves(run: Path) -> "Curves":
     """Losses and accuracies of every exit over the steps so far (Figures 3 and 7), finished or not.
 
     Raises:
         RunError: If nothing is logged yet.
     """
+    from lcprune.reporting.page.subject import Curves  # reads scipy, for which a training would wait a second
+
     folder, recipe = runs.open_run(run)
     lines = read_metrics(folder / runs.METRICS)
     logged = [line for line in lines if "loss" in line]

@@ -68,7 +68,17 @@ WITH_BATCH_NORM_ALONE: dict[str, tuple[str, ...]] = {
 }
 
 
-CASES = [*product(METHODS, (False, True)), *product(WITH_BATCH_NORM_ALONE, (True,))]
+WITHOUT_BATCH_NORM = (
+    "backprop",
+    "deep supervision",
+    "local critic",
+    "critic",
+    "sobolev",
+    "dni",
+    "local critic, frozen",
+)
+"""Tried in both ways: with it, the statistics are shared besides the gradients."""
+CASES = [*product(WITHOUT_BATCH_NORM, (False,)), *product(METHODS | WITH_BATCH_NORM_ALONE, (True,))]
 OF_THREE = ("backprop", "local critic", "local critic, lean", "critics too, sobolev", "dni")
 """What three processes try too: each takes its time."""
 
