@@ -77,9 +77,9 @@ def photographs() -> str:
 
 def from_outside() -> str:
     """What docs/reliability.md shows of faults that were looked for from outside."""
-    result = _read("faults_from_outside.json")
-    rows = [[row["kind"], row["tried"], f"{row['trials']:,}", row["failures"]] for row in result["rows"]]
-    return f"{markdown.table(['kind', 'tried', 'trials', 'failures'], rows)}\n\nFrom `benchmarks/results/faults_from_outside.json`."
+    name = "faults_from_outside.json"
+    rows = [[row["kind"], row["tried"], f"{row['trials']:,}", row["failures"]] for row in _read(name)["rows"]]
+    return f"{markdown.table(['kind', 'tried', 'trials', 'failures'], rows)}\n\nFrom `benchmarks/results/{name}`."
 
 
 PAGES = {

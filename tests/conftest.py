@@ -166,12 +166,12 @@ def _digest(module: nn.Module, *more: Any) -> str:
 
 @pytest.fixture(scope="session", autouse=True)
 def exported_once() -> Iterator[None]:
-    """torch exports a small stage once per session, which takes a second each time; what comes after is as ever."""
-    made: dict[str, onnx.ModelProto] = {}
-    export = stages.export_module
+    """torch exports a small network once per session, which takes a second each time; what comes after is as ever."""
+    made: dict[str, onnx.ModelProto | None] = {}
+    export = stages._export_any_batch
 
     @functools.wraps(export)
-    def once(module: nn.Module, *arguments: Any) -> onnx.ModelProto:
+    def once(module: nn.Module, *arguments: Any) -> onnx.ModelProto | None:
         if sum(tensor.numel() for tensor in module.parameters()) > SHARED_VALUES:
             return export(module, *arguments)
         key = _digest(module, *arguments)
@@ -180,7 +180,7 @@ def exported_once() -> Iterator[None]:
         return copy.deepcopy(made[key])  # metadata is attached to it
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stages, "export_module", once)
+        patch.setattr(stages, "_export_any_batch", once)
         yield
 
 

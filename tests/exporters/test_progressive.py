@@ -154,7 +154,7 @@ def test_weights_lie_inside_the_branches_and_dropped_critics_are_gone(stages_of:
 @pytest.fixture
 def exported_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every export is one of torch's, not one that `exported_once` has kept."""
-    monkeypatch.setattr(exporter, "export_module", exporter.export_module.__wrapped__)
+    monkeypatch.setattr(exporter, "_export_any_batch", exporter._export_any_batch.__wrapped__)
 
 
 @pytest.mark.usefixtures("exported_anew")
