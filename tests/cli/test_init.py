@@ -10,8 +10,17 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
+from lcprune.cli import recipes
+
 Cli = Callable[..., Any]
 Refused = Callable[..., dict[str, str]]
+
+
+@pytest.fixture(autouse=True)
+def quick(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training steps are measured by one test alone: it takes seconds."""
+    if request.node.originalname != "test_a_newcomer_types_two_commands":
+        monkeypatch.setattr(recipes, "_step_seconds", lambda _: 0.5)
 
 
 def fill(
@@ -73,7 +82,9 @@ def test_a_newcomer_types_two_commands(here: Path, cli: Cli) -> None:
     fill(here / "photos", ["cat", "dog"], count=12, size=(16, 16))
     damaged = here / "photos/cat/0.png"
     damaged.write_bytes(damaged.read_bytes()[:200])
-    assert cli("init", "photos").exit_code == 0
+    found = json.loads(cli("init", "photos", "--json").stdout)
+    assert found["steps"] > 0
+    assert found["training_s"] > 0
     done = cli("train", "--set", "train.epochs=2", "--json")
     assert done.exit_code == 0, done.stderr
     result = json.loads(done.stdout)

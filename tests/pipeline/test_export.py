@@ -177,6 +177,7 @@ def test_fewer_bits_at_thresholds_by_hand(run: Path, asked: Asked, precision: st
         "samples": 0,
         "int8_convolutions": 0,
         "int8_range": None,
+        "float_operators": {},
         "agreement_pct": None,
     }
 

@@ -68,7 +68,10 @@ def load(folder: Path, recipe: Recipe, request: ExportRequest, data_root: Path |
     logits = {split: arrays.pop(f"{split}_logits") for split in labels}
     classes = {split: of_split.argmax(axis=2) for split, of_split in logits.items()}
     scores = score_logits(logits, labels, costs.cascade, request)
-    dataset = _dataset(recipe, facts.images_folder(recipe.data, data_root))
+    data, folder_of_images = recipe.data, facts.images_folder(recipe.data, data_root)
+    if data.has_files and data.on_bad_image == "stop":  # where damaged ones are left out, all have to be read
+        data = data.model_copy(update={"stream": "always"})  # few are needed
+    dataset = sources.load(data, folder_of_images, recipe.train.seed, download=False)
     compared = next(split for split in (dataset.val, dataset.test, dataset.train) if len(split))
     return LoadedRun(
         folder=folder,
@@ -88,17 +91,6 @@ def load(folder: Path, recipe: Recipe, request: ExportRequest, data_root: Path |
         dataset=dataset,
         parity_images=compared.images[:PARITY_IMAGES],
     )
-
-
-def _dataset(recipe: Recipe, images_folder: Path) -> Dataset:
-    """What the run was trained on, of which an export reads few images: files stay where they are.
-
-    Where damaged ones are left out, all have to be read to know which are there.
-    """
-    data = recipe.data
-    if data.has_files and data.on_bad_image == "stop":
-        data = data.model_copy(update={"stream": "always"})
-    return sources.load(data, images_folder, recipe.train.seed, download=False)
 
 
 def _last_exit(request: ExportRequest, folder: Path, names: Sequence[str]) -> int:
