@@ -29,6 +29,7 @@ from onnxruntime.quantization.quant_utils import save_and_reload_model_with_shap
 
 from lcprune.errors import ExportError
 from lcprune.exporters import rewrite
+from lcprune.exporters.bias_correction import correct_biases
 from lcprune.exporters.float_precisions import Stages, like, refuse_overflow, to_fp16, to_w8
 from lcprune.exporters.graphs import rename, subgraphs
 from lcprune.exporters.parts import inline, reads_image
@@ -176,10 +177,11 @@ def _to_int8(stages: Stages, images: NDArray[np.generic], int8_range: Int8Range)
         rewrite.means_as_pools(stage)
         rewrite.pools_as_convolutions(stage)
         rewrite.flatten_channels_last(stage)
-    levels = [k for k in from_image if rewrite.fold_normalization(stages[k], LARGEST_WEIGHT[int8_range])]
+    levels = [k for k in from_image if rewrite.fold_normalization(stages[k])]
     read |= {_image(k): rewrite.with_ones(read[_image(k)]) for k in levels}
     whole = _joined(stages)
     ranges = _ranges(whole, read)
+    correct_biases(whole, {name: of[:_CHUNK] for name, of in read.items()}, LARGEST_WEIGHT[int8_range])
     quantized = _cut(_quantized(whole, ranges, [_image(k) for k in levels], int8_range), stages)
     for k in levels:
         _take_pixels(quantized[k].graph, images.shape[1])

@@ -137,16 +137,14 @@ def flatten_channels_last(stage: ModelProto) -> None:
     _drop_unused(graph)
 
 
-def fold_normalization(stage: ModelProto, largest_weight: int) -> bool:
+def fold_normalization(stage: ModelProto) -> bool:
     """Makes the first convolution read pixels as they are, followed by channels of ones: see `with_ones`.
 
     The normalisation goes into the weights, and the means into those of the ones. A bias could not take the means:
-    what a convolution pads with is 0 after the normalisation, and that is what the ones are at the border. But the bias
-    takes what an image of nothing but the mean will lose when the weights are rounded to int8.
+    what a convolution pads with is 0 after the normalisation, and that is what the ones are at the border.
 
     Args:
         stage: Changed in place where it begins with a subtraction, a division and nothing but a convolution.
-        largest_weight: Largest integer that will stand for a weight.
 
     Returns:
         Whether it does.
@@ -163,10 +161,8 @@ def fold_normalization(stage: ModelProto, largest_weight: int) -> bool:
     ones[:, : weight.shape[1]] = scaled
     ones[:, weight.shape[1]] = -(scaled * mean.reshape(1, -1, 1, 1)).sum(axis=1)
     bias = constants[convolution.input[2]] if len(convolution.input) > 2 else np.zeros(len(weight))
-    average = np.concatenate([mean, np.ones(1), np.zeros(ones.shape[1] - len(mean) - 1)])  # of the channels
-    lost = np.einsum("ochw,c->o", ones - _rounded(ones, largest_weight), average)
     names = [f"{convolution.input[1]}.ones", f"{convolution.input[1]}.ones_bias"]
-    for name, values in zip(names, (ones, bias + lost), strict=True):
+    for name, values in zip(names, (ones, bias), strict=True):
         graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), name))
     convolution.input[:] = [graph.input[0].name, *names]
     graph.node.remove(subtract)
@@ -186,13 +182,6 @@ def with_ones(images: Floats) -> Floats:
     n, channels, height, width = images.shape
     ones = np.ones((n, padded_channels(channels) - channels, height, width), np.float32)
     return np.concatenate([images, ones], axis=1)
-
-
-def _rounded(weight: NDArray[np.float64], largest: int) -> NDArray[np.float64]:
-    """Weights as int8 with a step per output channel stands for them; `largest` stands for the largest one."""
-    steps = np.maximum(np.abs(weight).max(axis=(1, 2, 3), keepdims=True) / largest, np.finfo(np.float32).tiny)
-    rounded: NDArray[np.float64] = np.round(weight / steps) * steps
-    return rounded
 
 
 def _first_nodes(graph: GraphProto, constants: dict[str, NDArray[np.generic]]) -> list[NodeProto] | None:
