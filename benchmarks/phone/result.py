@@ -30,15 +30,19 @@ def result(folds: Sequence[Row]) -> Row:
 
 
 def rows(folds: Sequence[Row]) -> list[Row]:
-    """Every file that all folds of its variant have, and whether no quicker file of its way and kind is as accurate."""
+    """Every file that all folds of its variant have, and whether no quicker file of its way and kind is as accurate.
+
+    Kinds are float32, sub-models in int8, and progressive models in int8.
+    """
     names = dict.fromkeys(name for fold in folds for name in fold["files"])
     found = []
     for name in names:
         having = [fold for fold in folds if name in fold["files"]]
         if len(having) == len([fold for fold in folds if way(name) in ways(fold)]) or way(name) == "plain":
             found.append({"name": name, "way": way(name), **pooled(having, [name] * len(having))})
-    for group in {(row["way"], "int8" in row["name"]) for row in found}:
-        alike = [row for row in found if (row["way"], "int8" in row["name"]) == group]
+    kinds = [(row["way"], "int8" in row["name"], "progressive" in row["name"]) for row in found]
+    for kind in dict.fromkeys(kinds):
+        alike = [row for row, own in zip(found, kinds, strict=True) if own == kind]
         best = set(frontier(alike, "latency_ms"))
         for row in alike:
             row["on_frontier"] = (row["latency_ms"], row["test_accuracy_pct"]) in best
