@@ -89,7 +89,7 @@ def test_flat_is_nested_at_any_batch_size(
     rng, seen = np.random.default_rng(7), set()
     for batch in (0, 1, 1, 1, 7, 33, 33):
         images = rng.random((batch, 3, 8, 8), dtype=np.float32)
-        for thresholds in (rng.uniform(0.1, 0.7, 3), [2.0] * 3, [-1.0] * 3, [2.0, -1.0, 2.0]):
+        for thresholds in (rng.uniform(0.1, 0.7, 3), [2.0] * 3, [-1.0] * 3, [2.0, -1.0, 2.0], [2.0, 2.0, -1.0]):
             feed = images, np.asarray(thresholds, np.float32)
             (logits, exits), (expected_logits, expected_exits) = run(flat_session, *feed), run(nested_session, *feed)
             assert (logits.shape, exits.shape, exits.dtype) == ((batch, 5), (batch,), np.int64)
