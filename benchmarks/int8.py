@@ -148,7 +148,7 @@ def nodes_of(path: Path) -> dict[str, int]:
 
 
 def page(result: Row) -> str:
-    """The table of docs/onnx.md, from the result file alone."""
+    """The table, from the result file alone."""
     rows = []
     for row in result["rows"]:
         share = row["cpu_s"]["ours"] / row["cpu_s"]["plain"]

@@ -1,8 +1,8 @@
 """Biases that make up for what rounding the weights to integers takes from a layer's output on average.
 
-Depthwise convolutions have few weights for each channel, whose errors do not cancel: without the correction, 7-bit
-weights changed the class of 6 % of photographs in EfficientNet-Lite0. Nagel et al., "Data-Free Quantization Through
-Weight Equalization and Bias Correction", ICCV 2019, with the means of calibration images, not those of BatchNorm.
+Depthwise convolutions have few weights for each channel, whose errors do not cancel
+(`benchmarks/results/int8_rounding.json`). Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias
+Correction", ICCV 2019, with the means of calibration images, not those of BatchNorm.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ _AXES = {"Conv": [0, 2, 3], "Gemm": [0]}
 def correct_biases(model: ModelProto, images: Mapping[str, Floats], largest_weight: int) -> None:
     """Adds to the bias of every convolution and linear layer what it will lose: (W - rounded W) E[x].
 
-    What a convolution pads with is not told from the image, so that it is exact inside and nearly so at the border.
+    Padding is counted as if it had the means of the image: exact inside, approximate at the border.
 
     Args:
         model: In float32; changed in place.
@@ -43,7 +43,7 @@ def correct_biases(model: ModelProto, images: Mapping[str, Floats], largest_weig
 
 
 def _means(model: ModelProto, layers: Sequence[NodeProto], images: Mapping[str, Floats]) -> list[NDArray[np.float64]]:
-    """Mean of every channel that each layer reads, ``(C,)``; of images together."""
+    """Mean over the images of every channel that each layer reads, ``(C,)`` each."""
     probed = ModelProto()
     probed.CopyFrom(model)
     del probed.graph.output[:]

@@ -49,7 +49,7 @@ QUANTIZED_OPS = (
 _LEVELS = {"scale": np.array(1 / 255, np.float32), "zero_point": np.array(0, np.uint8)}
 """Of pixels in 0..1, as the bytes that they were read from."""
 _MOVES_NUMBERS = frozenset(
-    ("DequantizeLinear", "Transpose", "Pad", "Flatten", "Reshape", "Squeeze", "Identity", "MaxPool")
+    ("DequantizeLinear", "Transpose", "Pad", "Flatten", "Reshape", "Squeeze", "Identity", "MaxPool", "NhwcMaxPool")
 )
 """Operators that take next to no time, or the same in integers as in float."""
 _FLOAT_CONVOLUTIONS = ("Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose")  # in any domain of onnxruntime's

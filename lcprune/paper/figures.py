@@ -11,7 +11,7 @@ import numpy as np
 from lcprune.paper import measures, plots, rows
 from lcprune.paper.rows import Outcomes
 from lcprune.paper.tables import NAMES
-from lcprune.pipeline import metrics
+from lcprune.pipeline.curves import read_curves
 
 Rows = Sequence[Mapping[str, Any]]
 Files = dict[str, bytes]
@@ -25,7 +25,7 @@ def draw(name: str, datasets: Sequence[str], outcomes: Outcomes, shown: Rows) ->
 
 def _figure3(datasets: Sequence[str], outcomes: Outcomes, _: Rows) -> Files:
     folders = {NAMES[dataset]: _first(outcomes, dataset, "lc_3") for dataset in datasets}
-    found = {title: metrics.curves(folder) for title, folder in folders.items() if folder}
+    found = {title: read_curves(folder) for title, folder in folders.items() if folder}
     content = {
         title: {"exits": curves.exit_names, "steps": curves.steps.tolist(), "losses": curves.losses.tolist()}
         for title, curves in found.items()
@@ -87,7 +87,7 @@ def _figure6(datasets: Sequence[str], outcomes: Outcomes, _: Rows) -> Files:
 
 def _figure7(datasets: Sequence[str], outcomes: Outcomes, _: Rows) -> Files:
     folders = {name: _first(outcomes, datasets[0], name) for name in ("bp_sub_1", "bp_sub_2", "bp_sub_3", "lc_3")}
-    found = {name: metrics.curves(folder) for name, folder in folders.items() if folder}
+    found = {name: read_curves(folder) for name, folder in folders.items() if folder}
     if len(found) < len(folders):
         return {"figure7.png": _failed()}
     *alone, joint = found.values()

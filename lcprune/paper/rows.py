@@ -18,7 +18,8 @@ from lcprune.paper.scales import SCALES
 from lcprune.paper.statistics import mann_whitney, mean_and_std
 from lcprune.paper.targets import Kind, Row, Target
 from lcprune.paper.work import Outcome
-from lcprune.pipeline import metrics, rdm, stored
+from lcprune.pipeline import rdm, stored
+from lcprune.pipeline.curves import read_curves
 
 Outcomes = Mapping[tuple[str, str], Sequence[Outcome]]
 """By dataset and run, a seed after the other."""
@@ -122,7 +123,7 @@ def _accuracy(row: Row, folder: Path) -> float:
 
 def _final_loss(row: Row, folder: Path) -> float:
     """Figure 3: training loss of an exit in the last logged interval, in nats."""
-    found = metrics.curves(folder)
+    found = read_curves(folder)
     return float(found.losses[-1, found.exit_names.index(row.of)])
 
 

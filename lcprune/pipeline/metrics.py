@@ -7,17 +7,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from lcprune import runs
-from lcprune.errors import LcpruneError, RunError
-from lcprune.exits import exit_names
+from lcprune.errors import LcpruneError
 from lcprune.training.loop import Evaluation, Listener, LoggedStep
-
-if TYPE_CHECKING:
-    from lcprune.reporting.page.subject import Curves
 
 MUCH_WAITING = 0.3
 """Share of the time spent waiting for images above which a notice is given."""
@@ -83,34 +77,6 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         with suppress(ValueError):
             lines.append(json.loads(text))
     return lines
-
-
-def curves(run: Path) -> "Curves":
-    """Losses and accuracies of every exit over the steps so far (Figures 3 and 7), finished or not.
-
-    Raises:
-        RunError: If nothing is logged yet.
-    """
-    from lcprune.reporting.page.subject import Curves  # reads scipy, for which a training would wait a second
-
-    folder, recipe = runs.open_run(run)
-    lines = read_metrics(folder / runs.METRICS)
-    logged = [line for line in lines if "loss" in line]
-    if not logged:
-        raise RunError(f"{folder} has no losses in {runs.METRICS} yet", f"run this first: lcprune resume {folder}")
-    evaluated = [line for line in lines if "accuracy_pct" in line]
-    is_test = all("test_accuracy_pct" in line or line["split"] == "test" for line in evaluated)
-    key = "test_accuracy_pct" if is_test else "accuracy_pct"
-    accuracies = [line.get(key, line["accuracy_pct"]) for line in evaluated]
-    n_exits = len(logged[0]["loss"])
-    return Curves(
-        exit_names=exit_names(n_exits, recipe.data.sizes),
-        steps=np.array([line["step"] for line in logged], dtype=np.int64),
-        losses=np.array([line["loss"] for line in logged], dtype=np.float64),
-        eval_steps=np.array([line["step"] for line in evaluated], dtype=np.int64),
-        accuracies_pct=np.array(accuracies, dtype=np.float64).reshape(len(evaluated), n_exits),
-        split="test" if is_test else "val",
-    )
 
 
 def seconds_trained(folder: Path) -> float:

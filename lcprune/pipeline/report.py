@@ -19,6 +19,7 @@ from lcprune.errors import LcpruneError, OnnxModelError, RunError
 from lcprune.exits import MAIN, exit_label
 from lcprune.pipeline import metrics, rdm, stored
 from lcprune.pipeline.costs import costs_of
+from lcprune.pipeline.curves import read_curves
 from lcprune.recipe import Recipe
 from lcprune.reporting.page import page
 from lcprune.reporting.page.subject import Labelled, Setting, Subject
@@ -80,7 +81,7 @@ def collect(folder: Path, recipe: Recipe, *, with_rdm: bool, data_root: Path | N
         recipe=recipe,
         recipe_text=recipes.dump(recipe),
         environment=_json_of(folder, runs.ENVIRONMENT, f"lcprune train {folder / runs.RECIPE}"),
-        curves=metrics.curves(folder) if (folder / runs.METRICS).exists() else None,
+        curves=read_curves(folder) if (folder / runs.METRICS).exists() else None,
         seconds=metrics.seconds_trained(folder),
         exits=costs.exits,
         cost=costs.cascade,

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,8 @@ def photos(here: Path) -> Path:
     return here / "photos"
 
 
+ABSENT = "cuda" if sys.platform == "darwin" else "mps"
+"""A device that this system cannot have."""
 VALIDATE = ("validate", "digits")
 OF_RUN = ("export", "run", "--exit", "1")
 DONE: dict[str, tuple[tuple[str, ...], str, tuple[tuple[str, ...], ...]]] = {
@@ -103,7 +106,7 @@ DONE: dict[str, tuple[tuple[str, ...], str, tuple[tuple[str, ...], ...]]] = {
         ((*VALIDATE, "--set", "data.source=imagefolder", "--set", "data.image_size=64"),),
     ),
     "a device that is absent": (
-        ("train", "digits", "--device", "mps", "--set", "train.iterations=1"),
+        ("train", "digits", "--device", ABSENT, "--set", "train.iterations=1"),
         "use --device auto",
         (("train", "digits", "--device", "auto", "--set", "train.iterations=1"),),
     ),

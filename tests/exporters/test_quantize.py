@@ -332,6 +332,17 @@ def test_relu6_is_part_of_the_integer_convolution(calibration: np.ndarray, image
     assert (operators.count("QuantizeLinear"), operators.count("DequantizeLinear")) == (1, 0)
 
 
+def test_a_network_that_is_integers_throughout_has_nothing_in_float(calibration: np.ndarray) -> None:
+    """A maximum is taken of integers, too, whatever onnxruntime calls the operator."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+    model = nn.Sequential(*layers, nn.Conv2d(16, 16, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16, 5))
+    reduced = reduce([export_module(model.eval(), (3, 8, 8), ("logits",))], "int8", calibration)
+    operators = [node.op_type for node in quantize._optimized(reduced.stages[0].SerializeToString()).graph.node]
+    assert "NhwcMaxPool" in operators
+    assert reduced.quantization.float_operators == {}
+
+
 def test_a_row_is_the_same_in_a_batch_of_any_size(calibration: np.ndarray, images: np.ndarray) -> None:
     """Squeeze-and-excitation is partly in float between integers: its sums must not depend on the batch."""
     torch.manual_seed(0)

@@ -17,7 +17,8 @@ from lcprune.data.sources import Split, read_digits
 from lcprune.errors import RunError
 from lcprune.models import Network
 from lcprune.models.network import Normalize
-from lcprune.pipeline import metrics, rdm
+from lcprune.pipeline import rdm
+from lcprune.pipeline.curves import read_curves
 from lcprune.pipeline.stored import load_network
 
 
@@ -148,12 +149,12 @@ def test_curves_by_hand(run: Path) -> None:
         + line(step=10, loss=[1.0, 0.5])
         + '{"step": 15, "loss": [0.'  # a crash
     )
-    found = metrics.curves(run)
+    found = read_curves(run)
     assert (found.exit_names, found.split) == (("sub-model 1", "main"), "val")
     assert (found.steps.tolist(), found.losses.tolist()) == ([5, 10], [[2.0, 1.5], [1.0, 0.5]])
     assert (found.eval_steps.tolist(), found.accuracies_pct.tolist()) == ([8], [[10.0, 20.0]])
     (run / runs.METRICS).write_text(line(step=5, loss=[2.0, 1.0]))  # losses alone
-    assert metrics.curves(run).accuracies_pct.shape == (0, 2)
+    assert read_curves(run).accuracies_pct.shape == (0, 2)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +167,7 @@ def test_curves_by_hand(run: Path) -> None:
 )
 def test_curves_take_the_test_accuracy_where_it_is_known(run: Path, evaluated: dict[str, object]) -> None:
     (run / runs.METRICS).write_text(line(step=5, loss=[2.0]) + line(step=8, **evaluated))
-    found = metrics.curves(run)
+    found = read_curves(run)
     assert (found.split, found.accuracies_pct.tolist()) == ("test", [[7.0]])
 
 
@@ -175,7 +176,7 @@ def test_a_run_that_has_not_begun_says_what_to_run(run: Path) -> None:
     for prepare in (lambda: (run / runs.METRICS).write_text(""), (run / runs.METRICS).unlink):
         prepare()
         with pytest.raises(RunError, match="has no losses in metrics.jsonl yet") as error:
-            metrics.curves(run)
+            read_curves(run)
         assert error.value.fix == f"run this first: lcprune resume {run}"
 
 
