@@ -39,6 +39,8 @@ class Calibration(ProgressiveResult):
     """Points that new images are expected to lose against float32's main."""
     expected_drop_se_pct: float
     """Standard error of `expected_drop_pct`."""
+    price: float
+    """Of a lost image, in the cost of main."""
     images_needed: int | None
     """See `images_needed`; None where the budget is a cost, or 0 points."""
     drop_upper_pct: float | None
@@ -92,7 +94,9 @@ class Family:
             unseen[:, inside] = [setting.outcome(judged)[1] for setting in settings]
         return unseen
 
-    def within_drop(self, max_drop_pct: float, confidence: float | None = None) -> Calibration | None:
+    def within_drop(
+        self, max_drop_pct: float, confidence: float | None = None, least_price: float = 0.0
+    ) -> Calibration | None:
         """The cheapest setting by which new images are expected to lose at most ``max_drop_pct`` points.
 
         A larger budget never costs more. The deciding images do not lose more than the budget either. Without a
@@ -101,9 +105,10 @@ class Family:
         Args:
             max_drop_pct: Points that may be lost against float32's main.
             confidence: With it, the upper end of the one-sided interval of what new images lose is within the budget.
+            least_price: Of a lost image, in the cost of main.
 
         Returns:
-            None where no price keeps the budget.
+            None where no price from ``least_price`` keeps the budget.
 
         Raises:
             ValueError: If an argument is out of its range.
@@ -116,7 +121,12 @@ class Family:
             tested = [at for at in range(len(self.settings)) if self._is_certain(at, max_drop_pct)]
         else:
             tested = list(range(self._passed(max_drop_pct, confidence)))
-        kept = [at for at in tested if within(max(self.drops_pct[at], self._expected_pct(at, 1)), max_drop_pct)]
+        kept = [
+            at
+            for at in tested
+            if self._price(at) >= least_price * (1 - 1e-12)
+            and within(max(self.drops_pct[at], self._expected_pct(at, 1)), max_drop_pct)
+        ]
         if not kept:
             return None
         return self._calibration(min(kept, key=lambda at: (self.costs[at], at)), 1, max_drop_pct, confidence)
@@ -155,6 +165,9 @@ class Family:
     def _variance(self, at: int) -> float:
         return 0.0 if self._is_main(at) else float(np.var(self.unseen[at]))
 
+    def _price(self, at: int) -> float:
+        return float(np.concatenate(self.prices)[at]) / self.pay(())[-1]
+
     def _is_main(self, at: int) -> bool:
         return not self.settings[at].exits and next(iter(self.rows.values())).main is None
 
@@ -175,6 +188,7 @@ class Family:
             drop_pct=self.drops_pct[at],
             expected_drop_pct=self._expected_pct(at, more_lost),
             expected_drop_se_pct=100 * math.sqrt(variance / self.n),
+            price=self._price(at),
             images_needed=images_needed(max_drop_pct, variance),
             drop_upper_pct=None if confidence is None else self._upper_pct(at, confidence),
         )

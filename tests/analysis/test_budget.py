@@ -83,6 +83,20 @@ def test_the_forecast_is_the_cross_validated_loss_and_one_image_more() -> None:
     assert found.drop_upper_pct is None
 
 
+def test_a_least_price_leaves_out_what_is_cheaper_and_gives_the_best_of_the_rest() -> None:
+    family = Family({"softmax": rows(900, 5)})
+    free, strict = family.within_drop(5.0), family.within_drop(1.0)
+    assert free is not None
+    assert strict is not None
+    assert free.price < strict.price
+    held = family.within_drop(5.0, least_price=strict.price)
+    assert held is not None
+    assert held.price >= strict.price
+    assert free.mean_macs <= held.mean_macs <= strict.mean_macs
+    assert family.within_drop(5.0, least_price=free.price) == free
+    assert family.within_drop(5.0, least_price=1e9) is None
+
+
 def test_images_that_halve_the_budget_by_hand() -> None:
     """At 0.5 points b (1 - b) = 0.004975, and 4 * 0.004975 / 0.005^2 = 796."""
     assert images_needed(0.5) == 796

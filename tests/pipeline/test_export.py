@@ -135,6 +135,7 @@ def test_an_int8_file_holds_the_budget_by_its_own_logits(run: Path, asked: Asked
     """What is said is what the file does, and float32 stands beside it."""
     budget = 2.0 + lost_pct(run, asked, "int8", 3)
     plain = write(run, asked(max_drop_pct=budget, exits=("1", "2", "3")))
+    price = runs.read_json(run / runs.THRESHOLDS)["price"]
     said = write(run, asked(max_drop_pct=budget, exits=("1", "2", "3"), precision="int8"))
     assert (said["precision"], said["kind"]) == ("int8", "progressive")
     assert said["path"].endswith("progressive-int8.onnx")
@@ -159,6 +160,7 @@ def test_an_int8_file_holds_the_budget_by_its_own_logits(run: Path, asked: Asked
     thresholds = runs.read_json(run / runs.THRESHOLDS)
     assert (thresholds["precision"], thresholds["thresholds"]) == ("int8", said["thresholds"])
     assert thresholds["drop_pct"] == pytest.approx(main - correct)
+    assert thresholds["price"] >= price
     assert runs.changed_files(run) == []
 
 

@@ -33,6 +33,8 @@ class Decision:
     """Of the kept exits and main."""
     content: dict[str, Any] | None = None
     """As in ``thresholds.json``; None where the thresholds were not calibrated."""
+    price: float = 0.0
+    """Of a lost image, in the cost of main, that gave the thresholds."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +49,15 @@ class _Budget:
     """Whether `pay` is in milliseconds."""
     confidence: float | None
 
-    def spend(self, rows: Alternatives, exits: Sequence[int] | None) -> Calibration:
-        """The best setting within the budget, which has an early exit.
+    def spend(self, rows: Alternatives, exits: Sequence[int] | None, least_price: float = 0.0) -> Calibration:
+        """The best setting within the budget, which has an early exit; see `Family`.
 
         Raises:
             BudgetError: If there is none.
         """
         family = Family(rows, exits, self.pay)
         if self.kind == "max_drop_pct":
-            found = family.within_drop(self.limit, self.confidence)
+            found = family.within_drop(self.limit, self.confidence, least_price)
         else:
             found = family.within_cost(self.limit)
             if found is None:
@@ -105,7 +107,7 @@ def calibrate_exits(
     temperatures = loaded.scores.temperatures
     of_file = tuple(temperatures[exit_index] for exit_index in (*found.exits, len(temperatures) - 1))
     content = _content(loaded, request, budget, found, of_file)
-    return Decision(found.exits, found.thresholds, found.criterion, of_file, content)
+    return Decision(found.exits, found.thresholds, found.criterion, of_file, content, found.price)
 
 
 def recalibrate(
@@ -116,6 +118,8 @@ def recalibrate(
     latency: Callable[[], CascadeLatency] | None = None,
 ) -> Decision:
     """`chosen` with thresholds for the logits of another precision; drops are measured from float32's main.
+
+    A lost image costs no less than in float32: a second choice on the same images would be a second chance of luck.
 
     Args:
         loaded: The run.
@@ -131,7 +135,7 @@ def recalibrate(
     rows = own.by_criterion[chosen.criterion][split]
     budget = _budget(loaded, request, rows.cost.exit_macs, latency)
     _refuse_what_the_last_exit_loses(loaded, budget, rows, request.precision)
-    found = budget.spend({chosen.criterion: rows}, range(len(chosen.exits)))
+    found = budget.spend({chosen.criterion: rows}, range(len(chosen.exits)), chosen.price)
     temperatures = own.temperatures
     content = _content(loaded, request, budget, found, temperatures) | {"exits": chosen.exits}
     return replace(chosen, thresholds=found.thresholds, temperatures=temperatures, content=content)
