@@ -9,18 +9,22 @@ import numpy as np
 import pytest
 
 from lcprune import runs
+from lcprune.analysis.cost import CascadeCost
 from lcprune.analysis.select import Budget
+from lcprune.analysis.thresholds import Rows
 from lcprune.data import sources
 from lcprune.errors import BudgetError
 from lcprune.pipeline import evaluate_onnx, stored
 from lcprune.pipeline import export as pipeline
 from lcprune.pipeline.export import ExportRequest, calibration
-from lcprune.pipeline.export.exported_cascade import ExportedCascade, reduced
+from lcprune.pipeline.export.exported_cascade import ExportedCascade, reduced, warn_of_loss
 from lcprune.pipeline.export.latency_cost import CascadeLatency
+from lcprune.pipeline.export.scores import ExitScores
 from lcprune.pipeline.select import select
 from lcprune_runtime.session import ProgressiveSession
 
 Asked = Callable[..., ExportRequest]
+COSTS = "warning: int8 costs 0.90 points at the last exit, on 1,000 images"
 
 
 def write(run: Path, request: ExportRequest) -> dict[str, Any]:
@@ -162,6 +166,28 @@ def test_an_int8_file_holds_the_budget_by_its_own_logits(run: Path, asked: Asked
     assert thresholds["drop_pct"] == pytest.approx(main - correct)
     assert thresholds["price"] >= price
     assert runs.changed_files(run) == []
+
+
+@pytest.mark.parametrize(
+    ("lost", "images", "options", "said"),
+    [
+        (9, 1000, {}, f"{COSTS}; for processors with VNNI and ARM64, --int8-range full rounds less"),
+        (9, 1000, {"int8_range": "full"}, COSTS),
+        (2, 1000, {}, None),
+        (1, 300, {}, None),  # within two standard errors
+    ],
+)
+def test_what_a_precision_costs_is_said(
+    asked: Asked, lost: int, images: int, options: dict[str, Any], said: str | None
+) -> None:
+    def scores(wrong: int) -> ExitScores:
+        correct = np.arange(images)[None] >= wrong
+        rows = Rows(np.ones((1, images), np.float32), correct, CascadeCost((10,), ()))
+        return ExitScores({"softmax": {"val": rows}}, (1.0,))
+
+    heard: list[str] = []
+    warn_of_loss(scores(lost), scores(0), asked(precision="int8", **options), heard.append)
+    assert heard == [said] * (said is not None)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "w8"])

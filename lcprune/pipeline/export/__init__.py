@@ -84,7 +84,7 @@ def export(folder: Path, request: ExportRequest, notice: Notice, *, data_root: P
         settled = replace(request, criterion=of_fp32.criterion)
         classes = {split: of_split[exits] for split, of_split in run.classes.items()}
         cascade = reduced(fp32, classes, run.dataset, costs.cascade, settled, recipe.train.seed)
-        warn_of_loss(cascade, request.precision, notice)
+        warn_of_loss(cascade.scores, fp32.scores, request, notice)
         if request.calibrates and of_fp32.exits:
             decided = recalibrate(run, request, cascade.scores, of_fp32, lambda: stages_latency(cascade.stages))
 

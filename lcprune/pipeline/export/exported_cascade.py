@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lcprune.analysis.cost import CascadeCost
-from lcprune.analysis.evaluate import accuracy_pct, within
+from lcprune.analysis.evaluate import accuracy_pct, drop_pct, drop_se_pct, within
 from lcprune.data.sources import Dataset
 from lcprune.exporters.float_precisions import Stages
 from lcprune.exporters.quantize import Quantization, reduce
@@ -17,8 +17,8 @@ from lcprune.pipeline.export.scores import ExitScores, score_logits
 
 SAMPLES = 256
 """Training images that the ranges of int8 activations are found on."""
-MAX_PRECISION_LOSS_PCT = 1.0
-"""There is a notice where the last exit loses more points than this to its precision."""
+MAX_PRECISION_LOSS_PCT = 0.2
+"""There is a notice where the last exit loses more points to its precision, and more than two standard errors."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +88,18 @@ def reduced(
     )
 
 
-def warn_of_loss(own: ExportedCascade, precision: str, notice: Callable[[str], None]) -> None:
-    """Tells the user where the last exit loses more than `MAX_PRECISION_LOSS_PCT`."""
-    if own.agreement is None:
+def warn_of_loss(own: ExitScores, fp32: ExitScores, request: ExportRequest, notice: Callable[[str], None]) -> None:
+    """Tells the user where the last exit loses more than `MAX_PRECISION_LOSS_PCT` to the precision of `request`."""
+    rows = own.any_criterion
+    if not rows:
         return
-    lost_pct = own.agreement["fp32_accuracy_pct"][-1] - own.agreement["accuracy_pct"][-1]
-    if not within(lost_pct, MAX_PRECISION_LOSS_PCT):
-        notice(f"warning: {precision} costs {lost_pct:.2f} points of accuracy at the last exit")
+    split = next(iter(rows))
+    before, after = fp32.any_criterion[split].correct[-1], rows[split].correct[-1]
+    lost_pct = drop_pct(before, after)
+    if within(lost_pct, max(MAX_PRECISION_LOSS_PCT, 2 * drop_se_pct(before, after))):
+        return
+    safe = request.precision == "int8" and request.int8_range == "safe"
+    notice(
+        f"warning: {request.precision} costs {lost_pct:.2f} points at the last exit, on {len(after):,} images"
+        + ("; for processors with VNNI and ARM64, --int8-range full rounds less" if safe else "")
+    )
