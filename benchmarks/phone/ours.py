@@ -13,6 +13,8 @@ CANNOT_BE_MET = 3
 """Exit code of a command that finds nothing within the budget."""
 BUDGETS = ("0.5", "1", "2", "3")
 """Of progressive models, in points."""
+SHARED = "3"
+"""The budget at which weights are also shared by the sizes."""
 RECIPE = Path(__file__).parent / "phone.yaml"
 VARIANTS = {
     "both": (),
@@ -51,6 +53,12 @@ def exported(name: str, run: Path) -> dict[str, Row]:
     words = {f"{main['name']}, fp32": ("--exit", exit_label(main["name"]))}
     for budget in BUDGETS:
         words[f"progressive {budget}, int8"] = ("--progressive", "--max-drop", budget, "--precision", "int8")
+    if name != "depth":
+        words[f"progressive {SHARED} of shared weights, int8"] = (
+            *words[f"progressive {SHARED}, int8"],
+            "--layout",
+            "shared",
+        )
     words |= {f"{each['name']}, int8": ("--exit", exit_label(each["name"]), "--precision", "int8") for each in chosen}
     rows = {f"{name}: {file}": _export(run, file, options) for file, options in words.items()}
     return {file: row for file, row in rows.items() if "path" in row}

@@ -79,7 +79,8 @@ def export(
         typer.Option(
             "--layout",
             "--form",
-            help="nested: exits as If branches; flat: one graph, whose batch shrinks at each exit.",
+            help="nested: exits as If branches; shared: weights of several sizes once in the file, in int8; "
+            "flat: one graph, whose batch shrinks at each exit.",
         ),
     ] = "nested",
     batch: Annotated[

@@ -28,6 +28,7 @@ from lcprune.exporters.metadata import attach, refuse_unreadable
 from lcprune.exporters.nested import nested_exits
 from lcprune.exporters.parts import Plan, nan_guard
 from lcprune.exporters.quantize import Quantization, check_int8
+from lcprune.exporters.shared_weights import share
 from lcprune.exporters.single import fixed_batch, is_fixed, single_exits
 from lcprune.exporters.stages import cascade_stages
 from lcprune.exporters.verify import Parity, Reference, check_parity, write_checked
@@ -106,8 +107,9 @@ def stitch(
         criterion: Score that is compared with the thresholds.
         temperatures: By which the logits are divided before their score is taken, one per stage; none for 1.
             The logits that come out are not divided.
-        layout: ``nested``: the next stage is in a branch; ``flat``: it runs on fewer rows, or on none. Stages of
-            `single.fixed_batch` are nested.
+        layout: ``nested``: the next stage is in a branch; ``shared``: the same, with weights that several stages
+            have in common outside of the branches; ``flat``: it runs on fewer rows, or on none. Stages of
+            `single.fixed_batch` are not flat.
 
     Raises:
         ValueError: If there is no early exit, or not one threshold for each, or `layout` does not fit the stages.
@@ -133,6 +135,8 @@ def stitch(
         [stages[-1].graph.output[0], exit_index],
         [*initializers, *exit_initializers],
     )
+    if layout != "nested":
+        share(graph)
     opsets, ir_version = stages[0].opset_import, stages[0].ir_version
     return helper.make_model(graph, opset_imports=opsets, ir_version=ir_version, producer_name="lcprune")
 

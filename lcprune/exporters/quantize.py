@@ -33,6 +33,7 @@ from lcprune.exporters.bias_correction import correct_biases
 from lcprune.exporters.float_precisions import Stages, like, refuse_overflow, to_fp16, to_w8
 from lcprune.exporters.graphs import rename, subgraphs
 from lcprune.exporters.parts import inline, reads_image
+from lcprune.exporters.shared_weights import unify
 from lcprune.specs import Int8Range
 from lcprune_runtime.progress import tracked
 from lcprune_runtime.session import Floats, open_session, to_float
@@ -182,7 +183,9 @@ def _to_int8(stages: Stages, images: NDArray[np.generic], int8_range: Int8Range)
     whole = _joined(stages)
     ranges = _ranges(whole, read)
     correct_biases(whole, {name: of[:_CHUNK] for name, of in read.items()}, LARGEST_WEIGHT[int8_range])
-    quantized = _cut(_quantized(whole, ranges, [_image(k) for k in levels], int8_range), stages)
+    in_integers = _quantized(whole, ranges, [_image(k) for k in levels], int8_range)
+    unify(in_integers.graph)
+    quantized = _cut(in_integers, stages)
     for k in levels:
         _take_pixels(quantized[k].graph, images.shape[1])
     for k, reduction in reductions.items():

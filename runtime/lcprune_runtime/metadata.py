@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 from lcprune_runtime.errors import OnnxModelError
 from lcprune_runtime.images import Interpolation, Preparation
 from lcprune_runtime.model_file import FIX, read_onnx
-from lcprune_runtime.specs import CRITERIA, Criterion, Layout
+from lcprune_runtime.specs import CRITERIA, LAYOUTS, Criterion, Layout
 from lcprune_runtime.version import __version__
 
 PREFIX = "lcprune."
@@ -171,7 +171,7 @@ def _decode(properties: Mapping[str, str]) -> ModelInfo:
         raise ValueError(f"criterion {criterion}")
     layout = properties.get(PREFIX + "layout") or properties.get(PREFIX + "form", "nested")  # as 0.1 called it
     batch = json.loads(properties.get(PREFIX + "batch", "null"))
-    if layout not in ("nested", "flat") or batch not in (None, 1):
+    if layout not in LAYOUTS or batch not in (None, 1):
         raise ValueError(f"layout {layout}, batch {batch}")
     return ModelInfo(
         classes=tuple(_name(name) for name in _list(value("classes"))),
@@ -186,7 +186,7 @@ def _decode(properties: Mapping[str, str]) -> ModelInfo:
         thresholds=numbers("thresholds"),
         temperatures=numbers("temperatures"),
         criterion=criterion,
-        layout="flat" if layout == "flat" else "nested",
+        layout=layout,
         batch=None if batch is None else 1,
         version=_name(properties[PREFIX + "version"]),
     )

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from lcprune.exporters.graphs import subgraphs
 from lcprune.exporters.parts import reads_image
 from lcprune.exporters.progressive import write_model, write_network
 from lcprune.exporters.quantize import Reduction, reduce
@@ -111,6 +112,50 @@ def test_every_precision_agrees_with_its_stages(
     with torch.no_grad():
         exact = torch.stack(network(torch.from_numpy(images).float() / 255)).numpy()[[*kept, 5]]
     assert np.abs(reference.logits - exact).max() < 0.05 * np.abs(exact).max()
+
+
+def _of_shared_convolutions() -> Network:
+    """Sizes whose normalisation alone differs, as training on several sizes makes them."""
+    torch.manual_seed(0)
+    body, head = nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.Linear(16, CLASSES)
+    groups = []
+    for _ in SIZES:
+        norm = nn.BatchNorm2d(16)
+        nn.init.uniform_(norm.weight, 0.3, 1.5)
+        groups.append(nn.Sequential(body, norm, nn.ReLU()))
+    critics = [nn.Sequential(nn.AvgPool2d(size), nn.Flatten(), head) for size in SIZES]
+    groups[-1].extend(critics.pop())
+    return Network(Normalize((0.4,) * 3, (0.2,) * 3), groups, critics, image_sizes=SIZES)
+
+
+@pytest.mark.parametrize("batch", [None, 1])
+def test_int8_of_several_sizes_shares_its_integers(images: np.ndarray, tmp_path: Path, batch: int | None) -> None:
+    """Once in the file, outside of the branches, and the results stay as they are to the bit."""
+    network = cpu_copy(_of_shared_convolutions())
+    stages, _ = cascade_stages(network, (0, 1), images)
+    fewer = reduce(stages, "int8", images)
+    reference = Reference.of_stages(fewer.stages, images, "int8")
+    found, counts = {}, {}
+    for layout in ("nested", "shared"):
+        path = tmp_path / f"{layout}.onnx"
+        info = _info(network, (0, 1, 2), _middle(network, images, (0, 1)), layout=layout, batch=batch)
+        write_model(fewer.stages, reference, path, info, quantization=fewer.quantization)
+        session = ProgressiveSession(path)
+        found[layout] = session(images)
+        graphs = enumerate(subgraphs(onnx.load(path).graph))
+        counts[layout] = [k == 0 for k, graph in graphs for tensor in graph.initializer if _is_int8(tensor)]
+        assert session.info.layout == layout
+    assert len(set(found["nested"].exit_indices.tolist())) == 3
+    for one, other in zip(*found.values(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(found["nested"].logits, found["shared"].logits)
+    # A convolution, an average pool and a linear layer of each size; the first stage is in no branch.
+    assert sorted(counts["nested"]) == [False] * 6 + [True] * 3
+    assert sorted(counts["shared"]) == [False] * 2 + [True] * 3  # pools of other shapes
+
+
+def _is_int8(tensor: onnx.TensorProto) -> bool:
+    return tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) > 1
 
 
 def test_segments_read_the_image_where_a_size_begins(network: Network, images: np.ndarray, tmp_path: Path) -> None:

@@ -97,6 +97,8 @@ def test_a_format_of_another_runtime(run: Path, asked: Asked, monkeypatch: pytes
         ({"progressive": False, "layout": "flat", "exit_name": "1"}, "--layout is about progressive graphs"),
         ({"progressive": False, "segments": True, "exit_name": "1"}, "--segments is about progressive graphs"),
         ({"layout": "flat", "batch": 1}, "in a flat graph the rows get fewer"),
+        ({"layout": "shared"}, "--layout shared is about int8 files"),
+        ({"layout": "shared", "precision": "int8"}, "--layout shared is about networks of several image sizes"),
         ({"output": Path("x.ort")}, "--format onnx does not write x.ort"),
         ({"output": Path("x.onnx"), "file_format": "ort"}, "--format ort does not write x.onnx"),
         ({"file_format": "executorch", "precision": "int8"}, "--precision is not known to --format executorch"),

@@ -14,6 +14,7 @@ from typing import Any
 from lcprune import runs
 from lcprune.analysis.evaluate import ProgressiveResult, accuracy_pct
 from lcprune.analysis.thresholds import simulate
+from lcprune.errors import ExportError
 from lcprune.exits import exit_label
 from lcprune.exporters.converted import write_converted
 from lcprune.exporters.progressive import complete, file_size, write_model
@@ -74,6 +75,8 @@ def export(folder: Path, request: ExportRequest, notice: Notice, *, data_root: P
     """
     refuse_contradictions(request)
     folder, recipe = runs.open_run(folder)
+    if request.layout == "shared" and not recipe.data.sizes:
+        raise ExportError("--layout shared is about networks of several image sizes", "leave it out")
     run = load(folder, recipe, request, data_root)
     decided = of_fp32 = decide(run, request, notice)
     exits = [*of_fp32.exits, len(run.costs.exits) - 1]

@@ -24,6 +24,8 @@ from lcprune.specs import FORMATS
 from lcprune_runtime.segment_session import MANIFEST
 
 PARITY_IMAGES = 256
+UNMARKED = ("nested", "fp32", "")
+"""Not in the name of a file."""
 
 
 @dataclass(frozen=True)
@@ -138,9 +140,9 @@ def _output_path(request: ExportRequest, folder: Path, exit_names: Sequence[str]
     stem = MAIN if is_main else exit_names[exits - 1].removesuffix(" px").replace(" ", "-")
     if request.progressive:
         stem = "progressive" if is_main else f"progressive-{exits}"
-    marks = {"flat": request.layout == "flat", request.precision: request.precision != "fp32", "batch1": request.batch}
+    marks = (request.layout, request.precision, "" if request.batch is None else "batch1")
     ending = f"-{request.file_format}" if request.is_folder else FORMATS[request.file_format].suffix
-    name = "-".join([stem, *(mark for mark, applies in marks.items() if applies)]) + ending
+    name = "-".join([stem, *(mark for mark in marks if mark not in UNMARKED)]) + ending
     path = request.output or folder / runs.EXPORT / name
     if path.is_dir() and not _is_export(path, request):
         raise ExportError(

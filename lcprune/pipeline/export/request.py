@@ -94,6 +94,10 @@ def refuse_contradictions(request: ExportRequest) -> None:
             "--batch 1 fixes the shapes, and in a flat graph the rows get fewer",
             "write --layout nested, or --segments for hosts that take no branches",
         )
+    if request.layout == "shared" and request.precision != "int8":
+        raise ExportError(
+            "--layout shared is about int8 files: in float each size has weights of its own", "add --precision int8"
+        )
     file_format = FORMATS[request.file_format]
     of_onnx = {"--precision": request.precision != "fp32", "--batch": request.batch is not None}
     of_onnx |= {name: asks[name] for name in ("--layout", "--segments", "--threshold-input")}
