@@ -137,7 +137,10 @@ def page(result: Mapping[str, Any]) -> str:
         for row in rows
     ]
     here = f"{result['machine']['cpu']} ({', '.join(result['vectors'])})"
-    refused = "".join(f"\n\nNot exported on that machine: {name} ({why})." for name, why in result["refused"].items())
+    refused = "".join(
+        f"\n\nNot exported on that machine, whose products of 8-bit weights overflow: {name} ({why})."
+        for name, why in result["refused"].items()
+    )
     return (
         f"`{result['recipe']}`, {rows[0]['images']:,} test images: how many take another exit or class than on {here}, "
         "those within 1e-5 of a threshold counted apart; the largest difference of a logit is a part of the largest "

@@ -6,7 +6,7 @@ python -m benchmarks.tables    writes the parts of all of them between the two m
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from benchmarks import critic_losses, markdown, matrix
+from benchmarks import critic_losses, int8, markdown, matrix, processors
 from benchmarks.phone import page as phone
 from benchmarks.provenance import RESULTS, Row, command_line, read
 
@@ -69,6 +69,13 @@ def development() -> str:
     return f"`make matrix` on {machine} (`benchmarks/results/matrix.json`).\n\n{matrix.table(result['rows'])}"
 
 
+def files() -> str:
+    """What docs/onnx.md shows."""
+    pages = (("processors.json", processors.page), ("int8.json", int8.page))
+    found = [(name, page, read(RESULTS / name)) for name, page in pages]
+    return "\n\n".join(f"{page(result)}\n\nFrom `benchmarks/results/{name}`." for name, page, result in found if result)
+
+
 def photographs() -> str:
     """What docs/phone.md shows."""
     result = _read("phone_trash.json")
@@ -87,6 +94,7 @@ PAGES = {
     "docs/development.md": development,
     "docs/speed.md": speed,
     "docs/methods.md": losses,
+    "docs/onnx.md": files,
     "docs/own-images.md": lambda: _own_images(_read("own_images.json")),
     "docs/phone.md": photographs,
     "docs/reliability.md": from_outside,
