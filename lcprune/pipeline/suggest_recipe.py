@@ -22,6 +22,7 @@ _SHRINKING = (32, 64, 96, 128)  # backbones whose stem halves it twice
 _LEAST_PX = (
     64  # for those of torchvision and timm, which halve an image five times; benchmarks/results/init_trials.json
 )
+_SMALLER = (0.5, 0.75)  # of the input size, where one network learns several: docs/phone.md
 _PRETRAINED_PX = 224  # what most pretrained weights were trained with
 _SHARES = (0.15, 0.2, 0.3)  # of the training images, held out for validation, and as many for testing
 _MOST_HELD_OUT = 5_000
@@ -148,7 +149,10 @@ def _plan(found: Survey, wanted: Wanted) -> _Plan:
     epochs = max(least, min(most, round(steps / per_epoch)))
     size = wanted.image_size or _image_size(trunk, typical, pretrained)
     steps = epochs * per_epoch
-    return _Plan(trunk, size, wanted.smaller_sizes, typical, val, test, batch, epochs, steps, wanted.weights)
+    smaller = wanted.smaller_sizes
+    if pretrained and wanted.image_size is None and trunk.startswith(ZOOS):
+        smaller = tuple(int(part * size) for part in _SMALLER if part * size >= _LEAST_PX)
+    return _Plan(trunk, size, smaller, typical, val, test, batch, epochs, steps, wanted.weights)
 
 
 def _image_size(trunk: str, typical: int, pretrained: bool) -> int:
@@ -288,6 +292,11 @@ def _why_size(plan: _Plan, wanted: Wanted) -> str:
         reason = (
             "These sizes were asked for: one network learns all of them, and a sub-model is an exit at a size. Every "
             "step trains all."
+        )
+    elif plan.smaller_sizes:
+        reason = (
+            "One network learns all of these sizes, and a sub-model is an exit at a size: at half of the size it costs "
+            "a quarter. A step takes nearly twice as long as at the largest alone."
         )
     elif wanted.image_size:
         reason = "This size was asked for."

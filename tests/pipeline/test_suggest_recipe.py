@@ -112,12 +112,12 @@ def test_what_was_asked_for_is_kept() -> None:
     assert (recipe.model.trunk, recipe.model.weights, recipe.data.image_size) == (
         "torchvision/resnet18",
         "default",
-        224,
+        (112, 168, 224),
     )
     assert (recipe.data.normalize, recipe.data.augment) == ("imagenet", "resized_crop")
-    assert (
-        chosen(found(px=150), model="resnet18", weights="default").data.image_size == 128
-    )  # whole at the stride of 32
+    for px, sizes in ((150, (64, 96, 128)), (100, (72, 96)), (70, 64)):  # the largest is whole at the stride of 32
+        assert chosen(found(px=px), model="resnet18", weights="default").data.image_size == sizes
+    assert chosen(found(px=300), model="resnet18", weights="default", image_size=128).data.image_size == 128
     assert recipe.train.lr < chosen(found(px=300), model="resnet18").train.lr
 
 
