@@ -549,6 +549,52 @@ def test_a_misspelt_section_is_not_a_missing_one_and_hides_nothing() -> None:
     assert (alone.problem, alone.fix) == ("my.yaml, line 3: unknown key trian", "did you mean train?")
 
 
+SIZES = "  method: backprob\nmodel: {submodel: 1}\ndata: {source: imagefolder, image_size: [16, 32]}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        pytest.param(
+            BASE + "  lr: -1\n  cuda_graph: true\ncritics: {update_every: 2}\n",
+            ["line 6: train.lr", "my.yaml: train.cuda_graph replays one step, but critics.update_every"],
+            id="inside a section and between two",
+        ),
+        pytest.param(
+            BASE + "  epochs: 3\n  method: backprop\n  critic_warmup: 1\nmodle: {stem: small}\n",
+            ["line 9: unknown key modle", "line 9: modle: vgg has one stem", "line 4: train: iterations and epochs"]
+            + ["my.yaml: train.critic_warmup waits for critics, but train.method backprop"],
+            id="between keys of two sections, and between these",
+        ),
+        pytest.param(
+            BASE + "  ema: 0.9\n  average: 0.5\n  epochs: 1\n",
+            ["line 4: train: iterations and epochs", "line 4: train: average and ema"],
+            id="two pairs of one section",
+        ),
+        pytest.param(
+            "name: a\ntrain:\n  iterations: 1\n" + SIZES,
+            ["line 4: train.method"],
+            id="what the right method would be wrong with is not known",
+        ),
+        pytest.param(
+            BASE + "model: {trunk: vgg9}\ncritics: {depth: [1, 1]}\n",
+            ["line 6: model.trunk"],
+            id="nor how many critics the right trunk has",
+        ),
+        pytest.param(
+            "name: a\ndata: {source: digits}\ncritics: 3\ntrain: {epochs: 1, freeze: 9, nesterov: true, momentum: 0}\n",
+            ["line 3: critics", "line 4: train: nesterov"],
+            id="nor what a section that is none would say",
+        ),
+    ],
+)
+def test_all_that_is_known_to_be_wrong_is_told(text: str, told: list[str]) -> None:
+    error = refused(text)
+    lines = [line.strip() for line in error.problem.splitlines()[len(told) > 1 :]]
+    assert len(lines) == len(told)
+    assert all(part in line for line, part in zip(lines, told, strict=True)), lines
+
+
 def test_mistakes_of_overrides_are_among_them() -> None:
     error = refused(BASE + "  lr: -1\n", ("model.width=0", "trian.seed=1"))
     assert [line.split(":")[0] for line in error.problem.splitlines()[1:]] == [

@@ -10,10 +10,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from lcprune.errors import RecipeError
+from lcprune.recipe.checks import Key, failed_checks
 from lcprune.recipe.schema.recipe import Recipe, known_keys, sections
-
-Key = tuple[str, ...]
-"""Section and key, or a key of the top level; empty for what is wrong with two sections together."""
 
 MOST_TOLD = 20
 """Mistakes in a message."""
@@ -31,7 +29,7 @@ class _Mistake:
 def explain(
     error: ValidationError, values: Mapping[str, Any], document: Any, origin: str, overrides: Sequence[str]
 ) -> RecipeError:
-    """The message for a validation error: every mistake, also those behind a misspelt key.
+    """The message for a validation error: every mistake, also those behind a misspelt key or a wrong value.
 
     Args:
         error: As pydantic reports it.
@@ -43,12 +41,16 @@ def explain(
     right, written = _corrected(values, error.errors())
     told = _by_key(error.errors())
     found = [(key, group) for key, group in told.items() if not _is_misspelt(group[0], right)]
+    wrong = {key for key, _ in found}
     if written:
         try:
             Recipe.model_validate(right)
         except ValidationError as behind:
-            more = _by_key(behind.errors()).items()
-            found += [(_as_written(key, written), group) for key, group in more if key not in told]
+            more = {key: group for key, group in _by_key(behind.errors()).items() if key not in told}
+            found += [(_as_written(key, written), group) for key, group in more.items()]
+            wrong |= {*more}
+    for key, message in failed_checks(right, wrong):
+        found.append((_as_written(key, written), [_of_check(key, message)]))
     mistakes = [_mistake(key, group, written, document, origin, overrides) for key, group in found]
     if len(mistakes) == 1:
         return RecipeError(f"{mistakes[0].where}: {mistakes[0].problem}", mistakes[0].fix)
@@ -86,10 +88,16 @@ def _mistake(
 
 
 def _by_key(errors: Sequence[ErrorDetails]) -> dict[Key, list[ErrorDetails]]:
+    """The errors about each value by itself; `failed_checks` gives those about several."""
     groups: dict[Key, list[ErrorDetails]] = {}
     for each in errors:
-        groups.setdefault(_key(each), []).append(each)
+        if each["type"] != "value_error" or not isinstance(each["input"], dict):
+            groups.setdefault(_key(each), []).append(each)
     return groups
+
+
+def _of_check(key: Key, message: str) -> ErrorDetails:
+    return ErrorDetails(type="value_error", loc=key, msg=message, input=None)
 
 
 def _corrected(values: Mapping[str, Any], errors: Sequence[ErrorDetails]) -> tuple[dict[str, Any], dict[Key, str]]:

@@ -148,25 +148,29 @@ class DataConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _keys_fit_each_other(self) -> "DataConfig":
+    def _augmentation_is_used(self) -> "DataConfig":
         if self.crop_scale[0] > self.crop_scale[1]:
             raise ValueError(
                 f"crop_scale begins with the smaller part: write [{self.crop_scale[1]}, {self.crop_scale[0]}]"
             )
         if self.crop_scale != (0.08, 1.0) and self.augment not in ("resized_crop", "randaugment"):
             raise ValueError(f"crop_scale changes nothing if augment is {self.augment}: write augment: resized_crop")
+        if self.flip == "alternating" and self.augment != "crop_flip":
+            raise ValueError(
+                f"an alternating flip mirrors nothing if augment is {self.augment}: write augment: crop_flip"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _sizes_fit_each_other(self) -> "DataConfig":
         if self.resize is not None and self.crop == "none":
             raise ValueError("resize is the shorter side before the center crop: write crop: center as well")
         if self.resize is not None and self.resize < (self.input_size or 0):
             raise ValueError(f"resize is {self.resize}, below image_size {self.input_size}: make it as large or larger")
         if isinstance(self.image_size, tuple) and not len(self.image_size) == len(set(self.image_size)) > 1:
             raise ValueError(
-                f"image_size: {list(self.image_size)} are not several sizes: write one number, or different ones"
+                f"image_size {list(self.image_size)} does not name several sizes: write one number, or different ones"
             )
         if self.source == "imagenet" and self.stream == "never":
             raise ValueError("imagenet is never held in memory: leave stream out")
-        if self.flip == "alternating" and self.augment != "crop_flip":
-            raise ValueError(
-                f"an alternating flip mirrors nothing if augment is {self.augment}: write augment: crop_flip"
-            )
         return self

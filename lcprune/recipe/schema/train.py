@@ -98,6 +98,10 @@ class TrainConfig(Section):
             raise ValueError("the length of the run is missing: write iterations: 4000, or epochs: 12")
         if self.iterations is not None and self.epochs is not None:
             raise ValueError("iterations and epochs are both given: keep the one that you mean")
+        return self
+
+    @model_validator(mode="after")
+    def _one_average(self) -> "TrainConfig":
         if self.average and self.ema:
             raise ValueError("average and ema are both given: keep the one that you mean")
         if self.average and self.early_stopping:
@@ -105,6 +109,10 @@ class TrainConfig(Section):
                 "average is over the last part of the run, which early_stopping may never reach: write ema: 0.999 "
                 "instead of average"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _nesterov_has_a_momentum(self) -> "TrainConfig":
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0")
         return self
