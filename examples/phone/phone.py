@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -93,10 +92,6 @@ def quantize(fp32: Path, int8: Path, images: Path) -> None:
         quant_pre_process(str(fp32), str(prepared))
         reader = Reader(fp32, images)
         quantization.quantize_static(str(prepared), str(int8), reader, per_channel=True, reduce_range=True)
-    model = onnx.load(int8)  # quantize_static drops what lcprune bench reads: the classes and the input
-    del model.metadata_props[:]
-    model.metadata_props.extend(onnx.load(fp32).metadata_props)
-    onnx.save(model, int8)
 
 
 class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]

@@ -11,14 +11,17 @@ from lcprune_runtime.errors import DataError
 from lcprune_runtime.files import list_classes
 from lcprune_runtime.images import BadImages, read_prepared, readable
 from lcprune_runtime.latency import Latency, Session, call_on, exit_calls, in_turn, latencies_of, noise_for, on_images
+from lcprune_runtime.metadata import has_metadata
 from lcprune_runtime.segment_session import MANIFEST, SegmentedSession, open_model
+from lcprune_runtime.session import ProgressiveSession, is_ort
 
 
 def bench(models: Sequence[Path], runs: int, data: Path | None = None) -> list[dict[str, Any]]:
     """Size and latency of every model, in turn, batch 1, one thread, and with images their accuracy.
 
     Args:
-        models: Files that `export` wrote, or folders of segments or their manifests.
+        models: Files that `export` wrote, or folders of segments or their manifests. What another tool made of such a
+            file and has no metadata is taken for a sub-model, with classes and images of the first model that has.
         runs: Timed runs of each, without images.
         data: Folder with one subfolder of images for each class; each that can be read is run once. None: a random
             image.
@@ -27,7 +30,10 @@ def bench(models: Sequence[Path], runs: int, data: Path | None = None) -> list[d
         OnnxModelError: If a file is no model of ours.
         DataError: If the images do not fit the models, or the models do not have the same classes.
     """
-    sessions = [open_model(path, threads=1) for path in models]
+    bare = {path for path in models if path.is_file() and _is_onnx(path) and not has_metadata(path)}
+    of_ours = {path: open_model(path, threads=1) for path in models if path not in bare}
+    info = next((session.info.of_last_exit for session in of_ours.values()), None)
+    sessions = [of_ours.get(path) or ProgressiveSession(path, threads=1, info=info) for path in models]
     for session in sessions:
         session(noise_for(session))  # raises, with its name, if the graph does not run
     figures = _on_noise(sessions, runs) if data is None else _on_folder(sessions, data)
@@ -35,13 +41,17 @@ def bench(models: Sequence[Path], runs: int, data: Path | None = None) -> list[d
     return [
         {
             "model": str(path),
-            "kind": _kind(session),
+            "kind": "plain" if path in bare else _kind(session),
             "size_bytes": _size_bytes(path),
             **of_model,
             "ratio": of_model[least] / figures[0][least],
         }
         for path, session, of_model in zip(models, sessions, figures, strict=True)
     ]
+
+
+def _is_onnx(path: Path) -> bool:
+    return path.name != MANIFEST and not is_ort(path)
 
 
 def _on_noise(sessions: Sequence[Session], runs: int) -> list[dict[str, Any]]:

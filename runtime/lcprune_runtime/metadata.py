@@ -4,7 +4,7 @@ import json
 import math
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -107,6 +107,21 @@ class ModelInfo:
     version: str = __version__
     """Of the lcprune that wrote the file."""
 
+    @property
+    def of_last_exit(self) -> "ModelInfo":
+        """The same without early exits."""
+        return replace(
+            self,
+            kind="submodel",
+            exits=self.exits[-1:],
+            exit_macs=self.exit_macs[-1:],
+            thresholds=(),
+            temperatures=(1.0,),
+            criterion="softmax",
+            layout="nested",
+            batch=None,
+        )
+
 
 def read_info(path: str | Path) -> ModelInfo:
     """The metadata of a file; see `load_model` for the errors."""
@@ -121,6 +136,15 @@ def load_model(path: str | Path) -> tuple[bytes, ModelInfo]:
     """
     content, properties = read_onnx(Path(path))
     return content, parse(properties, path)
+
+
+def has_metadata(path: str | Path) -> bool:
+    """Whether an ONNX file says what it is; other tools leave lcprune's metadata out of what they make of our files.
+
+    Raises:
+        OnnxModelError: As `load_model`.
+    """
+    return any(key.startswith(PREFIX) for key in read_onnx(Path(path))[1])
 
 
 def parse(properties: Mapping[str, str], origin: str | Path) -> ModelInfo:

@@ -1,7 +1,7 @@
 """Running an exported model with onnxruntime and numpy alone: no torch here or in anything imported from here."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lcprune_runtime.criterion import row_scores
 from lcprune_runtime.errors import OnnxModelError
 from lcprune_runtime.metadata import ModelInfo, load_model, parse
-from lcprune_runtime.model_file import read_content
+from lcprune_runtime.model_file import read_content, read_onnx
 from lcprune_runtime.progress import tracked
 
 Floats = NDArray[np.float32]
@@ -62,6 +62,7 @@ class ProgressiveSession:
         thresholds: Thresholds | None = None,
         providers: Sequence[Provider] | None = None,
         threads: int | None = None,
+        info: ModelInfo | None = None,
     ) -> None:
         """Opens the file at `path`.
 
@@ -70,13 +71,14 @@ class ProgressiveSession:
             thresholds: Of every call that names none; None for those of the file. See `__call__`.
             providers: Execution providers of onnxruntime, the preferred one first; None for the CPU.
             threads: That one call may use; None for onnxruntime's own choice.
+            info: Of an ONNX file that has lost its metadata, but for the size of its input.
 
         Raises:
             OnnxModelError: If the file is damaged, not ours or not fit to run, `thresholds` do not fit it, or a
                 provider is not there.
         """
         self.name = Path(path).name
-        self.runtime, self.info = _open(Path(path), threads, providers)
+        self.runtime, self.info = _open(Path(path), threads, providers, info)
         self._progressive = self.info.kind == "progressive"
         self._temperatures = np.asarray(self.info.temperatures, np.float32)
         outputs = {output.name for output in self.runtime.get_outputs()}
@@ -205,16 +207,23 @@ def _array_of(images: Sequence[Any]) -> NDArray[Any]:
     return array.astype(np.uint8) if fits else array
 
 
-def _open(path: Path, threads: int | None, providers: Sequence[Provider] | None) -> tuple[Any, ModelInfo]:
+def _open(
+    path: Path, threads: int | None, providers: Sequence[Provider] | None, info: ModelInfo | None
+) -> tuple[Any, ModelInfo]:
     """A session and the metadata of an ONNX file, or of one in onnxruntime's own format."""
-    if not _is_ort(path):
+    if info is not None:
+        runtime = open_session(read_onnx(path)[0], path.name, threads, providers)
+        side = runtime.get_inputs()[0].shape[-1]
+        own_size = replace(info.input, size=side) if isinstance(side, int) else info.input
+        return runtime, replace(info, input=own_size)
+    if not is_ort(path):
         content, info = load_model(path)
         return open_session(content, path.name, threads, providers), info
     runtime = open_session(read_content(path), path.name, threads, providers)
     return runtime, parse(runtime.get_modelmeta().custom_metadata_map, path)
 
 
-def _is_ort(path: Path) -> bool:
+def is_ort(path: Path) -> bool:
     """By the content; False for a file that cannot be read."""
     try:
         with path.open("rb") as file:

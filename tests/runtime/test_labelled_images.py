@@ -4,14 +4,16 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
 from lcprune.cli import app
+from lcprune.pipeline.export import ExportRequest, export
 from lcprune_runtime import ProgressiveSession
 from lcprune_runtime.bench import bench
-from lcprune_runtime.errors import DataError
+from lcprune_runtime.errors import DataError, OnnxModelError
 from lcprune_runtime.evaluate import evaluate
 
 
@@ -44,6 +46,28 @@ def test_models_side_by_side_on_images(run: Path, folder: Path) -> None:
         assert 0 < row["latency_mean_ms"] == pytest.approx(row["ratio"] * rows[0]["latency_mean_ms"])
     done = CliRunner().invoke(app, ["bench", str(model), "--data", str(folder)])
     assert (done.exit_code, "each of 3 images once" in done.output, "66.67" in done.output) == (0, True, True)
+
+
+def test_a_file_without_metadata_is_read_as_the_first_one_that_has_it(run: Path, folder: Path) -> None:
+    """As quantize_static leaves a file that was exported."""
+    ours = run / "export/progressive.onnx"
+    bare = make_bare(run, folder.parent / "bare.onnx")
+    plain, progressive = bench([bare, ours], runs=1, data=folder)
+    assert (plain["kind"], progressive["kind"]) == ("plain", "progressive")
+    assert plain["accuracy_pct"] == evaluate(ours, folder)["exits"][-1]["accuracy_pct"]
+    assert plain["exit_fractions"] == [1.0]
+    assert bench([ours, bare], runs=1)[1]["kind"] == "plain"
+    with pytest.raises(OnnxModelError, match=r"bare.onnx was not written by lcprune: it has no lcprune metadata"):
+        bench([bare], runs=1)
+
+
+def make_bare(run: Path, path: Path) -> Path:
+    """Main of a run as an ONNX file that says nothing about itself."""
+    request = ExportRequest(False, "main", "auto", None, None, None, "optional", False, path)
+    model = onnx.load(export(run, request, notice=lambda _: None)["path"])
+    del model.metadata_props[:]
+    onnx.save(model, path)
+    return path
 
 
 def test_without_images_every_exit_is_timed(run: Path) -> None:
