@@ -195,7 +195,7 @@ def _precision_parts(result: Mapping[str, Any]) -> Shown:
             *rows,
         ]
     heads = ["precision", "size", "of fp32", "test %", "mean ms", "MACs of main", "leave at each exit"]
-    return [*parts, table(heads, rows), "ms: measured on this machine, batch 1, one thread"]
+    return [*parts, table(heads, rows), "ms: measured on this machine, batch 1, CPU time of one thread"]
 
 
 def _ms(value: float | None) -> str:

@@ -101,7 +101,7 @@ def bench_table(result: Sequence[Mapping[str, Any]]) -> Shown:
     ]
     return [
         table([*columns, *(["leave at each exit"] if on_images else [])], rows),
-        f"onnxruntime on this machine's CPU, batch 1, one thread, runs taken in turn, {what}",
+        f"onnxruntime on this machine, batch 1, CPU time of one thread, runs taken in turn, {what}",
         *exits,
     ]
 

@@ -309,7 +309,7 @@ def test_int8_and_fp32_stand_side_by_side(run: Path, cli: Cli) -> None:
         ["100.0", "%"],
         len(rows["int8"]),
     )  # size, test, MACs, three exits
-    assert lines[11] == "ms: measured on this machine, batch 1, one thread"
+    assert lines[11] == "ms: measured on this machine, batch 1, CPU time of one thread"
     assert cli("verify", run / "export/progressive-int8.onnx").exit_code == 0
     assert runs.changed_files(run) == []
 
