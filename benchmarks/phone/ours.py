@@ -16,6 +16,7 @@ BUDGETS = ("0.5", "1", "2", "3")
 SHARED = "3"
 """The budget at which weights are also shared by the sizes."""
 RECIPE = Path(__file__).parent / "phone.yaml"
+TRUNK = "benchmarks.phone.network"
 VARIANTS = {
     "both": (),
     "sizes": ("critics.after=[]",),
@@ -24,7 +25,7 @@ VARIANTS = {
 """Exits in depth and at several sizes, or one of the two: keys of the recipe."""
 
 
-def trained(name: str, table: Path, seed: int, run: Path) -> Row:
+def trained(name: str, table: Path, network: str, seed: int, run: Path) -> Row:
     """Trains a variant on the images of a fold, once, or goes on with a run that was stopped.
 
     The seconds are those of the command, with start, evaluation and the writing of files; in CPU time where it ran
@@ -33,7 +34,7 @@ def trained(name: str, table: Path, seed: int, run: Path) -> Row:
 
     def make() -> Row:
         whole = not run.exists()
-        keys = (f"data.manifest={table.name}", f"train.seed={seed}", *VARIANTS[name])
+        keys = (f"data.manifest={table.name}", f"train.seed={seed}", f"model.trunk={TRUNK}:{network}", *VARIANTS[name])
         before = children_cpu_s()
         row = commands.train(str(RECIPE), run, table.parent, keys)
         return {**row, "variant": name, "cpu_s": children_cpu_s() - before if whole else None}

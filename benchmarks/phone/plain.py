@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from benchmarks.commands import once
 from benchmarks.phone.folds import Images, Part, read_parts
-from benchmarks.phone.network import Normalized, lite0
+from benchmarks.phone.network import Normalized, lite
 from benchmarks.provenance import Row
 
 EPOCHS, BATCH, LR, WEIGHT_DECAY, SMOOTHING = 14, 32, 0.03, 1e-4, 0.1
@@ -20,11 +20,12 @@ SHIFT = 8
 """Images are shifted by at most this part of their size."""
 
 
-def trained(table: Path, size: int, seed: int, folder: Path) -> Row:
+def trained(table: Path, network: str, size: int, seed: int, folder: Path) -> Row:
     """Trains one network on the images of a fold at one size, once, and keeps the weights of the last epoch.
 
     Args:
         table: Of the fold.
+        network: As `lite` takes it.
         size: Height and width in pixels.
         seed: Of the classifier, dropout, order and augmentation.
         folder: Where ``weights.safetensors`` is written.
@@ -34,10 +35,10 @@ def trained(table: Path, size: int, seed: int, folder: Path) -> Row:
         parts = read_parts(table, size, ("train", "val"))
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(seed)
-        network = Normalized(lite0(int(parts["train"].labels.max()) + 1, (3, size, size)))
-        row = {"size": size, "seed": seed, **fit(network, parts["train"], parts["val"], seed)}
+        model = Normalized(lite(network, int(parts["train"].labels.max()) + 1, size))
+        row = {"size": size, "seed": seed, **fit(model, parts["train"], parts["val"], seed)}
         save_file(
-            {name: each.contiguous() for name, each in network.state_dict().items()}, folder / "weights.safetensors"
+            {name: each.contiguous() for name, each in model.state_dict().items()}, folder / "weights.safetensors"
         )
         return row
 

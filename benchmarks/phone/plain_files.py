@@ -11,10 +11,11 @@ import torch
 from onnxruntime import quantization
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from safetensors.torch import load_file
+from torch import nn
 
 from benchmarks.commands import once
 from benchmarks.phone.folds import Images, read_parts
-from benchmarks.phone.network import Normalized, lite0
+from benchmarks.phone.network import Normalized, lite
 from benchmarks.provenance import Row
 
 OPSET = 18
@@ -32,13 +33,15 @@ class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
         return next(self._feeds, None)
 
 
-def exported(table: Path, size: int, seed: int, folder: Path) -> Row:
+def exported(table: Path, network: str, size: int, seed: int, folder: Path) -> Row:
     """``fp32.onnx`` and ``int8.onnx`` of the trained network in `folder`, once; the seconds of each in CPU time."""
 
     def make() -> Row:
         train = read_parts(table, size, ("train",))["train"]
         started = time.process_time()
-        write_onnx(folder / "weights.safetensors", int(train.labels.max()) + 1, size, folder / "fp32.onnx")
+        model = Normalized(lite(network, int(train.labels.max()) + 1, size))
+        model.load_state_dict(load_file(folder / "weights.safetensors"))
+        write_onnx(model, size, folder / "fp32.onnx")
         written = time.process_time()
         chosen = np.random.default_rng(seed).permutation(len(train.labels))[:CALIBRATION_IMAGES]
         quantize(folder / "fp32.onnx", train.images[chosen], folder / "int8.onnx")
@@ -48,10 +51,8 @@ def exported(table: Path, size: int, seed: int, folder: Path) -> Row:
     return once(folder / "exported.json", make)
 
 
-def write_onnx(weights: Path, classes: int, size: int, path: Path) -> None:
+def write_onnx(network: nn.Module, size: int, path: Path) -> None:
     """The network with normalisation inside: pixels in 0..1 to logits, any number of images."""
-    network = Normalized(lite0(classes, (3, size, size)))
-    network.load_state_dict(load_file(weights))
     names = {"input_names": ["image"], "output_names": ["logits"]}
     shapes = {"pixels": {0: torch.export.Dim("batch")}}
     with warnings.catch_warnings():
