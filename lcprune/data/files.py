@@ -39,8 +39,8 @@ def list_folder(root: Path, val_is_test: bool = False) -> Listing:
         holds = f"name {inside} if that is what holds the classes or train/, else {further}"
         raise DataError(f"{top} has only the class {classes[0]}", holds if subfolders(inside) else further)
     splits = {"train": train}
-    for name in SPLITS[1:] if top != root else ():
-        if not (root / name).is_dir():
+    for name in split_names(root) if top != root else ():
+        if name == "train":
             continue
         if not subfolders(root / name):
             raise _no_class_folders(root / name, f", or remove {root / name}")
@@ -48,6 +48,12 @@ def list_folder(root: Path, val_is_test: bool = False) -> Listing:
     if val_is_test and "val" in splits and "test" not in splits:
         splits["test"] = splits.pop("val")
     return Listing(classes, splits)
+
+
+def split_names(root: Path) -> list[str]:
+    """Those of `SPLITS` that a folder has. ``Train`` is none, also on a file system that would find it by ``train``."""
+    inside = subfolders(root)
+    return [name for name in SPLITS if name in inside]
 
 
 def train_folder(root: Path) -> Path:
@@ -61,7 +67,7 @@ def train_folder(root: Path) -> Path:
             f"{root} is no folder" if root.exists() else f"there is no folder {root}",
             "name the folder that holds CLASS/image or train/CLASS/image; unpack an archive first",
         )
-    here = [name for name in SPLITS if (root / name).is_dir()]
+    here = split_names(root)
     for name in here:
         if not subfolders(root / name) and loose_images(root / name):
             raise _no_class_folders(root / name, f"; if {name} is a class, rename it: splits have that name")

@@ -29,7 +29,7 @@ def read_manifest(path: Path) -> Listing:
         raise DataError(f"there is no file {path}", "name the table as data.manifest, relative to data.root")
     rows = _parquet_rows(path) if path.suffix.lower() in (".parquet", ".pq") else _csv_rows(path)
     found: dict[str, list[tuple[str, str]]] = {name: [] for name in SPLITS}
-    first_at: dict[str, tuple[str, int]] = {}  # of each file, its split and row
+    first_at: dict[str, tuple[str, str, int]] = {}  # of each file, its split, label and row
     for number, row in enumerate(rows, 1):
         values = (row.get(column) for column in _COLUMNS)
         file, label, split = ("" if value is None else str(value).strip() for value in values)
@@ -37,7 +37,12 @@ def read_manifest(path: Path) -> Listing:
         if not file or not label or split not in SPLITS:
             raise DataError(f"row {number} of {path} has path {file!r}, label {label!r}, split {split!r}", _FIX)
         file = os.path.normpath(os.path.join(path.parent, file))
-        other, first = first_at.setdefault(file, (split, number))
+        other, other_label, first = first_at.setdefault(file, (split, label, number))
+        if other_label != label:
+            raise DataError(
+                f"row {number} of {path} has {file} as {label}, and row {first} has it as {other_label}",
+                "keep one of the two: an image is of one class",
+            )
         if other != split:
             raise DataError(
                 f"row {number} of {path} has {file} for {split}, and row {first} has it for {other}",

@@ -1,14 +1,14 @@
 """What may be wrong with images although training accepts them: what was guessed, and what is not read."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lcprune.data.files import SPLITS, train_folder
+from lcprune.data.files import split_names, train_folder
 from lcprune.errors import DataError
 from lcprune_runtime.files import loose_images, subfolders
 
@@ -33,7 +33,7 @@ def layout_remarks(root: Path) -> Iterator[str]:
     """What a folder of images has that is not read, or is taken for something that it may not be."""
     top = train_folder(root)
     is_split = top != root
-    folders = [root / name for name in SPLITS if (root / name).is_dir()] if is_split else [root]
+    folders = [root / name for name in split_names(root)] if is_split else [root]
     for folder in dict.fromkeys([root, *folders]):
         if loose := loose_images(folder):
             yield f"{folder} itself holds images, in no class folder: {loose}, which are not read"
@@ -47,15 +47,21 @@ def layout_remarks(root: Path) -> Iterator[str]:
 
 
 def _class_remarks(folder: Path) -> Iterator[str]:
-    seen: dict[str, str] = {}
     for name in subfolders(folder):
-        other = seen.setdefault(name.casefold(), name)
-        if other != name:
-            yield f"the classes {other} and {name} of {folder} differ only in capitals"
         inside = subfolders(folder / name)
         if len(inside) > 1 and not loose_images(folder / name):
             named = ", ".join(inside[:3]) + (", ..." if len(inside) > 3 else "")
             yield f"{folder / name} holds no images itself, but folders ({named}): all are of the class {name}"
+    yield from similar_classes(subfolders(folder), folder)
+
+
+def similar_classes(classes: Iterable[str], origin: Path) -> Iterator[str]:
+    """A remark about every two classes, which come from `origin`, that are the same but for capitals."""
+    seen: dict[str, str] = {}
+    for name in classes:
+        other = seen.setdefault(name.casefold(), name)
+        if other != name:
+            yield f"the classes {other} and {name} of {origin} differ only in capitals"
 
 
 def darkness(images: NDArray[np.uint8]) -> str | None:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from lcprune.data.files import list_folder, train_folder
 from lcprune.data.manifest import read_manifest
-from lcprune.data.remarks import DARK, darkness, layout_remarks, scale_hint
+from lcprune.data.remarks import DARK, darkness, layout_remarks, scale_hint, similar_classes
 from lcprune.errors import DataError
 from lcprune_runtime.decoding import has_sixteen_bits, orientation, with_image
 from lcprune_runtime.files import Files, class_names, is_image, suffix_of, walk
@@ -165,7 +165,9 @@ def training_remarks(root: Path, manifest: Path | None, images: NDArray[np.uint8
         images: The training images.
     """
     if manifest is not None:
-        listing = read_manifest(root / manifest.expanduser())
+        table = root / manifest.expanduser()
+        listing = read_manifest(table)
+        yield from similar_classes(listing.classes, table)
         leaks = find_copies([*_found(listing.splits, listing.classes)]).leaks
         if leaks:
             example = " = ".join(image.path for image in leaks[0][:3])

@@ -144,7 +144,10 @@ def _wording(error: ErrorDetails, key: str) -> tuple[str, str]:
     if error["type"] == "model_type":
         return f"this is a section, with keys of its own {given}", f"known keys: {', '.join(sections()[key])}"
     if error["type"] == "tuple_type":
-        return f"Input should be a list {given}", "write it in brackets, such as [2, 5, 8]"
+        one = error["input"]
+        return f"Input should be a list {given}", "write it in brackets" + (
+            f", such as {key.rpartition('.')[2]}: [{one}]" if isinstance(one, int | float | str) else ""
+        )
     if error["type"] == "string_pattern_mismatch":
         return f"not a name for a folder {given}", "use letters, digits, '.', '_' and '-', 64 at most"
     near = []

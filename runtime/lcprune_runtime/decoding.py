@@ -112,7 +112,7 @@ def errors_named(path: str | Path | BinaryIO) -> Iterator[None]:
     except LcpruneError:
         raise
     except FileNotFoundError:
-        raise DataError(f"there is no image {path}", "check the path") from None
+        raise DataError(f"there is no image {path}", "check the path, and capitals in it") from None
     except PermissionError:
         raise DataError(f"{path} cannot be read: permission denied", "chmod u+r it, or remove it") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

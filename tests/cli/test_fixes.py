@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lcprune import errors
+from lcprune import errors, recipe
 from tests.advice import COMMANDS, unknown_options
 
 ROOT = Path(__file__).parents[2]
@@ -157,6 +157,73 @@ def test_what_is_advised_helps(
     for command in commands:
         done = cli(*(str(run) if word == "run" else word for word in command))
         assert done.exit_code == 0, (command, done.stderr)
+
+
+FILES = ("data.source=imagefolder", "data.image_size=64")
+DEEP = "train.method=deep_supervision"
+REFUSED: tuple[tuple[str, ...], ...] = (
+    ("data.source=imagenet",),
+    ("data.image_size=8",),
+    ("data.source=manifest", "data.image_size=64"),
+    ("data.manifest=images.csv",),
+    ("data.workers=2",),
+    ("data.mean=[0.5]", "data.std=[0.5]", "data.normalize=imagenet"),
+    ("data.augment=resized_crop", "data.crop_scale=[0.5,0.2]"),
+    ("data.crop_scale=[0.5,1.0]",),
+    ("data.flip=alternating",),
+    (*FILES, "data.resize=72"),
+    ("data.source=imagenet", "data.image_size=64", "data.stream=never"),
+    ("model.trunk=vgg9",),
+    ("model.groups=3",),
+    ("model.stem=small",),
+    ("model.layers=6",),
+    ("model.trunk=resnet50", "model.downsample=max_pool"),
+    ("model.submodel=1",),
+    ("model.submodel=1", "critics.after=[]", "train.method=backprop"),
+    ("train.method=backprob",),
+    ("train.iteration=5",),
+    ("trian.lr=1",),
+    ("train.batch_size=8",),
+    ("train.lr_drops=0.5",),
+    ("train.average=0.5", "train.early_stopping=2"),
+    ("train.critic_warmup=2", "train.method=backprop"),
+    ("data.image_size=[4,8]",),
+    ("data.image_size=[4,8]", DEEP, "model.whiten=true"),
+)
+"""Overrides of a good recipe that are refused, each with advice that says exactly what to write."""
+
+
+def _followed(overrides: tuple[str, ...], fix: str) -> tuple[str, ...]:
+    """The overrides, changed as the fix of a `RecipeError` says."""
+    wrong, *others = sorted(overrides, key=lambda each: each.partition("=")[0].rpartition(".")[2] not in fix)
+    section, key = wrong.partition("=")[0].split(".")
+    if left_out := re.search(r"leave (?:\w+\.)?(\w+) out", fix):
+        return tuple(each for each in overrides if each.partition("=")[0].rpartition(".")[2] != left_out[1])
+    if near := re.search(r"did you mean ([\w.]+)\?", fix):
+        written = wrong.partition("=")[2]
+        exact = {f"{section}.{key}={near[1]}", f"{near[1]}={written}", f"{near[1]}.{key}={written}"}
+        return next((each, *others) for each in sorted(exact) if _is_taken((each, *others)))
+    if setting := re.search(r"(?:write|set|such as) ([\w.]+): (\[.*?\]|[^\s,]+)(?: instead of (\w+))?", fix):
+        name = setting[1] if "." in setting[1] else f"{section}.{setting[1]}"
+        gone = (f"{name}=", f"{section}.{setting[3]}=")
+        kept = [each for each in overrides if not each.startswith(gone)]
+        return (*kept, f"{name}={setting[2]}")
+    raise AssertionError(f"what is to be written? {fix}")
+
+
+def _is_taken(overrides: tuple[str, ...]) -> bool:
+    try:
+        recipe.load("digits", overrides)
+    except errors.RecipeError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("overrides", REFUSED, ids=" ".join)
+def test_what_is_advised_about_a_recipe_makes_it_good(overrides: tuple[str, ...]) -> None:
+    with pytest.raises(errors.RecipeError) as caught:
+        recipe.load("digits", overrides)
+    assert _is_taken(_followed(overrides, caught.value.fix)), str(caught.value)
 
 
 @pytest.mark.slow

@@ -89,7 +89,7 @@ def test_images_that_cannot_be_read(run: Path, refused: Refused, digit_folder: P
     assert error == {
         "kind": "data",
         "problem": "there is no image nothing.png",
-        "fix": "check the path",
+        "fix": "check the path, and capitals in it",
     }
     damaged = here / "damaged.png"
     damaged.write_bytes(next(digit_folder.rglob("*.png")).read_bytes()[:50])

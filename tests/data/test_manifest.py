@@ -48,6 +48,7 @@ def test_without_splits_all_are_for_training_and_numbers_are_in_order(tmp_path: 
             "path,label,split\na,x,train\nb,y,train\n./a,x,val\n",
             r"row 3 of .* has .*a for val, and row 1 has it for train",
         ),
+        ("path,label\na,x\nb,y\na,y\n", r"row 3 of .* has .*a as y, and row 1 has it as x"),
         ("path,label,split\na,x,train\nb,y,train\nc,z,test\n", "z is no class of the training images"),
     ],
 )

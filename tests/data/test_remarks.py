@@ -1,3 +1,4 @@
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lcprune.data.files import list_folder
 from lcprune.data.remarks import darkness, layout_remarks, split_meant
 
 
@@ -41,6 +43,26 @@ def test_a_class_of_folders_and_classes_that_differ_in_capitals_are_told(tmp_pat
     ]
 
 
+def test_a_file_system_without_case_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of macOS and Windows, where a folder ``Train`` is found by the name ``train``, too."""
+    for name in ("Train/cat", "Train/dog", "VAL/cat", "VAL/dog"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "1.png").touch()
+    here = list_folder(tmp_path)
+    told = [*layout_remarks(tmp_path)]
+    assert here.classes == ("Train", "VAL")
+    assert told[0] == f"{tmp_path / 'Train'} is taken for a class: if it is the train split, call it train"
+
+    def is_dir(path: Path) -> bool:
+        names = (name.casefold() for name in os.listdir(path.parent))
+        return os.path.isdir(path) or path.name.casefold() in names
+
+    monkeypatch.setattr(Path, "is_dir", is_dir)
+    assert (tmp_path / "train").is_dir()
+    assert list_folder(tmp_path).classes == here.classes
+    assert [*layout_remarks(tmp_path)] == told
+
+
 def test_images_without_a_bright_pixel_are_told() -> None:
     images = np.full((100, 1, 4, 4), 15, dtype=np.uint8)
     assert darkness(images) == (
@@ -72,7 +94,7 @@ def test_training_on_a_table_says_which_image_is_in_two_splits(here: Path, cli: 
     draw, rows = np.random.default_rng(0), ["path,label,split"]
     for index in range(8):
         Image.fromarray(draw.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(here / f"{index}.png")
-        rows.append(f"{index}.png,{'ab'[index % 2]},train")
+        rows.append(f"{index}.png,{'aA'[index % 2]},train")
     (here / "copy.png").write_bytes((here / "0.png").read_bytes())
     (here / "t.csv").write_text("\n".join([*rows, "copy.png,a,val"]))
     (here / "a.yaml").write_text(
@@ -82,4 +104,5 @@ def test_training_on_a_table_says_which_image_is_in_two_splits(here: Path, cli: 
     done = cli("train", "a.yaml", "--out", "run")
     assert done.exit_code == 0, done.output
     leak = f"1 ({here.resolve() / '0.png'} = {here.resolve() / 'copy.png'})"
+    assert f"the classes A and a of {here.resolve() / 't.csv'} differ only in capitals" in done.stderr
     assert f"images in more than one split, which makes the accuracy there too high: {leak}" in done.stderr

@@ -150,9 +150,8 @@ class DataConfig(Section):
     @model_validator(mode="after")
     def _augmentation_is_used(self) -> "DataConfig":
         if self.crop_scale[0] > self.crop_scale[1]:
-            raise ValueError(
-                f"crop_scale begins with the smaller part: write [{self.crop_scale[1]}, {self.crop_scale[0]}]"
-            )
+            right = f"[{self.crop_scale[1]}, {self.crop_scale[0]}]"
+            raise ValueError(f"crop_scale begins with the smaller part: write crop_scale: {right}")
         if self.crop_scale != (0.08, 1.0) and self.augment not in ("resized_crop", "randaugment"):
             raise ValueError(f"crop_scale changes nothing if augment is {self.augment}: write augment: resized_crop")
         if self.flip == "alternating" and self.augment != "crop_flip":

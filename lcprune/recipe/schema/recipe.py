@@ -76,7 +76,9 @@ class Recipe(Section):
             "critics.weight_schedule": self.critics.weight_schedule == "decay",
         }
         if keys := [key for key, is_set in apart.items() if is_set]:
-            raise ValueError(f"{keys[0]} is not for several sizes in data.image_size: leave it out, or write one size")
+            raise ValueError(
+                f"{keys[0]} is not for several sizes in data.image_size: leave {keys[0]} out, or write one size"
+            )
         return self
 
     @model_validator(mode="after")
