@@ -100,10 +100,22 @@ def cascade_stages(
     """
     network = cpu_copy(network)
     stages = export_stages(network, kept, images.shape[1:])
-    reference = Reference(images, _torch_logits(network, images)[[*kept, len(network.groups) - 1]])
+    exits = [*kept, len(network.groups) - 1]
+    computed, positions = _of_their_sizes(network, exits)
+    reference = Reference(images, _torch_logits(computed, images)[positions])
     with _rounding_named(network, images):
         check_stages(stages, reference)
     return stages, reference
+
+
+def _of_their_sizes(network: Network, exits: Sequence[int]) -> tuple[Network, list[int]]:
+    """Of several input sizes those alone that `exits`, main among them, have; and which exits of them these are."""
+    sizes = network.image_sizes
+    groups = [k for k in range(len(network.groups)) if not sizes or sizes[k] in {sizes[each] for each in exits}]
+    critics = [network.critics[k] for k in groups[:-1]]
+    own_sizes = [sizes[k] for k in groups] if sizes else []
+    smaller = Network(network.normalize, [network.groups[k] for k in groups], critics, image_sizes=own_sizes)
+    return smaller, [groups.index(each) for each in exits]
 
 
 def export_stages(network: Network, kept: Sequence[int], image_shape: Shape) -> list[onnx.ModelProto]:
