@@ -44,13 +44,24 @@ Reduction = Literal["int8", "fp16", "w8"]
 LARGEST_WEIGHT: dict[Int8Range, int] = {"safe": 64, "full": 127}
 """Largest integer that stands for a weight."""
 QUANTIZED_OPS = (
-    *("Conv", "Gemm", "MatMul", "Add", "Concat", "Relu", "Clip"),
+    *("Conv", "Gemm", "MatMul", "Add", "Concat", "Split", "Relu", "Clip"),
     *("MaxPool", "AveragePool", "GlobalAveragePool", "Flatten", "Reshape", "Transpose"),
 )
 _LEVELS = {"scale": np.array(1 / 255, np.float32), "zero_point": np.array(0, np.uint8)}
 """Of pixels in 0..1, as the bytes that they were read from."""
 _MOVES_NUMBERS = frozenset(
-    ("DequantizeLinear", "Transpose", "Pad", "Flatten", "Reshape", "Squeeze", "Identity", "MaxPool", "NhwcMaxPool")
+    (
+        "DequantizeLinear",
+        "Transpose",
+        "Pad",
+        "Flatten",
+        "Reshape",
+        "Split",
+        "Squeeze",
+        "Identity",
+        "MaxPool",
+        "NhwcMaxPool",
+    )
 )
 """Operators that take next to no time, or the same in integers as in float."""
 _FLOAT_CONVOLUTIONS = ("Conv", "FusedConv", "NhwcFusedConv", "ConvTranspose")  # in any domain of onnxruntime's

@@ -343,6 +343,34 @@ def test_a_network_that_is_integers_throughout_has_nothing_in_float(calibration:
     assert reduced.quantization.float_operators == {}
 
 
+def test_channels_are_parted_in_integers(calibration: np.ndarray) -> None:
+    """As ShuffleNet does in every block: nothing is quantised but the image."""
+    torch.manual_seed(0)
+    reduced = reduce([export_module(Halves().eval(), (3, 8, 8), ("logits",))], "int8", calibration)
+    nodes = quantize._optimized(reduced.stages[0].SerializeToString()).graph.node
+    operators = [node.op_type for node in nodes]
+    assert (operators.count("Split"), operators.count("QuantizeLinear"), operators.count("DequantizeLinear")) == (
+        1,
+        1,
+        0,
+    )
+
+
+class Halves(nn.Module):
+    """Half of the channels go through a convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.last = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(16, 5))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Logits, ``(N, 5)``."""
+        kept, changed = self.first(image).relu().chunk(2, dim=1)
+        logits: torch.Tensor = self.last(torch.cat([kept, self.second(changed).relu()], dim=1))
+        return logits
+
+
 def test_a_row_is_the_same_in_a_batch_of_any_size(calibration: np.ndarray, images: np.ndarray) -> None:
     """Squeeze-and-excitation is partly in float between integers: its sums must not depend on the batch."""
     torch.manual_seed(0)
