@@ -163,8 +163,8 @@ def page(result: Row) -> str:
         )
     about = (
         "Main in int8 by `quantize_static` and by `lcprune export`, beside float32: networks trained for two epochs "
-        f"only, on enlarged CIFAR-10 at 64 pixels; {result['test_images']:,} test images, so that one standard error of an "
-        "accuracy is 0.5 to 0.7 points; CPU time of one thread at batch 1, in turn, with the quartiles of "
+        f"only, on enlarged CIFAR-10 at 64 pixels; {result['test_images']:,} test images, so that one standard error "
+        "of an accuracy is 0.5 to 0.7 points; CPU time of one thread at batch 1, in turn, with the quartiles of "
         f"{result['rounds']} rounds. The last column is the whole command, which evaluates the file as well."
     )
     return f"{about}\n\n{table(HEADER, rows, rule='---')}"
