@@ -102,8 +102,8 @@ def test_a_backbone_whose_weights_depend_on_the_size_is_refused() -> None:
 @pytest.mark.parametrize(
     ("overrides", "problem"),
     [
-        (["data.image_size=[32,32]"], "are not several sizes"),
-        (["data.image_size=[32]"], "are not several sizes"),
+        (["data.image_size=[32,32]"], "does not name several sizes"),
+        (["data.image_size=[32]"], "does not name several sizes"),
         (["data.image_size=[32,0]"], "greater than 0"),
         (["train.method=local_critic"], "which train.method local_critic does not do"),
         (["train.freeze=[1]"], "train.freeze is not for several sizes"),
