@@ -35,7 +35,7 @@ LARGE = 192
 PARTS = ("plain", "ours", "measure")
 NAME = "trash"
 FIGURE = Path(__file__).parents[2] / "docs/phone.svg"
-"""Of the result of this name."""
+"""Of the result that has `NAME`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

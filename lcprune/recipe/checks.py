@@ -9,8 +9,6 @@ from lcprune.recipe.schema.recipe import Recipe
 
 Key = tuple[str, ...]
 """Section and key, or a key of the top level; empty for what is wrong with two sections together."""
-
-
 _DECIDE_PLACES = frozenset({("model",), *(("model", key) for key in ("trunk", "cuts", "groups", "layers"))})
 """What ``critics.after`` depends on where it is left out."""
 
@@ -35,7 +33,7 @@ def failed_checks(values: Mapping[str, Any], wrong: Collection[Key]) -> Iterator
             keys = {key[1] for key in unknown if len(key) == 2 and key[0] == name}
             parts[name] = _known_part(section, _prepared(section, content), keys)
             yield from (((name,), message) for message in _failed(parts[name]))
-    whole = Recipe.model_construct(**parts)  # type: ignore[arg-type]  # sections, each under its name
+    whole = Recipe.model_construct(set(parts), **parts)
     for key in wrong:
         if len(key) == 1:
             whole.__dict__.pop(key[0], None)
